@@ -1,0 +1,164 @@
+"""Activation: a tensor whose axes have names and, where it shows an image, a way back onto the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from probe.errors import GridUnknown, NotRead
+from probe.layout import Grid, ImageLayout
+
+DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "row", "col", "height", "width")
+"""Every axis name, in the order in which axes appear."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What a model did at some layers and positions.
+
+    Attributes:
+        data: the tensor, in the dtype that the model computed in (attention rows: float32).
+        dims: one name of `DIMS` for each axis of `data`.
+        coords: what an axis counts, where that is not 0, 1, 2...: `layer` numbers, `token`, `query` and `key` positions.
+        layout: where the tokens of the `token` or `key` axis lie on the image, if they are one whole image.
+        view: the grid that `row` and `col` were folded to.
+        unfoldable: why there is no layout.
+    """
+
+    data: Tensor
+    dims: tuple[str, ...]
+    coords: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    layout: ImageLayout | None = None
+    view: Grid | None = None
+    unfoldable: str = ""
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != len(self.dims):
+            raise ValueError(f"{self.data.ndim} axes and {len(self.dims)} names: {tuple(self.data.shape)}, {self.dims}.")
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Axis name -> length."""
+        return dict(zip(self.dims, self.data.shape, strict=True))
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{dim}={size}" for dim, size in self.shape.items())
+        return f"Activation({axes}; {str(self.data.dtype).removeprefix('torch.')})"
+
+    def sel(self, **labels: int) -> Activation:
+        """One label of each named axis: `sel(layer=12, head=0)`. A layer is named by its number, a token by its position.
+
+        Raises:
+            NotRead: no such axis or label; the message lists those there are.
+        """
+        result = self
+        for dim, label in labels.items():
+            axis = result._axis(dim)
+            known = result.coords.get(dim, tuple(range(result.data.shape[axis])))
+            if label not in known:
+                raise NotRead(f"{dim} {label} was asked for; this activation has {dim} {_listed(known)}.")
+            result = result._without(dim, result.data.select(axis, known.index(label)))
+        return result
+
+    def mean(self, *dims: str) -> Activation:
+        """The mean over these axes, in float32 (of everything, without names)."""
+        return self.reduce("mean", *dims)
+
+    def reduce(self, how: str, *dims: str) -> Activation:
+        """`mean`, `sum`, `max` or `min` over these axes, in float32."""
+        functions: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "min": torch.amin}
+        if how not in functions:
+            raise ValueError(f"reduce({how!r}): one of {', '.join(functions)} was expected.")
+        result = replace(self, data=self.data.float())
+        for dim in dims or self.dims:
+            result = result._without(dim, functions[how](result.data, dim=result._axis(dim)))
+        return result
+
+    def map(self, data: Tensor) -> Activation:
+        """Another tensor of the same axes, such as an arithmetic result, that keeps this one's names and its way back onto the image."""
+        return replace(self, data=data)
+
+    def grid(self, view: str | None = None) -> Activation:
+        """The `token` or `key` axis folded to (row, col), newline and separator tokens left out.
+
+        Args:
+            view: which view of the image, where it has several ("base" or "tiles").
+
+        Raises:
+            GridUnknown: the tokens are not one whole image, or the family does not say where they lie.
+        """
+        dim = "key" if "key" in self.dims else "token"
+        axis = self._axis(dim)
+        if self.layout is None:
+            raise GridUnknown(f"{self!r} cannot be folded onto the image: {self.unfoldable or 'it is not read at an image'}.")
+        grid = self.layout.grid(view)
+        cells = self.data.index_select(axis, torch.tensor(grid.tokens, device=self.data.device))
+        before, after = self.dims[:axis], self.dims[axis + 1 :]
+        names = " ".join(before), " ".join(after)
+        data = rearrange(cells, f"{names[0]} (row col) {names[1]} -> {names[0]} row col {names[1]}", row=grid.rows, col=grid.cols)
+        coords = {name: label for name, label in self.coords.items() if name != dim}
+        return Activation(data, (*before, "row", "col", *after), coords, view=grid)
+
+    def to_pixels(self) -> Activation:
+        """(row, col) -> (height, width) of the original image, bilinear between cell centres; NaN where the model did not look.
+
+        Raises:
+            GridUnknown: the activation is not folded onto a grid.
+        """
+        if self.view is None or self.dims[-2:] != ("row", "col"):
+            raise GridUnknown(f"{self!r} is not a map on a grid. Fold it first: .grid().to_pixels(), with (row, col) as its last axes.")
+        height, width = self.view.image_size
+        leading = self.data.shape[:-2]
+        maps = self.data.float().reshape(-1, 1, *self.data.shape[-2:])
+        x0, y0, x1, y1 = self.view.box
+        x = (torch.arange(width, device=maps.device) + 0.5 - x0) / (x1 - x0) * 2 - 1
+        y = (torch.arange(height, device=maps.device) + 0.5 - y0) / (y1 - y0) * 2 - 1
+        where = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None]
+        pixels = torch.nn.functional.grid_sample(
+            maps, where.expand(len(maps), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
+        )
+        seen = (x.abs() <= 1)[None, :] & (y.abs() <= 1)[:, None]
+        pixels = torch.where(seen, pixels, torch.nan).reshape(*leading, height, width)
+        return Activation(pixels, (*self.dims[:-2], "height", "width"), self.coords)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The data as a numpy array on the CPU; bfloat16 becomes float32, which numpy has."""
+        data = self.data.detach().cpu()
+        return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
+
+    def to_xarray(self) -> Any:
+        """The data as an `xarray.DataArray` with the same names (needs the extra: `pip install fseg-llava[xarray]`)."""
+        import xarray
+
+        return xarray.DataArray(
+            self.numpy(), dims=self.dims, coords={name: list(label) for name, label in self.coords.items() if name in self.dims}
+        )
+
+    def _axis(self, dim: str) -> int:
+        if dim not in self.dims:
+            raise NotRead(f"No axis {dim!r} in {self!r}.")
+        return self.dims.index(dim)
+
+    def _without(self, dim: str, data: Tensor) -> Activation:
+        folded = dim in ("row", "col")
+        return replace(
+            self,
+            data=data,
+            dims=tuple(d for d in self.dims if d != dim),
+            coords={name: label for name, label in self.coords.items() if name != dim},
+            layout=None if dim in ("token", "key") else self.layout,
+            view=None if folded else self.view,
+        )
+
+
+def _listed(numbers: tuple[int, ...], most: int = 12) -> str:
+    """`3, 5, 7` or, of a long run, `0 to 31`."""
+    if len(numbers) > most and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,130 @@
+"""Exact attention rows from the queries and keys that the running kernel used.
+
+Whatever the kernel, Hugging Face hands it queries and keys after rotary embedding, normalisation and cache. A few rows of their softmax
+cost far less than the whole matrix, and need no eager attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.errors import UnmodelledAttention, WrongRows
+
+_KNOWN = frozenset({"scaling", "softcap", "is_causal", "sliding_window"})
+# What the kernels read for themselves, or ignore; none of it changes the weights at inference.
+_HARMLESS = frozenset(
+    {
+        "dropout",
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "position_embeddings",
+    }
+    | {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch", "past_key_values", "logits_to_keep"}
+)
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""Largest difference, relative to the largest output, between rows @ values and the kernel's own output: a kernel rounds its weights and
+its output to the model's dtype, our rows stay in float32."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of a model's attention function.
+
+    Attributes:
+        query: (batch, head, query, feature), after rotary embedding and normalisation.
+        key, value: (batch, key-value head, key, feature), cache included.
+        mask: what the kernel was given: None, boolean (True: attend), additive, or (batch, key) padding.
+        arguments: the call's keyword arguments.
+        is_causal: the module's own flag, which a kernel falls back on without a mask.
+        where: the module, for messages.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    arguments: Mapping[str, Any]
+    is_causal: bool
+    where: str
+
+    @classmethod
+    def from_inputs(cls, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], where: str) -> AttentionCall:
+        """The call as Hugging Face's attention interface makes it: (module, query, key, value, mask, **arguments).
+
+        Raises:
+            UnmodelledAttention: an argument that changes the weights in a way that our rows do not follow.
+        """
+        (module, query, key, value, *rest), keywords = inputs
+        arguments = dict(keywords)
+        mask = rest[0] if rest else arguments.pop("attention_mask", None)
+        arguments = {name: argument for name, argument in arguments.items() if argument is not None and name not in _HARMLESS}
+        unknown = sorted(set(arguments) - _KNOWN)
+        if unknown or not (mask is None or isinstance(mask, Tensor)):
+            what = f"the argument {unknown[0]!r}" if unknown else f"a mask of type {type(mask).__name__}"
+            raise UnmodelledAttention(
+                f"{where} calls its attention with {what}, which our attention rows do not account for. Hidden states can be read; "
+                "for the rows, load the model with attn_implementation='eager' and output_attentions in Hugging Face itself."
+            )
+        return cls(query, key, value, mask, arguments, bool(arguments.get("is_causal", getattr(module, "is_causal", True))), where)
+
+    def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
+        """softmax(scale * q k^T + mask) of selected query positions, in float32: `attentions[layer][batch][:, positions]`.
+
+        Args:
+            positions: columns of the query axis.
+        """
+        query = self.query[batch].index_select(1, positions).float()
+        groups = query.shape[0] // self.key.shape[1]
+        key = self.key[batch].float().repeat_interleave(groups, dim=0)
+        scores = query @ key.transpose(1, 2) * float(self.arguments.get("scaling", query.shape[-1] ** -0.5))
+        softcap = self.arguments.get("softcap")
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        return torch.softmax(self._masked(scores, batch, positions), dim=-1)
+
+    def _masked(self, scores: Tensor, batch: int, positions: Tensor) -> Tensor:
+        if self.mask is not None and self.mask.ndim == 4:
+            mask = self.mask[batch % self.mask.shape[0]].index_select(1, positions)[..., : scores.shape[-1]]
+            return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
+        if self.mask is not None:
+            scores = scores.masked_fill(~self.mask[batch].bool(), -torch.inf)
+        queries, keys = self.query.shape[2], self.key.shape[2]
+        if self.is_causal and queries > 1:
+            # Without a mask the kernel is causal by itself, the queries being the last of the keys.
+            allowed = torch.arange(keys, device=scores.device)[None] <= positions[:, None] + (keys - queries)
+            scores = scores.masked_fill(~allowed, -torch.inf)
+            window = self.arguments.get("sliding_window")
+            if window is not None:
+                near = torch.arange(keys, device=scores.device)[None] > positions[:, None] + (keys - queries) - window
+                scores = scores.masked_fill(~near, -torch.inf)
+        return scores
+
+    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: Any) -> float:
+        """Law 5: rows @ values must be the call's own output. Returns the largest difference, relative to the largest output.
+
+        Raises:
+            WrongRows: they are not.
+        """
+        theirs = (output[0] if isinstance(output, tuple) else output)[batch].index_select(0, positions).float()
+        value = self.value[batch].float().repeat_interleave(rows.shape[0] // self.value.shape[1], dim=0)
+        ours = (rows @ value).transpose(0, 1).reshape(theirs.shape)
+        if ours.numel() == 0:
+            return 0.0
+        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0))
+        if not difference <= TOLERANCE.get(self.query.dtype, 1e-4):
+            raise WrongRows(
+                f"{self.where}: attention rows times values differ from the kernel's own output by {difference:.2g} (relative to its "
+                f"largest value). The rows would be wrong, so none are returned. Try attn_implementation='eager', and report the model."
+            )
+        return difference

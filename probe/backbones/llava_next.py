@@ -1,0 +1,79 @@
+"""LLaVA-1.6: a base view, then tiles of the unpadded picture with a newline token after each row."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.image_processing_utils import select_best_resolution
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from probe.backbones.base import register
+from probe.backbones.llava import Llava, patches_per_side
+from probe.layout import Grid, ImageLayout
+
+
+@register("llava_next")
+class LlavaNext(Llava):
+    """LLaVA-1.6. With `tiles=False` the base view alone: as many tokens as the tower has patches, without the newline embedding."""
+
+    def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
+        side, base = patches_per_side(model), self.square(model, image_size, None)
+        grid, newlines = tiled_grid(
+            image_size, processor.image_processor.image_grid_pinpoints, model.config.vision_config.image_size, side, base.tokens
+        )
+        return ImageLayout((Grid.whole(side, side, image_size, name="base", first=len(base.separators)), grid), base.separators + newlines)
+
+    def forward_inputs(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if "image_sizes" in inputs or "pixel_values" not in inputs:
+            return dict(inputs)
+        # Hugging Face always adds a tile to the base view, so the base view alone has to be encoded here.
+        rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        projected = project(model, inputs["pixel_values"])
+        if "mm_encoder_outputs" in inspect.signature(model.forward).parameters:
+            return {**rest, "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}}
+        embedded = model.get_input_embeddings()(inputs["input_ids"])
+        image = (inputs["input_ids"] == model.config.image_token_id)[..., None]
+        del rest["input_ids"]
+        return {**rest, "inputs_embeds": embedded.masked_scatter(image, projected.flatten(0, 1).to(embedded.dtype))}
+
+
+def project(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Projected image tokens (image, token, feature) of square pictures, by the model's own tower, feature layers and projector."""
+    inner, config = model.model, model.config
+    states = inner.vision_tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+    layers = config.vision_feature_layer
+    chosen = states[layers] if isinstance(layers, int) else torch.cat([states[layer] for layer in layers], dim=-1)
+    return inner.multi_modal_projector(chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen)
+
+
+def tiled_grid(image_size: tuple[int, int], pinpoints: list[list[int]], tile: int, side: int, first: int) -> tuple[Grid, tuple[int, ...]]:
+    """The unpadded tiles as one grid, and the newline token after each of its rows.
+
+    Args:
+        image_size: (height, width) of the original picture.
+        pinpoints: the canvases (height, width) that the processor may choose.
+        tile: pixels, and side: cells, across one tile.
+        first: index of the first tile token among the image's tokens.
+    """
+    height, width = image_size
+    canvas_height, canvas_width = select_best_resolution([height, width], pinpoints)
+    rows, cols = canvas_height // tile * side, canvas_width // tile * side
+    pad_rows = pad_cols = 0
+    if width / height > cols / rows:
+        pad_rows = (rows - int(round(height * (cols / width), 7))) // 2
+    else:
+        pad_cols = (cols - int(round(width * (rows / height), 7))) // 2
+    rows, cols = rows - 2 * pad_rows, cols - 2 * pad_cols
+    scale = min(canvas_width / width, canvas_height / height)
+    shown_width, shown_height = min(math.ceil(width * scale), canvas_width), min(math.ceil(height * scale), canvas_height)
+    cell = tile / side
+    # The picture sits in the middle of its canvas; whole rows or columns of padding were taken off, a part of a cell may remain.
+    x0 = (pad_cols * cell - (canvas_width - shown_width) // 2) / shown_width * width
+    y0 = (pad_rows * cell - (canvas_height - shown_height) // 2) / shown_height * height
+    box = (x0, y0, x0 + cols * cell / shown_width * width, y0 + rows * cell / shown_height * height)
+    tokens = tuple(first + row * (cols + 1) + col for row in range(rows) for col in range(cols))
+    return Grid("tiles", rows, cols, tokens, box, image_size), tuple(first + row * (cols + 1) + cols for row in range(rows))

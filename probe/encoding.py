@@ -1,0 +1,76 @@
+"""Encoding: one prompt with its images, as the model takes it; Answer: the same with an answer behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from probe.spans import Span, TokenMap
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A prompt with its images.
+
+    Attributes:
+        inputs: the tensors that Hugging Face's forward takes, batch of 1.
+        tokens: what each position is.
+        prompt: the prompt as text, image tokens not yet multiplied.
+    """
+
+    inputs: Mapping[str, Any]
+    tokens: TokenMap
+    prompt: str
+    _suffix: Callable[[str, str], tuple[int, ...]]
+
+    def with_answer(self, text: str) -> Answer:
+        """The prompt with a given answer behind it, for teacher forcing; tokenised in the context of the prompt."""
+        return self.with_answer_ids(self._suffix(self.prompt, text))
+
+    def with_answer_ids(self, ids: tuple[int, ...], margin: float | None = None) -> Answer:
+        """The prompt with an answer's own token ids behind it, as generated. An end-of-sequence token is named `end`, not `answer`."""
+        prompt = self.tokens.spans["prompt"]
+        start = len(prompt)
+        kept = tuple(ids)
+        while kept and kept[-1] in self.tokens.special:
+            kept = kept[:-1]
+        inputs = dict(self.inputs)
+        known = inputs["input_ids"][:, :start]
+        answer = torch.tensor([ids], dtype=known.dtype, device=known.device)
+        inputs["input_ids"] = torch.cat([known, answer], dim=1)
+        for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
+            if name in inputs:
+                head = inputs[name][:, :start]
+                inputs[name] = torch.cat([head, head.new_full(answer.shape, fill)], dim=1)
+        spans = {
+            **self.tokens.spans,
+            "answer": Span(tuple(range(start, start + len(kept))), "answer"),
+            "end": Span(tuple(range(start + len(kept), start + len(ids))), "end"),
+        }
+        if len(kept) == len(ids):
+            del spans["end"]
+        tokens = replace(self.tokens, ids=self.tokens.ids[:start] + tuple(ids), spans=spans, _texts={})
+        return Answer(inputs, tokens, self.prompt, self._suffix, margin)
+
+    def with_spans(self, spans: Mapping[str, Span]) -> Any:
+        """The same with names of your own, usable in reads."""
+        return replace(self, tokens=self.tokens.with_spans(spans))
+
+
+@dataclass(frozen=True)
+class Answer(Encoding):
+    """A prompt and its answer, generated or given.
+
+    Attributes:
+        margin: the gate's score, max logit(yes words) - max logit(no words) at the first answer position; None without a gate.
+    """
+
+    margin: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer's text, special tokens left out."""
+        return self.tokens.text("answer")

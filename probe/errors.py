@@ -1,0 +1,75 @@
+"""Our exceptions. Each message says what was asked, what is there, and what to do next."""
+
+from __future__ import annotations
+
+
+class ProbeError(Exception):
+    """Base of every error that `probe` (and `fseg`, on top of it) raises on purpose."""
+
+
+class LoadError(ProbeError):
+    """A model could not be loaded: no such folder, no weights, not a multimodal model, remote code that was not asked for."""
+
+
+class DeviceNotFound(ProbeError):
+    """A device was asked for that this machine does not have."""
+
+
+class ImageError(ProbeError):
+    """An image file or array that cannot be read as a picture."""
+
+
+class TemplateError(ProbeError):
+    """A chat template that is unknown, or whose text does not fit the images given."""
+
+
+class ProcessorNeeded(ProbeError):
+    """The model was loaded without a processor, and this step has to tokenise text or prepare an image."""
+
+
+class InvalidRead(ProbeError):
+    """A read request with a wrong field: negative blocks, an unknown place, an unknown option."""
+
+
+class InvalidLayer(InvalidRead):
+    """A layer that the model does not have."""
+
+
+class NoAttention(InvalidRead):
+    """Attention was asked of a block that has none."""
+
+
+class NotRead(ProbeError):
+    """A trace was asked for something that it did not read."""
+
+
+class SpanNotFound(ProbeError):
+    """A span, word or sentence that the text does not have."""
+
+
+class AmbiguousWord(ProbeError):
+    """A word that occurs more than once, asked for without an index."""
+
+
+class GridMismatch(ProbeError):
+    """The image layout and the image tokens in input_ids do not agree."""
+
+
+class GridUnknown(ProbeError):
+    """A map was to be folded onto the image, but where its tokens lie is not known."""
+
+
+class UnmodelledAttention(ProbeError):
+    """The attention call uses an argument that our rows do not account for."""
+
+
+class WrongRows(ProbeError):
+    """Attention rows times values did not give the attention call's own output: the rows cannot be trusted."""
+
+
+class NestedTrace(ProbeError):
+    """A run was started from inside a run of the same model."""
+
+
+class SessionClosed(ProbeError):
+    """A session was used after it was closed."""

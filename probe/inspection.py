@@ -1,0 +1,63 @@
+"""What a model is, and what can be read from it and where: a report to print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from probe.backbones import Backbone
+from probe.discover import Modules
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The report of `model.inspect()`: rows of (what, value), as they print."""
+
+    rows: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.rows)
+
+    def __getitem__(self, name: str) -> str:
+        return dict(self.rows)[name]
+
+
+def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processor: bool) -> Inspection:
+    """Describe a model from its configuration and the modules that were found."""
+    text = model.config.get_text_config(decoder=True)
+    attention = [path for path in modules.attention if path]
+    heads = getattr(text, "num_attention_heads", "?")
+    declared = type(backbone) is not Backbone
+    return Inspection(
+        (
+            ("family", f"{model.config.model_type} ({type(model).__name__})"),
+            ("layers", f"{len(modules.layers)} decoder blocks, hidden_states 0 (embeddings) to {len(modules.layers)}"),
+            ("heads", f"{heads}, {getattr(text, 'num_key_value_heads', None) or heads} for keys and values"),
+            ("hidden size", str(text.hidden_size)),
+            ("vision blocks", f"{len(modules.vision_blocks)}" if modules.vision_blocks else "none found"),
+            ("image token", "none" if modules.image_token_id is None else f"id {modules.image_token_id}"),
+            ("grid", f"declared by {type(backbone).__name__}" if declared else "not declared: maps cannot be folded onto the image"),
+            ("prefix sharing", backbone.prefix),
+            ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
+            ("kernel", str(model.config._attn_implementation)),
+            ("Hidden", _pattern(modules.layers)),
+            (
+                "Attention",
+                f"{_pattern(attention)} ({len(attention)} of {len(modules.layers)} blocks)" if attention else "no attention found",
+            ),
+            ("Vision", _pattern(modules.vision_blocks) if modules.vision_blocks else "not available"),
+            ("Projected", f"input of {modules.layers[0]} at the image tokens" if modules.image_token_id is not None else "not available"),
+            ("Logits", "output of the model"),
+        )
+    )
+
+
+def _pattern(paths: tuple[str, ...] | list[str]) -> str:
+    """`model.layers.0` and its siblings as `model.layers.{0..31}`."""
+    parts = paths[0].split(".")
+    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if place is None or len(paths) == 1:
+        return paths[0]
+    parts[place] = f"{{{parts[place]}..{paths[-1].split('.')[place]}}}"
+    return ".".join(parts)

@@ -1,0 +1,322 @@
+"""Probe: a multimodal model that can be asked, and looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from probe.backbones import Backbone, backbone_for
+from probe.discover import Modules, discover
+from probe.encoding import Answer, Encoding
+from probe.engine import Engine
+from probe.errors import InvalidRead, LoadError, ProbeError, ProcessorNeeded, TemplateError
+from probe.images import ImageLike, open_images
+from probe.inspection import Inspection, inspect_model
+from probe.layout import ImageLayout
+from probe.loading import load_checkpoint, resolve_device, resolve_dtype
+from probe.plan import Plan, plan
+from probe.reads import Read
+from probe.session import Session
+from probe.spans import Span, TokenMap
+from probe.templates import refuse_image_token, render
+from probe.text import suffix_ids, token_map
+from probe.trace import Trace, VisionPlace
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures reach the tower: as the checkpoint's processor does it, or resized directly to the tower's input."""
+
+    resize: Literal["processor", "stretch"] = "processor"
+    tiles: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resize not in ("processor", "stretch"):
+            raise LoadError(
+                f'resize={self.resize!r}: "processor" (what the checkpoint does) or "stretch" (directly to the tower\'s input).'
+            )
+
+    @property
+    def direct(self) -> bool:
+        """Whether we resize, instead of the processor."""
+        return self.resize == "stretch" or not self.tiles
+
+
+class Probe:
+    """A Hugging Face multimodal model, opened for looking. Made by `probe.load`.
+
+    Attributes:
+        model, processor: the Hugging Face objects; processor may be None.
+        family: `config.model_type`.
+        modules: where its layers are.
+        name, revision: what was loaded, for the record.
+    """
+
+    def __init__(self, model: Any, processor: Any, preparation: Preparation, name: str, revision: str | None) -> None:
+        self.model, self.processor, self.preparation = model, processor, preparation
+        self.name, self.revision = name, revision
+        self.family = str(model.config.model_type)
+        self.backbone: Backbone = backbone_for(self.family)
+        self.modules: Modules = discover(model)
+        self._engine = Engine(model, self.modules)
+
+    def __repr__(self) -> str:
+        return f"Probe({self.name}, {self.family}, {len(self.modules.layers)} layers, {self.model.dtype}, {self.model.device})"
+
+    def inspect(self) -> Inspection:
+        """What this model is and what can be read from it; prints as a table."""
+        return inspect_model(self.model, self.modules, self.backbone, self.processor is not None)
+
+    def encode(
+        self, images: ImageLike | Sequence[ImageLike], text: str | Messages, *, chat: bool = True, template: str | None = None
+    ) -> Encoding:
+        """Images and a prompt as the model takes them, with a name for every position.
+
+        Args:
+            images: one image (PIL, path or array) or a list of them.
+            text: the user's words, or a list of chat messages.
+            chat: False takes `text` as the whole raw prompt, image tokens included.
+            template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template.
+
+        Raises:
+            ImageError, TemplateError, ProcessorNeeded, GridMismatch.
+        """
+        processor = self._processor("encode")
+        pictures = open_images(images)
+        prompt, question = self._prompt(processor, text, len(pictures), chat=chat, template=template)
+        inputs, layouts = self._inputs(processor, pictures, prompt)
+        tokens = token_map(self.family, processor.tokenizer, self._image_token_id(), inputs["input_ids"][0].tolist(), layouts, question)
+        tokens.check_layouts()
+        return Encoding(self._to_device(inputs), tokens, prompt, lambda before, answer: suffix_ids(processor.tokenizer, before, answer))
+
+    def generate(self, encoding: Encoding, *, begin: str | None = None, **options: Any) -> Answer:
+        """The model's answer: greedy unless told otherwise.
+
+        Args:
+            begin: words that the answer has to start with; the model goes on from there.
+            options: Hugging Face's own (`max_new_tokens`, `do_sample`, ...).
+        """
+        start = encoding.with_answer(begin) if begin else encoding
+        known = start.inputs["input_ids"].shape[1]
+        tokenizer = self._processor("generate").tokenizer
+        settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": 64, "pad_token_id": tokenizer.pad_token_id} | options
+        if not settings["do_sample"]:
+            # A checkpoint's sampling defaults mean nothing to greedy search, and make transformers warn.
+            settings = {"temperature": None, "top_p": None, "top_k": None} | settings
+        with torch.no_grad():
+            inputs = self.backbone.forward_inputs(self.model, start.inputs)
+            ids = self.model.generate(**inputs, **settings)[0].tolist()
+        generated = ids[known:] if "input_ids" in inputs else ids
+        prompt = len(encoding.tokens.spans["prompt"])
+        return encoding.with_answer_ids(tuple(start.inputs["input_ids"][0, prompt:].tolist()) + tuple(generated))
+
+    def next_logits(self, encoding: Encoding) -> torch.Tensor:
+        """Logits (vocabulary) of the token that follows, float32: `logits[0, -1]` of Hugging Face."""
+        with torch.no_grad():
+            logits: torch.Tensor = self.model(**self.backbone.forward_inputs(self.model, encoding.inputs), logits_to_keep=1).logits
+        return logits[0, -1].float()
+
+    def run(self, encoding: Encoding | Mapping[str, Any], reads: Iterable[Read] | Read) -> Trace:
+        """One forward over the whole sequence (an answer in it is teacher-forced), reading what was asked, stopping after the last read.
+
+        Args:
+            encoding: what `encode`, `generate` or `with_answer` gave, or a plain Hugging Face encoding (a mapping of tensors).
+            reads: what to read.
+
+        Raises:
+            InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before the forward runs.
+            WrongRows, UnmodelledAttention: attention rows cannot be read exactly from this kernel.
+        """
+        asked = [reads] if not isinstance(reads, Iterable) else list(reads)
+        if not asked:
+            raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
+        rows: tuple[TokenMap, ...]
+        offsets: tuple[int, ...]
+        if isinstance(encoding, Encoding):
+            inputs, rows, offsets = encoding.inputs, (encoding.tokens,), (0,)
+        else:
+            inputs, rows, offsets = self._plain(encoding)
+        what: Plan = plan(asked, self.modules, rows)
+        backbone, model = self.backbone, self.model
+        recorded = self._engine.run(lambda given: model(**backbone.forward_inputs(model, given), use_cache=False), inputs, what, offsets)
+        depth = (len(self.modules.layers) + 1, len(self.modules.layers))
+        return Trace(rows, recorded.row_differences, recorded, what, depth, self._vision_place(rows, inputs))
+
+    def open(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        keep: Iterable[Read] = (),
+        policy: str | None = None,
+        chat: bool = True,
+        template: str | None = None,
+    ) -> Session:
+        """One image, many questions. See `Session`."""
+        return Session(self, images, keep=tuple(keep), policy=policy, chat=chat, template=template)
+
+    def _processor(self, step: str) -> Any:
+        if self.processor is None:
+            raise ProcessorNeeded(
+                f"{step}() needs a processor: load with probe.load(model=..., processor=...). run() takes a plain encoding."
+            )
+        return self.processor
+
+    def _image_token_id(self) -> int:
+        if self.modules.image_token_id is None:
+            raise LoadError(
+                f"{self.family} declares no image token id, so its images cannot be found in input_ids. Register a backbone for it."
+            )
+        return self.modules.image_token_id
+
+    def _prompt(self, processor: Any, text: str | Messages, images: int, *, chat: bool, template: str | None) -> tuple[str, str | None]:
+        """The prompt as text, with one image token an image, and the user's words in it."""
+        token = processor.image_token
+        if not chat:
+            if not isinstance(text, str):
+                raise TemplateError("chat=False takes the raw prompt as a string, not messages.")
+            prompt, question = text, None
+        elif isinstance(text, str) and template is not None:
+            prompt, question = render(template, text, images, token), text
+        else:
+            if template is not None:
+                raise TemplateError("Messages are laid out by the processor's chat template; template= is for a single question.")
+            if processor.chat_template is None:
+                raise TemplateError(
+                    f"{self.name} has no chat template. Name one: template='vicuna_v1', or pass chat=False and a raw prompt."
+                )
+            if isinstance(text, str):
+                refuse_image_token(text, token)
+                content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+                messages: Messages = [{"role": "user", "content": content}]
+            else:
+                messages = text
+            prompt, question = processor.apply_chat_template(messages, add_generation_prompt=True), _last_words(messages)
+        shown = prompt.count(token)
+        if shown != images:
+            raise TemplateError(f"The prompt has {shown} image tokens ({token}) and {images} images were given. Give each image one token.")
+        return prompt, question
+
+    def _inputs(self, processor: Any, pictures: Sequence[Image.Image], prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
+        tokenizer = processor.tokenizer
+        # A chat template that writes the beginning-of-sequence token itself must not get a second one.
+        special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
+        if not self.preparation.direct:
+            inputs = dict(processor(images=list(pictures) or None, text=prompt, return_tensors="pt", add_special_tokens=special))
+            sizes = [(picture.height, picture.width) for picture in pictures]
+            return inputs, [self.backbone.layout(self.model, processor, size) for size in sizes]
+        inputs, layouts = self.backbone.prepare_directly(self.model, processor, pictures)
+        pieces = prompt.split(processor.image_token)
+        expanded = pieces[0] + "".join(
+            processor.image_token * layout.tokens + piece for layout, piece in zip(layouts, pieces[1:], strict=True)
+        )
+        return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **inputs}, list(layouts)
+
+    def _to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+
+        return {name: moved(value) for name, value in inputs.items()}
+
+    def _plain(self, encoding: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[TokenMap, ...], tuple[int, ...]]:
+        """A plain Hugging Face encoding: its rows without padding, and how much padding stands before each."""
+        if "input_ids" not in encoding:
+            raise InvalidRead(
+                f"A plain encoding has input_ids; this one has {', '.join(encoding) or 'nothing'}. Pass what a processor returned."
+            )
+        inputs = self._to_device(encoding)
+        ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+        rows, offsets = [], []
+        for row in range(len(ids)):
+            real = ids[row][mask[row]].tolist()
+            images = tuple(i for i, token in enumerate(real) if token == self.modules.image_token_id)
+            spans = {"image": Span(images, "image")} if images else {}
+            rows.append(TokenMap(tuple(real), (images,) if images else (), (None,) if images else (), spans, family=self.family))
+            offsets.append(int(mask[row].int().argmax()))
+        return inputs, tuple(rows), tuple(offsets)
+
+    def _vision_place(self, rows: Sequence[TokenMap], inputs: Mapping[str, Any]) -> VisionPlace:
+        depth = len(self.modules.vision_blocks) + 1
+        layouts = [layout for row in rows for layout in row.layouts]
+        shown = layouts[0].grids[0] if len(layouts) == 1 and layouts[0] is not None else None
+        grid = self.backbone.vision_grid(self.model, shown.image_size if shown else (1, 1), shown.box if shown else None)
+        if grid is None:
+            return VisionPlace(depth, None, None, "the family does not say how the tower's patches lie")
+        if shown is None or "image_sizes" in inputs:
+            return VisionPlace(depth, len(grid.tokens), None, "the tower looks at several pictures or tiles, or at one of unknown size")
+        return VisionPlace(depth, len(grid.tokens), ImageLayout((grid,)), "")
+
+
+def _last_words(messages: Messages) -> str | None:
+    """The text of the last user message."""
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            parts = (
+                [content] if isinstance(content, str) else [part.get("text", "") for part in content or () if part.get("type") == "text"]
+            )
+            return " ".join(part for part in parts if part) or None
+    return None
+
+
+def load(
+    name: str | None = None,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    attn_implementation: str = "sdpa",
+    device_map: Any = None,
+    resize: Literal["processor", "stretch"] = "processor",
+    tiles: bool = True,
+    remote_code: bool = False,
+) -> Probe:
+    """Open a multimodal model for looking.
+
+    Args:
+        name: a hub id or a local folder; or
+        model, processor: a loaded Hugging Face model and, optionally, its processor.
+        device: "cpu", "cuda", "cuda:1"...; for a loaded model: where it is.
+        dtype: "float32", "bfloat16"...; None: float32 on the CPU, the checkpoint's own elsewhere.
+        attn_implementation: the kernel; attention rows are exact under each that goes through transformers' attention interface.
+        device_map: accelerate's, for models larger than one device.
+        resize: "processor", what the checkpoint's own processor does, or "stretch", the whole picture directly at the tower's input size.
+        tiles: False: the base view alone, for families that cut pictures into tiles.
+        remote_code: run Python code that comes with the checkpoint. Off unless asked for.
+
+    Raises:
+        LoadError, DeviceNotFound.
+    """
+    preparation = Preparation(resize, tiles)
+    if (name is None) == (model is None):
+        raise LoadError("load() takes a name (hub id or folder) or a loaded model=, one of them.")
+    if name is not None:
+        where = resolve_device(device)
+        wanted = resolve_dtype(dtype) or (torch.float32 if where.type == "cpu" and device_map is None else None)
+        model, loaded = load_checkpoint(
+            name, dtype=wanted, revision=revision, attn_implementation=attn_implementation, device_map=device_map, remote_code=remote_code
+        )
+        processor = processor or loaded
+        if device_map is None:
+            model = model.to(where)
+    else:
+        if not hasattr(model, "get_decoder") or not hasattr(model, "config"):
+            raise LoadError(f"model= is a {type(model).__name__}, not a Hugging Face model. Load one with AutoModelForImageTextToText.")
+        if device is not None or dtype is not None:
+            model = model.to(device=resolve_device(device) if device else None, dtype=resolve_dtype(dtype))
+        name = model.config._name_or_path or type(model).__name__
+    model.eval().requires_grad_(False)
+    return Probe(model, processor, preparation, str(name), revision or getattr(model.config, "_commit_hash", None))
+
+
+__all__ = ["Messages", "Preparation", "Probe", "ProbeError", "load"]

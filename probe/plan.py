@@ -1,0 +1,128 @@
+"""From read requests to a plan: every layer and position resolved and checked before any forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from probe.discover import Modules
+from probe.errors import InvalidLayer, InvalidRead, NoAttention
+from probe.reads import Attention, Hidden, Layers, Logits, Place, Places, Projected, Read, Vision, merge, places
+from probe.spans import TokenMap
+
+Positions = tuple[int, ...]
+Rows = tuple[Positions, ...]
+"""For each row of the batch, positions counted from its first real token."""
+
+
+@dataclass(frozen=True)
+class AttentionPlace:
+    """Whose rows, which columns, heads kept or averaged: what identifies an attention read beside its layer."""
+
+    query: tuple[Place, ...] | None
+    key: tuple[Place, ...] | None
+    heads: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward has to give.
+
+    Attributes:
+        hidden: `hidden_states` index -> the places read there.
+        attention: decoder block -> the attention places read there.
+        vision: the tower's `hidden_states` indices.
+        logits: the places whose logits are read.
+        positions: every place of hidden states and logits, resolved.
+        queries, keys: every attention place, resolved; keys None for all.
+    """
+
+    hidden: dict[int, list[Place | None]] = field(default_factory=dict)
+    attention: dict[int, list[AttentionPlace]] = field(default_factory=dict)
+    vision: tuple[int, ...] = ()
+    logits: tuple[Place | None, ...] = ()
+    positions: dict[Place | None, Rows] = field(default_factory=dict)
+    queries: dict[AttentionPlace, Rows] = field(default_factory=dict)
+    keys: dict[AttentionPlace, Rows] = field(default_factory=dict)
+
+
+def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> Plan:
+    """Resolve reads against a model and the sequences of a batch.
+
+    Raises:
+        InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before any forward runs.
+    """
+    made = Plan()
+    vision: tuple[int, ...] = ()
+    logits: dict[Place | None, None] = {}
+    for read in merge(reads):
+        match read:
+            case Hidden(layers, at):
+                for layer in resolve_layers(layers, len(modules.layers) + 1, "hidden states", "0 (embeddings)"):
+                    made.hidden.setdefault(layer, []).extend(places(at, "at") or (None,))
+                _locate(made, at, rows)
+            case Projected():
+                made.hidden.setdefault(0, []).append("image")
+                _locate(made, ("image",), rows)
+            case Attention(layers, query, key, heads):
+                place = AttentionPlace(places(query, "query"), places(key, "key"), heads)
+                for layer in attention_layers(layers, modules):
+                    made.attention.setdefault(layer, []).append(place)
+                made.queries[place] = tuple(_positions(row, place.query) for row in rows)
+                made.keys[place] = tuple(_positions(row, place.key) for row in rows)
+            case Vision(layers):
+                if not modules.vision_blocks:
+                    raise InvalidRead(
+                        "Vision states were asked for, but no vision tower was found in this model. Read Projected() instead."
+                    )
+                vision = resolve_layers(layers, len(modules.vision_blocks) + 1, "vision states", "0 (embeddings)")
+            case Logits(at):
+                logits |= dict.fromkeys(places(at, "at") or (None,))
+                _locate(made, at, rows)
+    for layer, wanted in made.hidden.items():
+        made.hidden[layer] = list(dict.fromkeys(wanted))
+    return Plan(made.hidden, made.attention, vision, tuple(logits), made.positions, made.queries, made.keys)
+
+
+def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:
+    """Layer numbers counted from 0, in the order asked.
+
+    Raises:
+        InvalidLayer: out of range; the range is named.
+    """
+    if isinstance(layers, int):
+        layers = (layers,)
+    numbers = tuple(range(count)) if layers == "all" else tuple(layers)
+    for number in numbers:
+        if not isinstance(number, int) or not -count <= number < count:
+            raise InvalidLayer(f"{what.capitalize()} of layer {number} were asked for, but this model has layers {first} to {count - 1}.")
+    return tuple(number % count for number in numbers if isinstance(number, int))
+
+
+def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:
+    """Decoder blocks with attention; "all" means all that have it.
+
+    Raises:
+        InvalidLayer, NoAttention: the blocks that have attention are named.
+    """
+    having = tuple(i for i, path in enumerate(modules.attention) if path is not None)
+    if layers == "all":
+        return having
+    numbers = resolve_layers(layers, len(modules.attention), "attention", "0")
+    for number in numbers:
+        if number not in having:
+            raise NoAttention(
+                f"Block {number} has no attention that can be read. Blocks with attention: {', '.join(map(str, having)) or 'none'}."
+            )
+    return numbers
+
+
+def _locate(made: Plan, at: Places, rows: Sequence[TokenMap]) -> None:
+    for place in places(at, "at") or (None,):
+        made.positions[place] = tuple(_positions(row, None if place is None else (place,)) for row in rows)
+
+
+def _positions(row: TokenMap, where: tuple[Place, ...] | None) -> Positions:
+    if where is None:
+        return tuple(range(len(row)))
+    return tuple(position for place in where for position in row.resolve(place))

@@ -1,0 +1,43 @@
+"""Chat templates by name, for checkpoints whose processor carries none (or another)."""
+
+from __future__ import annotations
+
+from probe.errors import TemplateError
+
+PLACEHOLDER = "<image>"
+
+TEMPLATES: dict[str, str] = {
+    "vicuna_v1": (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+        "answers to the user's questions. USER: <image>\n{question} ASSISTANT:"
+    ),
+    "mistral_instruct": "[INST] <image>\n{question} [/INST]",
+}
+
+
+def render(template: str, question: str, images: int, image_token: str) -> str:
+    """The prompt of one question under a template: a name of `TEMPLATES`, or a text with `{question}` and `<image>` in it.
+
+    Args:
+        images: how many images the prompt shows; each gets an image token where the template has `<image>`.
+        image_token: the model's own image placeholder.
+
+    Raises:
+        TemplateError: no such name, a text without its fields, or a question that itself holds the image token.
+    """
+    text = TEMPLATES.get(template, template)
+    if "{question}" not in text or (images and PLACEHOLDER not in text):
+        raise TemplateError(
+            f"No template {template!r}. Names: {', '.join(TEMPLATES)}. A template of your own holds {{question}} and {PLACEHOLDER}, "
+            f"as in 'USER: {PLACEHOLDER}\\n{{question}} ASSISTANT:'."
+        )
+    refuse_image_token(question, image_token)
+    shown = "\n".join([image_token] * images)
+    before, after = text.split("{question}", 1)
+    return before.replace(PLACEHOLDER, shown) + question + after.replace(PLACEHOLDER, shown)
+
+
+def refuse_image_token(text: str, image_token: str) -> None:
+    """The image token in a user's own words would be taken for a picture."""
+    if image_token in text:
+        raise TemplateError(f"The text holds the image token {image_token!r}, which stands for a picture: {text[:80]!r}. Reword it.")

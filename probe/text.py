@@ -1,0 +1,84 @@
+"""Token ids of prompts and answers: what each position of an encoded prompt is, and which ids an answer has in its context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from probe.layout import ImageLayout
+from probe.spans import Span, TokenMap
+
+
+def token_map(
+    family: str, tokenizer: Any, image_token_id: int, ids: Sequence[int], layouts: Sequence[ImageLayout | None], question: str | None
+) -> TokenMap:
+    """Name the positions of an encoded prompt: `image` (and `image 0`, ... where there are several), `prompt`, `question`.
+
+    Args:
+        layouts: one for each image, in order.
+        question: the user's words, found in the text after the last image and then anywhere; without it there is no such span.
+    """
+    images = _split(ids, image_token_id, [layout.tokens if layout else None for layout in layouts])
+    spans = {"prompt": Span(tuple(range(len(ids))), "prompt")}
+    if images:
+        spans["image"] = Span(tuple(position for image in images for position in image), "image")
+    if len(images) > 1:
+        spans |= {f"image {i}": Span(image, f"image {i}") for i, image in enumerate(images)}
+    special = frozenset(tokenizer.all_special_ids) | {image_token_id}
+    tokens = TokenMap(
+        tuple(ids),
+        images,
+        tuple(layouts),
+        spans,
+        special,
+        lambda some: tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        family,
+    )
+    found = _find(tokens, question) if question else None
+    return tokens if found is None else tokens.with_spans({"question": found})
+
+
+def _split(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
+    """The positions of each image's tokens: by the layouts' counts where these add up, else by runs of image tokens."""
+    positions = [i for i, token in enumerate(ids) if token == image_token_id]
+    if len(counts) == 1:
+        return (tuple(positions),)
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts) and sum(known) == len(positions):
+        edges = [sum(known[:i]) for i in range(len(known) + 1)]
+        return tuple(tuple(positions[a:b]) for a, b in pairwise(edges))
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and runs[-1][-1] == position - 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return tuple(map(tuple, runs))
+
+
+def _find(tokens: TokenMap, question: str) -> Span | None:
+    image = tokens.spans.get("image")
+    last = max(image.positions, default=-1) if image else -1
+    for positions in (range(last + 1, len(tokens)), range(len(tokens))):
+        within = Span(tuple(positions))
+        start = tokens.text(within).find(question.strip())
+        if start >= 0:
+            return tokens.characters(start, start + len(question.strip()), within)
+    return None
+
+
+def suffix_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[int, ...]:
+    """The ids of an answer as they are tokenised behind its prompt.
+
+    Tokenising an answer alone is silently different under SentencePiece; so the whole is tokenised, and what the prompt has too is cut off.
+    """
+    joint = "" if not answer or answer[0].isspace() or (prompt and prompt[-1].isspace()) else " "
+    before = tokenizer(prompt)["input_ids"]
+    whole = tokenizer(prompt + joint + answer)["input_ids"]
+    if before and before[-1] == tokenizer.eos_token_id:
+        before, whole = before[:-1], whole[:-1]
+    if whole[: len(before)] == before:
+        return tuple(whole[len(before) :])
+    # The first word of the answer grew together with the end of the prompt: the generated prompt ends where it ends, so tokenise apart.
+    return tuple(tokenizer(joint + answer, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,15 @@
+"""Shared fixtures: few, tiny, built once."""
+
+import probe  # isort: skip  # first: it makes torchvision importable beside a CPU-only torch
+
+import numpy as np
+import pytest
+from PIL import Image
+
+assert probe.load
+
+
+@pytest.fixture(scope="session")
+def wide_image() -> Image.Image:
+    """A picture of 40 x 80 pixels (height, width), noise with a fixed seed."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8))
