@@ -4,12 +4,12 @@ from probe import _torchvision  # isort: skip  # first: transformers imports tor
 from probe import errors
 from probe.activation import Activation
 from probe.backbones import Backbone, register
-from probe.encoding import Answer, Encoding
+from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import ProbeError
-from probe.images import open_image
+from probe.images import ImageLike, open_image
 from probe.layout import Grid, ImageLayout
 from probe.model import Probe, load
-from probe.reads import Attention, Hidden, Logits, Projected, Read, Vision, merge
+from probe.reads import Attention, Hidden, Logits, Place, Places, Projected, Read, Vision, merge
 from probe.session import Choice, Session
 from probe.spans import Span, TokenMap
 from probe.trace import Trace
@@ -26,7 +26,11 @@ __all__ = [
     "Grid",
     "Hidden",
     "ImageLayout",
+    "ImageLike",
     "Logits",
+    "Pictures",
+    "Place",
+    "Places",
     "Probe",
     "ProbeError",
     "Projected",

@@ -1,4 +1,4 @@
-"""Encoding: one prompt with its images, as the model takes it; Answer: the same with an answer behind it."""
+"""Pictures: opened images; Encoding: one prompt with its images, as the model takes it; Answer: the same with an answer behind it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 
+from probe.layout import ImageLayout
 from probe.spans import Span, TokenMap
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images opened once, and once prepared for the tower where that does not depend on the prompt.
+
+    Attributes:
+        images: upright RGB.
+        inputs, layouts: what the tower takes and where the tokens will lie, if the model resizes directly; else None, and the
+            checkpoint's processor prepares the images together with the prompt.
+    """
+
+    images: tuple[Image.Image, ...]
+    inputs: Mapping[str, Any] | None = None
+    layouts: tuple[ImageLayout, ...] | None = None
 
 
 @dataclass(frozen=True)

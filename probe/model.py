@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 
 from probe.backbones import Backbone, backbone_for
 from probe.discover import Modules, discover
-from probe.encoding import Answer, Encoding
+from probe.encoding import Answer, Encoding, Pictures
 from probe.engine import Engine
 from probe.errors import InvalidRead, LoadError, ProbeError, ProcessorNeeded, TemplateError
 from probe.images import ImageLike, open_images
@@ -73,13 +72,33 @@ class Probe:
         """What this model is and what can be read from it; prints as a table."""
         return inspect_model(self.model, self.modules, self.backbone, self.processor is not None)
 
+    def prepare(self, images: ImageLike | Sequence[ImageLike]) -> Pictures:
+        """Open images once for many prompts. `encode` and `open` take the result in place of the images; safe to call from other threads.
+
+        Raises:
+            ImageError: an image that cannot be read.
+        """
+        pictures = tuple(open_images(images))
+        if not self.preparation.direct:
+            return Pictures(pictures)
+        inputs, layouts = self.backbone.prepare_directly(self.model, self._processor("prepare"), pictures)
+        return Pictures(pictures, inputs, tuple(layouts))
+
+    def validate(self, reads: Iterable[Read]) -> None:
+        """Check that this model has the layers that these reads name.
+
+        Raises:
+            InvalidLayer, NoAttention, InvalidRead.
+        """
+        plan(reads, self.modules, ())
+
     def encode(
-        self, images: ImageLike | Sequence[ImageLike], text: str | Messages, *, chat: bool = True, template: str | None = None
+        self, images: ImageLike | Sequence[ImageLike] | Pictures, text: str | Messages, *, chat: bool = True, template: str | None = None
     ) -> Encoding:
         """Images and a prompt as the model takes them, with a name for every position.
 
         Args:
-            images: one image (PIL, path or array) or a list of them.
+            images: one image (PIL, path or array), a list of them, or what `prepare` gave.
             text: the user's words, or a list of chat messages.
             chat: False takes `text` as the whole raw prompt, image tokens included.
             template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template.
@@ -88,8 +107,8 @@ class Probe:
             ImageError, TemplateError, ProcessorNeeded, GridMismatch.
         """
         processor = self._processor("encode")
-        pictures = open_images(images)
-        prompt, question = self._prompt(processor, text, len(pictures), chat=chat, template=template)
+        pictures = images if isinstance(images, Pictures) else self.prepare(images)
+        prompt, question = self._prompt(processor, text, len(pictures.images), chat=chat, template=template)
         inputs, layouts = self._inputs(processor, pictures, prompt)
         tokens = token_map(self.family, processor.tokenizer, self._image_token_id(), inputs["input_ids"][0].tolist(), layouts, question)
         tokens.check_layouts()
@@ -150,7 +169,7 @@ class Probe:
 
     def open(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike] | Pictures,
         *,
         keep: Iterable[Read] = (),
         policy: str | None = None,
@@ -202,20 +221,17 @@ class Probe:
             raise TemplateError(f"The prompt has {shown} image tokens ({token}) and {images} images were given. Give each image one token.")
         return prompt, question
 
-    def _inputs(self, processor: Any, pictures: Sequence[Image.Image], prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
+    def _inputs(self, processor: Any, pictures: Pictures, prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
         tokenizer = processor.tokenizer
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.
         special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
-        if not self.preparation.direct:
-            inputs = dict(processor(images=list(pictures) or None, text=prompt, return_tensors="pt", add_special_tokens=special))
-            sizes = [(picture.height, picture.width) for picture in pictures]
-            return inputs, [self.backbone.layout(self.model, processor, size) for size in sizes]
-        inputs, layouts = self.backbone.prepare_directly(self.model, processor, pictures)
-        pieces = prompt.split(processor.image_token)
-        expanded = pieces[0] + "".join(
-            processor.image_token * layout.tokens + piece for layout, piece in zip(layouts, pieces[1:], strict=True)
-        )
-        return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **inputs}, list(layouts)
+        if pictures.inputs is None or pictures.layouts is None:
+            inputs = processor(images=list(pictures.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
+            sizes = [(image.height, image.width) for image in pictures.images]
+            return dict(inputs), [self.backbone.layout(self.model, processor, size) for size in sizes]
+        token, pieces = processor.image_token, prompt.split(processor.image_token)
+        expanded = pieces[0] + "".join(token * layout.tokens + piece for layout, piece in zip(pictures.layouts, pieces[1:], strict=True))
+        return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **pictures.inputs}, list(pictures.layouts)
 
     def _to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         def moved(value: Any) -> Any:

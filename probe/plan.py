@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from probe.discover import Modules
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
@@ -33,6 +33,7 @@ class Plan:
         attention: decoder block -> the attention places read there.
         vision: the tower's `hidden_states` indices.
         logits: the places whose logits are read.
+        asked: the places of each read of hidden states, as they were asked for together.
         positions: every place of hidden states and logits, resolved.
         queries, keys: every attention place, resolved; keys None for all.
     """
@@ -41,6 +42,7 @@ class Plan:
     attention: dict[int, list[AttentionPlace]] = field(default_factory=dict)
     vision: tuple[int, ...] = ()
     logits: tuple[Place | None, ...] = ()
+    asked: tuple[tuple[Place | None, ...], ...] = ()
     positions: dict[Place | None, Rows] = field(default_factory=dict)
     queries: dict[AttentionPlace, Rows] = field(default_factory=dict)
     keys: dict[AttentionPlace, Rows] = field(default_factory=dict)
@@ -52,6 +54,7 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
     Raises:
         InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before any forward runs.
     """
+    reads = tuple(reads)
     made = Plan()
     vision: tuple[int, ...] = ()
     logits: dict[Place | None, None] = {}
@@ -81,7 +84,8 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
                 _locate(made, at, rows)
     for layer, wanted in made.hidden.items():
         made.hidden[layer] = list(dict.fromkeys(wanted))
-    return Plan(made.hidden, made.attention, vision, tuple(logits), made.positions, made.queries, made.keys)
+    asked = dict.fromkeys(places(read.at, "at") or (None,) for read in reads if isinstance(read, Hidden))
+    return replace(made, vision=vision, logits=tuple(logits), asked=tuple(asked))
 
 
 def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ def places(value: Places, read: str) -> tuple[Place, ...] | None:
     """A user's `at`, `query` or `key` as a tuple of places; None stays None."""
     if value is None:
         return None
-    several = (value,) if isinstance(value, (str, int, Span)) else tuple(value)
+    several = (value,) if isinstance(value, (str, int, Span)) or not isinstance(value, Iterable) else tuple(value)
     if not several or any(isinstance(p, bool) or not isinstance(p, (str, int, Span)) for p in several):
         raise InvalidRead(f"{read}: a place is a span's name, a Span, a position, a tuple of these, or None for all; got {value!r}.")
     return several

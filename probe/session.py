@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from probe.encoding import Answer
+from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import InvalidRead, SessionClosed
-from probe.images import ImageLike, open_images
+from probe.images import ImageLike
 from probe.reads import Read
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ class Session:
     def __init__(
         self,
         model: Probe,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike] | Pictures,
         *,
         keep: tuple[Read, ...] = (),
         policy: str | None = None,
@@ -49,7 +47,7 @@ class Session:
     ) -> None:
         if policy not in (None, *POLICIES):
             raise InvalidRead(f"policy={policy!r}: {model.family} can be asked under the policies {', '.join(POLICIES)}.")
-        self._images: list[Image.Image] | None = open_images(images)
+        self._pictures: Pictures | None = images if isinstance(images, Pictures) else model.prepare(images)
         self._model, self.keep, self.policy = model, keep, policy or "none"
         self._chat, self._template = chat, template
 
@@ -61,7 +59,7 @@ class Session:
 
     def close(self) -> None:
         """Free the image. The session cannot be used afterwards."""
-        self._images = None
+        self._pictures = None
 
     def ask(
         self, questions: Sequence[str], *, max_new_tokens: int = 64, gate: Choice | None = None, begin: Sequence[str] | None = None
@@ -97,7 +95,7 @@ class Session:
             return encoding.with_answer_ids((), margin)
         return replace(self._model.generate(encoding, begin=begin, max_new_tokens=max_new_tokens), margin=margin)
 
-    def _margin(self, encoding: Any, gate: Choice) -> float:
+    def _margin(self, encoding: Encoding, gate: Choice) -> float:
         logits = self._model.next_logits(encoding)
         first = {word: encoding.with_answer(word).tokens for word in (*gate.yes, *gate.no)}
 
@@ -106,10 +104,10 @@ class Session:
 
         return best(gate.yes) - best(gate.no)
 
-    def _open(self) -> list[Image.Image]:
-        if self._images is None:
+    def _open(self) -> Pictures:
+        if self._pictures is None:
             raise SessionClosed("This session is closed. Open another one with model.open(image).")
-        return self._images
+        return self._pictures
 
-    def _encode(self, question: str) -> Any:
+    def _encode(self, question: str) -> Encoding:
         return self._model.encode(self._open(), question, chat=self._chat, template=self._template)

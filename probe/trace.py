@@ -59,7 +59,7 @@ class Trace:
         Equals `hidden_states[layer][:, at]` of a Hugging Face forward with the same attention kernel.
 
         Args:
-            at: the places; may be left out if only one was read, and stands for every position where that was read.
+            at: the places; left out, those of the only read of hidden states, or every position where that was read.
             layer: one layer; its axis is dropped. Negative numbers count from the end.
             layers: several; with neither, all layers read at these places.
 
@@ -69,8 +69,7 @@ class Trace:
         Raises:
             NotRead: the message lists what was read.
         """
-        known = list(dict.fromkeys(place for _, place in self._recorded.hidden))
-        wanted: Sequence[Place | None] = places(at, "hidden(at=...)") or _only(known, "hidden states")
+        wanted: Sequence[Place | None] = places(at, "hidden(at=...)") or _only(self._plan.asked, "hidden states")
         numbers = self._layers(wanted, layer, layers)
         rows = [
             torch.stack([torch.cat([self._recorded.hidden[number, place][row] for place in wanted]) for number in numbers])
@@ -154,7 +153,7 @@ class Trace:
 
     def logits(self, at: Places = None) -> Any:
         """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face."""
-        wanted: Sequence[Place | None] = places(at, "logits(at=...)") or _only(list(self._recorded.logits), "logits")
+        wanted: Sequence[Place | None] = places(at, "logits(at=...)") or _only([tuple(self._recorded.logits)], "logits")
         missing = [place for place in wanted if place not in self._recorded.logits]
         if missing:
             raise NotRead(f"Logits at {missing[0]!r} were not read. Read at: {', '.join(map(_name, self._recorded.logits)) or 'nowhere'}.")
@@ -206,13 +205,14 @@ def _chosen(have: Sequence[int], layer: int | None, layers: Iterable[int] | None
     return numbers
 
 
-def _only(known: Sequence[Place | None], what: str) -> Sequence[Place | None]:
-    """The place meant when none is named: the only one read, or every position where that was read."""
-    if None in known:
+def _only(asked: Sequence[tuple[Place | None, ...]], what: str) -> tuple[Place | None, ...]:
+    """The places meant when none is named: those of the only read, or every position where that was read."""
+    if (None,) in asked:
         return (None,)
-    if len(known) != 1:
-        raise NotRead(f"Name a place: {what} were read at {', '.join(map(_name, known)) or 'none'}.")
-    return known
+    if len(asked) != 1:
+        listed = ", ".join(dict.fromkeys(_name(place) for places in asked for place in places))
+        raise NotRead(f"Name a place: {what} were read at {listed or 'none'}.")
+    return asked[0]
 
 
 def _name(place: Place | None) -> str:

@@ -1,0 +1,96 @@
+"""Every picture comes in upright, RGB and 8 bit, or with an error that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from probe.errors import ImageError
+from probe.images import normalise, open_image, resize_directly
+
+
+def test_an_exif_rotated_photograph_comes_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by 90 degrees to view
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert open_image(tmp_path / "a.jpg").size == (10, 30)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red, green, blue = open_image(tmp_path / "a.jpg").getpixel((0, 0))
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+def test_transparent_pixels_lie_over_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 32896, dtype=np.uint16)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_a_palette_png_shows_its_colours(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 2), 1)
+    picture.putpalette([0, 0, 0, 10, 20, 30])
+    picture.save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (10, 20, 30)
+
+
+def test_one_pixel_and_very_wide_pictures_are_pictures() -> None:
+    assert open_image(Image.new("RGB", (1, 1))).size == (1, 1)
+    assert resize_directly(open_image(Image.new("L", (20000, 3))), (8, 8)).size == (8, 8)
+
+
+def test_arrays_of_either_layout_come_in() -> None:
+    assert open_image(np.zeros((2, 3, 3), dtype=np.uint8)).size == (3, 2)
+    assert open_image(torch.ones(3, 2, 5)).getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(np.full((2, 2), 0.5)).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 2, 5), dtype=np.uint8), "shape"),
+        (np.zeros((0, 2, 3), dtype=np.uint8), "shape"),
+        (np.full((2, 2, 3), 7.0), "0..1"),
+        (np.zeros((2, 2, 3), dtype=np.int64), "uint8"),
+    ],
+)
+def test_arrays_that_are_no_picture_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        open_image(array)
+
+
+def test_files_that_are_no_picture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="No image file"):
+        open_image(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        open_image(tmp_path)
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(ImageError, match="not an image"):
+        open_image(tmp_path / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:900])
+    with pytest.raises(ImageError, match="cut short"):
+        open_image(tmp_path / "b.jpg")
+
+
+def test_a_wide_picture_is_resized_not_cropped() -> None:
+    halves = Image.new("RGB", (200, 100), "red")
+    halves.paste("blue", (100, 0, 200, 100))
+    small = resize_directly(halves, (8, 8))
+    assert small.getpixel((0, 4)) == (255, 0, 0)
+    assert small.getpixel((7, 4)) == (0, 0, 255)
+
+
+def test_pixels_are_normalised_per_channel() -> None:
+    pixels = normalise(Image.new("RGB", (2, 2), (255, 0, 51)), (0.5, 0.5, 0.0), (0.5, 0.25, 1.0))
+    assert torch.allclose(pixels[:, 0, 0], torch.tensor([1.0, -2.0, 0.2]))
