@@ -1,0 +1,61 @@
+"""Our exceptions. Each message says what was asked, what is there, and what to do next."""
+
+from __future__ import annotations
+
+from probe.errors import ProbeError
+
+
+class FsegError(ProbeError):
+    """Base of every error that `fseg` raises on purpose."""
+
+
+class InvalidOption(FsegError):
+    """A field of a stage, or an option of a fusion, with a value that it does not take."""
+
+
+class InvalidBand(InvalidOption):
+    """A band of layers that is not (first, last), both included."""
+
+
+class InvalidClasses(FsegError):
+    """Classes to segment that cannot be asked for: no name, an empty name."""
+
+
+class InvalidFusion(FsegError):
+    """A fusion that cannot be registered, or that returned something which is not a response map."""
+
+
+class UnknownFusion(FsegError):
+    """A fusion that nobody has registered."""
+
+
+class NotScoped(FsegError):
+    """A stage looked at something that its own reads do not name."""
+
+
+class NoMap(FsegError):
+    """A map was needed that the stages so far have not made."""
+
+
+class InvalidRecipe(FsegError):
+    """A recipe with an unknown key, TOML that is not a recipe, or an entry point that yields something else."""
+
+
+class UnknownRecipe(FsegError):
+    """A recipe that is neither registered nor a file."""
+
+
+class InvalidSam(FsegError):
+    """A SAM that is not there, or weights that are not a SAM's."""
+
+
+class InvalidPrompt(FsegError):
+    """A point or a box that SAM cannot be given: outside the image, empty, or neither of the two."""
+
+
+class CannotDraw(FsegError):
+    """Labels or maps that do not fit the picture that they are to be drawn on."""
+
+
+class OutputError(FsegError):
+    """A file or folder that cannot be written."""

@@ -1,0 +1,187 @@
+"""Evidence: everything that one class left behind on its way through the chain, from the answer to the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+import probe
+from fseg.errors import InvalidFusion, NotScoped
+
+MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined")
+"""The maps of a class in the order in which the stages make them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of one class in one image. Stages do not change it: each returns a new one that holds more.
+
+    Every map has shape (row, col) = `grid` and lies on the CPU. A map that no stage has made yet is None.
+
+    Attributes:
+        name: the class.
+        asked_as: the synonym that was asked about.
+        present: the model said yes.
+        answer: the model's answer, special tokens left out.
+        margin: logit of yes minus logit of no at the first answer position; None without a gate.
+        trace: what was read of the model while it gave the answer; None for a class that is absent.
+        grid: (rows, cols) of the image tokens.
+        image_size: (height, width) of the original image in pixels.
+        raw_distance: D~ of Eq. 3, float32, mean cosine in -1..1.
+        distance: D of Eq. 5, float32, D~ above the threshold, 0 elsewhere.
+        attention: A_v of Eq. 6, float32, mean share of attention in 0..1.
+        attention_mask: M_A of Eq. 7, bool.
+        response: D_f of Eq. 8, float32: what the fusion returned.
+        guide: m_c, bool: where M^_f of Eq. 9 is this class.
+        prototype_mask: M_v of Eq. 11, bool.
+        refined: M_r of Eq. 12, bool.
+        points: positive prompts (x, y) in pixels of the original image.
+        box: (x0, y0, x1, y1) in pixels of the original image, both corners inside the box.
+        score: the IoU that SAM predicts for its mask.
+        flags: what did not go as the paper has it, one short word each.
+    """
+
+    name: str
+    asked_as: str
+    present: bool
+    answer: str
+    margin: float | None
+    trace: probe.Trace | None = field(repr=False)
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    raw_distance: Float[Tensor, "row col"] | None = field(default=None, repr=False)
+    distance: Float[Tensor, "row col"] | None = field(default=None, repr=False)
+    attention: Float[Tensor, "row col"] | None = field(default=None, repr=False)
+    attention_mask: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
+    response: Float[Tensor, "row col"] | None = field(default=None, repr=False)
+    guide: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
+    prototype_mask: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
+    refined: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
+    points: tuple[tuple[float, float], ...] = ()
+    box: tuple[float, float, float, float] | None = None
+    score: float | None = None
+    flags: tuple[str, ...] = ()
+    scope: tuple[probe.Read, ...] | None = field(default=None, repr=False)
+
+    def scoped(self, reads: Sequence[probe.Read]) -> Evidence:
+        """The same evidence, seen through these reads alone.
+
+        One pass serves every stage, so its trace may hold more layers than a stage asked for; its reads say which are its own.
+        """
+        return replace(self, scope=tuple(reads))
+
+    def hidden(self, at: probe.Place) -> Float[Tensor, "layer token feature"]:
+        """Hidden states at a place, in the order of the layers that the reads name.
+
+        Equals `hidden_states[layer][0, at]` of a Hugging Face forward, as float32. Of an image, the cells of its grid: newline and
+        separator tokens are left out.
+
+        Args:
+            at: a place that the reads name, such as "image", "class" or "description".
+
+        Raises:
+            NotScoped: the reads in scope do not name that place, or the class was not traced.
+        """
+        if self.scope is None:
+            return _cells(self._traced.hidden(at))[:, 0].float()
+        mine = [read for read in self.scope if isinstance(read, probe.Hidden) and isinstance(read.at, tuple) and at in read.at]
+        if not mine:
+            raise self._not_scoped(f"the hidden state at {at!r}")
+        return _cells(self._traced.hidden(at, layers=_union(mine)))[:, 0].float()
+
+    def attention_rows(self, query: probe.Place, key: probe.Place) -> Float[Tensor, "layer query key"]:
+        """Attention from the query tokens to the key tokens, averaged over the heads.
+
+        Equals `attentions[layer][0].mean(0)[query][:, key]` of a Hugging Face forward with eager attention, as float32. Of an image, the
+        cells of its grid.
+
+        Raises:
+            NotScoped: the reads in scope do not name that pair, or the class was not traced.
+        """
+        read = self._attention(query, key, ("mean", "all"))
+        rows = _cells(read)[:, 0].float()
+        return rows.mean(1) if "head" in read.dims else rows
+
+    def attention_heads(self, query: probe.Place, key: probe.Place) -> Float[Tensor, "layer head query key"]:
+        """Attention from the query tokens to the key tokens, head by head, float32.
+
+        Raises:
+            NotScoped: the reads in scope do not name that pair with heads="all", or the class was not traced.
+        """
+        return _cells(self._attention(query, key, ("all",)))[:, 0].float()
+
+    def vision(self) -> Float[Tensor, "row col feature"]:
+        """The vision tower's patch features at the one layer that the reads name: `hidden_states[layer]` of the tower, float32.
+
+        Raises:
+            NotScoped: the reads in scope name no layer of the tower or several, or the class was not traced.
+        """
+        if self.scope is None:
+            return self._traced.vision().grid().data[0].float()
+        layers = [read.layers for read in self.scope if isinstance(read, probe.Vision)]
+        if len(layers) != 1 or not isinstance(layers[0], tuple) or len(layers[0]) != 1:
+            raise self._not_scoped("one single layer of the vision tower")
+        return self._traced.vision(layer=layers[0][0]).grid().data[0].float()
+
+    def fold(self, values: Float[Tensor, " cell"]) -> Float[Tensor, "row col"]:
+        """One value for each image token, row by row, as a map.
+
+        Raises:
+            InvalidFusion: there is not one value for each cell of the grid.
+        """
+        rows, cols = self.grid
+        if values.shape != (rows * cols,):
+            raise InvalidFusion(
+                f"{self.name}: a tensor of shape {tuple(values.shape)} does not fold onto {rows} x {cols} cells. "
+                f"Reduce layers and features until one value is left for each of the {rows * cols} image tokens."
+            )
+        return values.reshape(rows, cols)
+
+    def maps(self) -> dict[str, Tensor]:
+        """The maps that there are, by name."""
+        return {name: value for name in MAPS if (value := getattr(self, name)) is not None}
+
+    def flagged(self, *names: str) -> Evidence:
+        """The same evidence with these flags as well; a flag stands once."""
+        return replace(self, flags=tuple(dict.fromkeys((*self.flags, *names))))
+
+    @property
+    def _traced(self) -> probe.Trace:
+        if self.trace is None:
+            raise NotScoped(f"{self.name}: nothing was read of the model for this class" + ("." if self.present else ": it said no."))
+        return self.trace
+
+    def _attention(self, query: probe.Place, key: probe.Place, heads: Sequence[str]) -> probe.Activation:
+        """What was read of this pair, with the first of these treatments of heads that the reads in scope name."""
+        if self.scope is None:
+            return self._traced.attention(query=query, key=key, heads="all" if heads == ("all",) else None)
+        rows = [read for read in self.scope if isinstance(read, probe.Attention) and (read.query, read.key) == ((query,), (key,))]
+        for treatment in heads:
+            mine = [read for read in rows if read.heads == treatment]
+            if mine:
+                return self._traced.attention(layers=_union(mine), query=query, key=key, heads=treatment)
+        raise self._not_scoped(f'attention from {query!r} to {key!r} with heads={" or ".join(map(repr, heads))}')
+
+    def _not_scoped(self, wanted: str) -> NotScoped:
+        there = ", ".join(repr(read) for read in self.scope or ()) or "none"
+        return NotScoped(f"{self.name}: {wanted} is not among this stage's own reads: {there}. Add a read that names it.")
+
+
+def _cells(read: probe.Activation) -> Tensor:
+    if read.layout is None:
+        return read.data
+    folded = read.grid()
+    return folded.data.flatten(folded.dims.index("row"), folded.dims.index("col"))
+
+
+def _union(reads: Sequence[probe.Hidden | probe.Attention]) -> list[int] | None:
+    """The layers of several reads in the order in which they are named; None for all."""
+    layers: list[int] = []
+    for read in reads:
+        if isinstance(read.layers, str):
+            return None
+        layers += [read.layers] if isinstance(read.layers, int) else read.layers
+    return list(dict.fromkeys(layers))

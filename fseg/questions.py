@@ -1,0 +1,36 @@
+"""The words of the question-answer pipeline (paper, section 3.2 and Table 2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Article = Literal["a", "auto", "none"]
+
+_TAIL = (
+    "If no, just say 'No.' If yes, the answer has to be two sentences, the first sentence is 'yes, it contains {a}{c}.' "
+    "The second sentence is to describe {c}."
+)
+
+QUESTIONS: dict[str, str] = {
+    "class": "Does the image have the class of {a}{c}? Answer yes or no to this question. " + _TAIL,
+    "class-table-2": "Does the image have the class of {c}? Answer yes or no for this question. " + _TAIL,
+    "contain": "Does the image contain {a}{c}? Answer yes or no for this question. " + _TAIL,
+    "photo": "Is a photo of {a}{c}? Answer yes or no for this question. " + _TAIL,
+}
+"""Table 2's openings by name. `class` is section 3.2's wording, which differs from Table 2's in the article and in "to this question"."""
+
+
+def _article(name: str, article: Article) -> str:
+    if article == "none":
+        return ""
+    return "an " if article == "auto" and name[:1].casefold() in "aeiou" else "a "
+
+
+def question(name: str, wording: str = "class", article: Article = "a") -> str:
+    """The question that is asked of one class name."""
+    return QUESTIONS[wording].format(a=_article(name, article), c=name)
+
+
+def affirmation(name: str, article: Article = "a") -> str:
+    """The first sentence of a yes, S_0 of Eq. 2, as the question asks for it."""
+    return f"yes, it contains {_article(name, article)}{name}."

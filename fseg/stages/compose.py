@@ -1,0 +1,98 @@
+"""The label map: where the masks of several classes overlap, and what the pixels without a mask become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fseg.checks import one_of
+from fseg.errors import InvalidClasses, NoMap
+from fseg.evidence import Evidence
+
+FILLS = ("background", "none", "argmax_response")
+BACKGROUND = 0
+UNLABELLED = 255
+
+
+def upsample(values: Float[Tensor, "row col"], image_size: tuple[int, int]) -> Float[Tensor, "height width"]:
+    """A map at the size of the image, (height, width) in pixels: bilinear, corners not aligned."""
+    return torch.nn.functional.interpolate(values[None, None].float(), size=image_size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _relevance(e: Evidence) -> Float[Tensor, "row col"]:
+    """D~, or the response where a fusion left no D~."""
+    relevance = e.raw_distance if e.raw_distance is not None else e.response
+    if relevance is None:
+        raise NoMap(f"{e.name} has no response map to weigh its mask by: run the respond stage on it first.")
+    return relevance
+
+
+@dataclass(frozen=True)
+class Compose:
+    """The last stage.
+
+    Attributes:
+        fill: what the pixels without a mask become: "background" (0), or, for data sets in which every pixel has a class, "none" (255) or
+            "argmax_response" (the class whose D~, at the size of the image, is largest there).
+    """
+
+    fill: str = "background"
+
+    def __post_init__(self) -> None:
+        one_of("compose.fill", self.fill, FILLS)
+
+    def __call__(
+        self,
+        evidence: Sequence[Evidence],
+        logits: Sequence[Float[Tensor, "height width"] | None],
+        image_size: tuple[int, int],
+        indices: Sequence[int],
+    ) -> Int64[Tensor, "height width"]:
+        """One label a pixel: of the classes whose mask covers it, the one with the largest sigmoid(logit) * D~.
+
+        D~ is brought to the size of the image and its negative values set to 0. Ties go to the class that comes first.
+
+        Args:
+            evidence: the classes that have a response.
+            logits: SAM's logits for each, above 0 inside its mask; None for a class without a mask.
+            image_size: (height, width) of the image in pixels.
+            indices: the position of each of these classes in the user's list, from 0.
+
+        Returns:
+            on the CPU: 0 background, i + 1 for class i of the user's list, 255 where `fill` leaves a pixel without a class.
+
+        Raises:
+            InvalidClasses: `fill` is not "background" and a class has the label 255 as well.
+        """
+        if self.fill != "background" and UNLABELLED - 1 in indices:
+            raise InvalidClasses(
+                f'compose.fill="{self.fill}" marks pixels without a class with {UNLABELLED}, which is the label of class number '
+                f'{UNLABELLED} as well. Ask for at most {UNLABELLED - 1} classes, or use compose.fill="background".'
+            )
+        labels = torch.full(image_size, BACKGROUND if self.fill == "background" else UNLABELLED, dtype=torch.int64)
+        if self.fill == "argmax_response":
+            _paint_largest(labels, evidence, indices)
+        # A running argmax: a stack of 171 classes at the size of a photograph does not fit into memory.
+        best = torch.full(image_size, -1.0)
+        for e, logit, index in zip(evidence, logits, indices, strict=True):
+            if logit is None:
+                continue
+            logit = logit.float().cpu()
+            score = logit.sigmoid() * upsample(_relevance(e), image_size).clamp(min=0)
+            wins = (logit > 0) & (score > best)
+            best[wins] = score[wins]
+            labels[wins] = index + 1
+        return labels
+
+
+def _paint_largest(labels: Int64[Tensor, "height width"], evidence: Sequence[Evidence], indices: Sequence[int]) -> None:
+    best = torch.full(labels.shape, float("-inf"))
+    for e, index in zip(evidence, indices, strict=True):
+        relevance = upsample(_relevance(e), (labels.shape[0], labels.shape[1]))
+        wins = relevance > best
+        best[wins] = relevance[wins]
+        labels[wins] = index + 1

@@ -1,0 +1,95 @@
+"""Prompts for SAM (paper, section 3.4): points and a box from the refined mask, in pixels of the original image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from fseg.checks import flag, one_of, whole
+from fseg.errors import NoMap
+from fseg.evidence import Evidence
+
+KINDS = ("point", "box", "both")
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+def components(mask: Bool[Tensor, "row col"], min_patches: int = 2) -> list[NDArray[np.intp]]:
+    """The 8-connected components that are left once those of fewer than `min_patches` cells are dropped; the largest, if all would be.
+
+    Returns:
+        one array (cell, 2) of (row, col) each, in the order of their first cells, row by row.
+    """
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    found = [np.argwhere(labels == number) for number in range(1, count + 1)]
+    return [cells for cells in found if len(cells) >= min_patches] or sorted(found, key=len, reverse=True)[:1]
+
+
+def centroid(cells: NDArray[np.intp], snap: bool = False) -> tuple[float, float]:
+    """Mean (row, col) of a component; snapped: its cell that lies nearest to that mean, which the mean of a ring does not hit."""
+    mean = cells.mean(axis=0)
+    row, col = cells[((cells - mean) ** 2).sum(axis=1).argmin()] if snap else mean
+    return float(row), float(col)
+
+
+def to_pixel(row: float, col: float, grid: tuple[int, int], image_size: tuple[int, int]) -> Point:
+    """The pixel (x, y) at the centre of a cell: pixel 0 is centred on 0, so a cell of one pixel gives that pixel."""
+    (rows, cols), (height, width) = grid, image_size
+    return _inside((col + 0.5) * width / cols - 0.5, width), _inside((row + 0.5) * height / rows - 0.5, height)
+
+
+def bounding_box(mask: Bool[Tensor, "row col"], image_size: tuple[int, int]) -> Box:
+    """The smallest box (x0, y0, x1, y1) of pixels, both corners inside it, around the cells of a mask that is not empty."""
+    (rows, cols), (height, width) = mask.shape, image_size
+    cells = mask.nonzero()
+    (top, left), (bottom, right) = cells.amin(0).tolist(), cells.amax(0).tolist()
+    x0, y0 = _inside(left * width / cols, width), _inside(top * height / rows, height)
+    return x0, y0, max(x0, (right + 1) * width / cols - 1), max(y0, (bottom + 1) * height / rows - 1)
+
+
+def _inside(position: float, length: int) -> float:
+    # Only where an image has fewer pixels than the grid has cells can a cell's centre fall half a pixel outside it.
+    return min(max(position, 0.0), length - 1.0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The fourth stage.
+
+    Attributes:
+        kind: what SAM is given (Table 4): "point", "box" or "both".
+        min_patches: components of fewer cells give no point.
+        snap: move each point to the nearest cell of its component.
+    """
+
+    kind: str = "both"
+    min_patches: int = 2
+    snap: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("prompt.kind", self.kind, KINDS)
+        whole("prompt.min_patches", self.min_patches, at_least=1)
+        flag("prompt.snap", self.snap)
+
+    def __call__(self, e: Evidence) -> Evidence:
+        """The evidence with `points`, one a component of the denoised M_r, and `box`, around the whole M_r.
+
+        An empty M_r gives neither, and the flag "no-prompt".
+
+        Raises:
+            NoMap: there is no M_r yet.
+        """
+        if e.refined is None:
+            raise NoMap(f"{e.name} has no refined mask to take prompts from: run the refine stage on it first.")
+        if not e.refined.any():
+            return e.flagged("no-prompt")
+        middles = [centroid(cells, self.snap) for cells in components(e.refined, self.min_patches)]
+        points = tuple(to_pixel(row, col, e.grid, e.image_size) for row, col in middles)
+        return replace(
+            e, points=() if self.kind == "box" else points, box=None if self.kind == "point" else bounding_box(e.refined, e.image_size)
+        )

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fseg.errors import InvalidOption, NoMap
+from fseg.stages import prompts
+from fseg.stages.prompts import Prompt
+from tests.unit.fseg.fakes import evidence
+
+
+def mask(*rows: str) -> torch.Tensor:
+    return torch.tensor([[cell == "#" for cell in row] for row in rows])
+
+
+# A grid of 2 rows and 4 columns over an image 100 pixels high and 40 wide: cells 50 high and 10 wide.
+WIDE = mask("..##", "...#")
+
+
+def test_a_box_lies_on_the_right_pixels_of_an_image_that_is_not_square():
+    assert prompts.bounding_box(WIDE, (100, 40)) == (20.0, 0.0, 39.0, 99.0)
+
+
+def test_a_box_of_one_cell_covers_that_cell():
+    assert prompts.bounding_box(mask("....", ".#.."), (100, 40)) == (10.0, 50.0, 19.0, 99.0)
+
+
+def test_a_point_lies_on_the_right_pixel_of_an_image_that_is_not_square():
+    # cells (0, 2), (0, 3), (1, 3): mean row 1/3, mean col 8/3
+    (point,) = Prompt()(evidence(grid=(2, 4), image_size=(100, 40), refined=WIDE)).points
+    assert point == pytest.approx(((8 / 3 + 0.5) * 10 - 0.5, (1 / 3 + 0.5) * 50 - 0.5))
+
+
+def test_the_centre_of_a_cell_of_one_pixel_is_that_pixel():
+    assert prompts.to_pixel(3, 5, (24, 24), (24, 24)) == (5.0, 3.0)
+
+
+@pytest.mark.parametrize(("image_size", "grid"), [((1, 1), (24, 24)), ((7, 500), (24, 24))])
+def test_prompts_stay_inside_an_image_smaller_than_the_grid(image_size, grid):
+    corners = torch.zeros(grid, dtype=torch.bool)
+    corners[0, 0:2] = corners[-1, -2:] = True
+    prompted = Prompt()(evidence(grid=grid, image_size=image_size, refined=corners))
+    height, width = image_size
+    x0, y0, x1, y1 = prompted.box
+    assert 0 <= x0 <= x1 <= width - 1
+    assert 0 <= y0 <= y1 <= height - 1
+    assert len(prompted.points) == 2
+    assert all(0 <= x <= width - 1 and 0 <= y <= height - 1 for x, y in prompted.points)
+
+
+def test_each_component_gives_a_point_and_cells_that_touch_at_a_corner_are_one():
+    cells = mask("#..#", ".#.#", "....")
+    found = prompts.components(cells)
+    assert [component.tolist() for component in found] == [[[0, 0], [1, 1]], [[0, 3], [1, 3]]]
+
+
+def test_a_lone_cell_gives_no_point_but_belongs_to_the_box():
+    prompted = Prompt()(evidence(grid=(3, 4), image_size=(3, 4), refined=mask("##..", "....", "...#")))
+    assert prompted.points == ((0.5, 0.0),)
+    assert prompted.box == (0.0, 0.0, 3.0, 2.0)
+
+
+def test_the_largest_component_is_kept_where_all_are_small():
+    prompted = Prompt(min_patches=4)(evidence(grid=(3, 4), image_size=(3, 4), refined=mask("#...", "....", "..##")))
+    assert prompted.points == ((2.5, 2.0),)
+
+
+def test_a_point_outside_its_component_can_be_snapped_into_it():
+    ring = mask("###", "#.#", "###")
+    raw = Prompt()(evidence(grid=(3, 3), image_size=(3, 3), refined=ring))
+    snapped = Prompt(snap=True)(evidence(grid=(3, 3), image_size=(3, 3), refined=ring))
+    assert raw.points == ((1.0, 1.0),)
+    assert snapped.points == ((1.0, 0.0),)  # the first of the four nearest cells
+
+
+@pytest.mark.parametrize(("kind", "points", "box"), [("point", 1, False), ("box", 0, True), ("both", 1, True)])
+def test_table_4s_kinds(kind, points, box):
+    prompted = Prompt(kind)(evidence(grid=(2, 4), image_size=(100, 40), refined=WIDE))
+    assert (len(prompted.points), prompted.box is not None) == (points, box)
+
+
+def test_an_empty_mask_gives_no_prompt_and_says_so():
+    prompted = Prompt()(evidence(refined=torch.zeros(2, 2, dtype=torch.bool)))
+    assert (prompted.points, prompted.box, prompted.flags) == ((), None, ("no-prompt",))
+
+
+def test_prompts_before_refining_are_refused():
+    with pytest.raises(NoMap, match="cat has no refined mask"):
+        Prompt()(evidence())
+
+
+def test_an_unknown_kind_lists_those_there_are():
+    with pytest.raises(InvalidOption, match="takes 'point', 'box', 'both'"):
+        Prompt("mask")
