@@ -1,0 +1,175 @@
+"""`fseg`: segment pictures, see the embedded model at work, draw the paper's figures."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from fseg.classes import check_classes, read_classes
+from fseg.errors import FsegError, InvalidClasses
+from fseg.figures import layers_figure, steps_figure
+from fseg.files import check_writable, write_atomically
+from fseg.pipeline import Segmenter
+from fseg.recipe import Recipe, get_recipe, recipes
+from fseg.result import Failure, Result
+from probe.errors import ProbeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="FSeg-LLaVA: ask a multimodal language model which classes are in a picture, and segment them. Start with: fseg demo",
+)
+
+RecipeOption = Annotated[str, typer.Option(help="A registered recipe (see `fseg recipes`) or a .toml file.")]
+BackboneOption = Annotated[str | None, typer.Option(help="Instead of the recipe's model: a hub id or a local folder.", metavar="ID_OR_DIR")]
+SamOption = Annotated[
+    str | None, typer.Option(help="Instead of the recipe's SAM: a hub id, a folder, or a .pth or .safetensors file.", metavar="ID_OR_FILE")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, for the language model.")]
+AssumeOption = Annotated[bool, typer.Option("--assume-present", help="Do not ask whether a class is there: have the model describe each.")]
+
+
+class Figure(StrEnum):
+    """The paper's figures that can be drawn of one picture and one class."""
+
+    STEPS = "3"
+    LAYERS = "5"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the first scene; the others follow.")] = 0,
+    scenes: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 4,
+) -> None:
+    """Run the whole method on scenes that the embedded model has never seen.
+
+    Asks the embedded LLaVA about all of its classes, traces its answers, prompts the embedded SAM, and compares with the truth. Prints a
+    table and writes a picture for each scene. Needs no download.
+    """
+    from fseg.demo import run_demo
+
+    check_writable(out)
+    run_demo(out, range(seed, seed + scenes))
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Picture files.", metavar="IMAGE...")],
+    out: Annotated[Path, typer.Option(help="A folder; each picture gets one of its own in it.")],
+    classes: Annotated[str | None, typer.Option(help='Class names, separated by commas: "cat,potted plant".')] = None,
+    classes_file: Annotated[Path | None, typer.Option(help="One class a line, synonyms behind it after commas.")] = None,
+    recipe: RecipeOption = "glyphs",
+    backbone: BackboneOption = None,
+    sam: SamOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    assume_present: AssumeOption = False,
+) -> None:
+    """Segment pictures: labels.png, overlay.png, result.json, evidence.safetensors and recipe.toml for each.
+
+    In labels.png 0 is background and i + 1 the i-th class given.
+
+    Example: fseg segment street.jpg --classes "car,traffic light" --recipe fseg-llava-1.5-vicuna-7b --sam sam_vit_h.pth --device cuda --out out
+    """
+    names = _classes(classes, classes_file)
+    check_writable(out)
+    segmenter = Segmenter(_recipe(recipe, assume_present), backbone=backbone, sam=sam, device=device, dtype=dtype)
+    failed = 0
+    results = segmenter.map(images, names)
+    folders = _folders(out, images)
+    for folder, result in zip(folders, tqdm(results, total=len(images), unit="image", disable=None), strict=True):
+        if isinstance(result, Failure):
+            failed += 1
+            tqdm.write(f"failed  {result}", file=sys.stderr)
+        else:
+            result.save(folder)
+            tqdm.write(_line(result, folder))
+    if failed:
+        typer.echo(f"{failed} of {len(images)} images failed.", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def figure(
+    number: Annotated[Figure, typer.Argument(help="3: the maps step by step. 5: the distance maps of all layers.")],
+    image: Annotated[Path, typer.Argument(help="A picture file.")],
+    name: Annotated[str, typer.Option("--class", help="The class to look for.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("figure.png"),
+    recipe: RecipeOption = "glyphs",
+    backbone: BackboneOption = None,
+    sam: SamOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    assume_present: AssumeOption = False,
+) -> None:
+    """Draw the paper's Figure 3 (from distance map to mask) or Figure 5 (the distance map at every layer) for one picture and one class."""
+    check_writable(out.absolute().parent)
+    segmenter = Segmenter(_recipe(recipe, assume_present), backbone=backbone, sam=sam, device=device, dtype=dtype)
+    pictures = segmenter.model.prepare(image)
+    if number is Figure.LAYERS:
+        drawn = layers_figure(pictures.images[0], segmenter.layer_distances(pictures, name), name)
+    else:
+        result = segmenter(pictures, [name])
+        if not result.present:
+            raise InvalidClasses(
+                f"The model says that there is no {name} in {image}: {result.evidence[name].answer!r}. Try --assume-present."
+            )
+        drawn = steps_figure(result.image, list(result.evidence.values()))
+    write_atomically(out, lambda file: drawn.savefig(file, format="png", dpi=150))
+    typer.echo(f"wrote {out}")
+
+
+@app.command("recipes")
+def list_recipes(
+    ablations: Annotated[bool, typer.Option("--ablations", help="Also the rows of the paper's Tables 2 to 6.")] = False,
+) -> None:
+    """List the registered recipes, with the model, layers and SAM of each."""
+    names = [name for name in recipes() if ablations or "/" not in name]
+    width = max(map(len, names))
+    for name in names:
+        made = get_recipe(name)
+        options = made.respond.options
+        layers = f"layers {options['layers']}" if "layers" in options else ""
+        typer.echo(f"{name:<{width}}  {made.backbone}  {made.respond.fusion} {layers}  SAM {made.sam.checkpoint}")
+
+
+def _classes(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]]:
+    if (listed is None) == (file is None):
+        raise InvalidClasses("Name the classes by --classes a,b or by --classes-file FILE, one of them.")
+    return read_classes(file) if file is not None else check_classes([name.strip() for name in (listed or "").split(",")])
+
+
+def _recipe(name: str, assume_present: bool) -> Recipe:
+    recipe = get_recipe(name)
+    return recipe.with_({"ask.presence": "assume"}) if assume_present else recipe
+
+
+def _folders(out: Path, images: list[Path]) -> list[Path]:
+    """A folder for each picture, called like it; a second picture of one name gets a number."""
+    taken: dict[str, int] = {}
+    folders = []
+    for image in images:
+        taken[image.stem] = taken.get(image.stem, 0) + 1
+        folders.append(out / (image.stem if taken[image.stem] == 1 else f"{image.stem}-{taken[image.stem]}"))
+    return folders
+
+
+def _line(result: Result, folder: Path) -> str:
+    found = ", ".join(result.present) or "none of the classes"
+    return f"{folder}: {found}"
+
+
+def main() -> None:
+    """The console script: our errors are printed as one message, without a traceback."""
+    try:
+        app()
+    except (ProbeError, FsegError) as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""A shelf of recipes, registered through the entry-point group `fseg.recipes` like anyone else's."""

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import importlib
+import tomllib
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+
+from fseg import toml
+from fseg.errors import InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
+from fseg.fusion import fusion
+from fseg.recipe import GROUP, Recipe, get_recipe, recipes
+from fseg.stages.qap import Ask
+from fseg.stages.tvr import Respond
+
+PLAIN = Recipe("plain", "some/model")
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """Entry points that load this module's names."""
+
+    def put(**entries):
+        for name, value in entries.items():
+            monkeypatch.setitem(globals(), name, value)
+        found = [EntryPoint(name, f"{__name__}:{name}", GROUP) for name in entries]
+        monkeypatch.setattr("fseg.recipe.entry_points", lambda group: found)
+
+    return put
+
+
+def test_the_defaults_are_the_papers():
+    assert PLAIN.respond == Respond("D*M_A", {"layers": (7, 13), "alpha": 0.75, "beta": 0.19, "top_k": 10})
+    assert (PLAIN.ask.question, PLAIN.refine.mask, PLAIN.prompt.kind) == ("class", "both", "both")
+
+
+def test_dotted_keys_change_a_stage_and_leave_the_original():
+    changed = PLAIN.with_({"respond.layers": [7, 17], "prompt.kind": "box", "name": "mine"})
+    assert (changed.respond.options["layers"], changed.prompt.kind, changed.name) == ((7, 17), "box", "mine")
+    assert PLAIN.respond.options["layers"] == (7, 13)
+
+
+def test_an_unknown_key_lists_the_known_ones():
+    with pytest.raises(InvalidRecipe, match=r"No key 'respond.layer' .* ask\.question.* respond\.layers.* compose\.fill"):
+        PLAIN.with_({"respond.layer": (7, 17)})
+
+
+def test_another_fusion_keeps_the_options_that_it_shares(monkeypatch):
+    module = importlib.import_module("fseg.fusion")  # `fseg.fusion` itself is the decorator
+    monkeypatch.setattr(module, "_fusions", dict(module._fusions))
+
+    @fusion("sharp", reads=lambda **_: [])
+    def sharp(e, *, layers=(7, 13), power=2.0):
+        return torch.zeros(e.grid)
+
+    changed = PLAIN.with_({"respond.layers": (5, 9), "respond.top_k": 3}).with_({"respond.fusion": "sharp", "respond.power": 3})
+    assert dict(changed.respond.options) == {"layers": (5, 9), "power": 3.0}
+    back = changed.with_({"respond.fusion": "D*M_A"})
+    assert (back.respond.options["layers"], back.respond.options["top_k"]) == ((5, 9), 10)
+
+
+def test_an_option_of_another_fusion_is_an_unknown_key():
+    with pytest.raises(InvalidRecipe, match=r"No key 'respond\.top_k' in a recipe with the fusion 'D'"):
+        PLAIN.with_({"respond.fusion": "D", "respond.top_k": 3})
+
+
+def test_a_wrong_value_says_what_its_field_takes():
+    with pytest.raises(InvalidOption, match=r"refine\.mask='M_r'"):
+        PLAIN.with_({"refine.mask": "M_r"})
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(PLAIN, id="defaults"),
+        pytest.param(PLAIN.with_({"respond.fusion": "D", "respond.layers": (7, 17), "refine.epsilon": 1e-12}), id="changed"),
+        pytest.param(Recipe('q"\\\n\t\x7fé😀', "a b", ask=Ask(template="USER: <image>\n{question} ASSISTANT:")), id="characters"),
+    ],
+)
+def test_toml_gives_the_recipe_back_exactly(recipe):
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_toml(recipe.to_toml()).to_toml() == recipe.to_toml()
+
+
+def test_toml_holds_the_fusions_options_beside_its_name():
+    tables = tomllib.loads(PLAIN.to_toml())
+    assert tables["respond"]["fusion"] == "D*M_A"
+    assert tables["respond"]["layers"] == [7, 13]
+    assert "template" not in tables["ask"]
+
+
+def test_what_toml_leaves_out_takes_its_default():
+    recipe = Recipe.from_toml('name = "mine"\nbackbone = "some/model"\n[respond]\nfusion = "D"\n')
+    assert recipe == PLAIN.with_({"name": "mine", "respond.fusion": "D"})
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        pytest.param("name = ", InvalidRecipe, "Not TOML", id="not toml"),
+        pytest.param('name = "x"', InvalidRecipe, "needs backbone; this one has name", id="no backbone"),
+        pytest.param('name = "x"\nbackbone = "y"\n[prompts]\nkind = "box"', InvalidRecipe, r"No key 'prompts\.kind'", id="unknown table"),
+        pytest.param('name = "x"\nbackbone = "y"\nask = "class"', InvalidRecipe, r"write \[ask\]", id="table as a value"),
+        pytest.param('name = "x"\nbackbone = "y"\n[respond]\nfusion = "E"', UnknownFusion, 'No fusion "E"', id="unknown fusion"),
+        pytest.param('name = 3\nbackbone = "y"', InvalidOption, "name=3: takes a text", id="name of another kind"),
+    ],
+)
+def test_toml_that_is_no_recipe_says_why(text, error, message):
+    with pytest.raises(error, match=message):
+        Recipe.from_toml(text)
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "true"), (1e16, "1e+16"), ((1, (2.5, "a")), '[1, [2.5, "a"]]'), ("\x01", r'"\u0001"')])
+def test_values_are_written_as_toml_has_them(value, text):
+    assert toml.dumps({"key": value}) == f"key = {text}\n"
+    assert tomllib.loads(toml.dumps({"a key": value})).keys() == {"a key"}
+
+
+ALL_WAYS = {
+    "one": PLAIN.with_({"name": "one"}),
+    "several": [PLAIN.with_({"name": "two"}), PLAIN.with_({"name": "three"})],
+    "mapping": {"ignored": PLAIN.with_({"name": "four"})},
+    "function": lambda: [PLAIN.with_({"name": "five"})],
+}
+
+
+def test_an_entry_point_yields_recipes_in_any_of_four_ways(shelf):
+    shelf(**ALL_WAYS)
+    assert recipes() == ("five", "four", "one", "three", "two")
+    assert get_recipe("three").name == "three"
+
+
+def test_an_unknown_recipe_lists_the_registered_ones_without_rows_of_tables(shelf):
+    shelf(some=[PLAIN, PLAIN.with_({"name": "plain/table-3/7-9"})])
+    with pytest.raises(UnknownRecipe, match=r'No recipe "plane"\. Registered: plain\.'):
+        get_recipe("plane")
+
+
+def test_no_entry_point_at_all_asks_for_a_reinstallation(shelf):
+    shelf()
+    with pytest.raises(UnknownRecipe, match="Reinstall the package"):
+        recipes()
+
+
+def test_two_recipes_of_one_name_are_refused_naming_both(shelf):
+    shelf(first=PLAIN, second=PLAIN.with_({"prompt.kind": "box"}))
+    with pytest.raises(InvalidRecipe, match=r'Two recipes "plain": of .*:first and of .*:second'):
+        get_recipe("plain")
+
+
+def test_an_entry_point_that_yields_something_else_is_named(shelf):
+    shelf(wrong=["plain"])
+    with pytest.raises(InvalidRecipe, match=r'The entry point wrong = ".*:wrong" yields a str'):
+        recipes()
+
+
+def test_a_file_is_a_recipe_by_its_path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(PLAIN.to_toml(), encoding="utf-8")
+    assert get_recipe(path) == get_recipe(str(path)) == PLAIN
+
+
+def test_a_missing_file_is_named(tmp_path, shelf):
+    shelf(some=PLAIN)
+    with pytest.raises(UnknownRecipe, match=r"No file .*mine\.toml.*registered recipe: plain"):
+        get_recipe(tmp_path / "mine.toml")

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from fseg.errors import UnknownRecipe
+from fseg.recipe import Recipe
+from recipes.ablations import TABLES, rows, table
+from recipes.glyphs import GLYPHS
+from recipes.paper import LLAVA_1_5_VICUNA_7B, PAPER
+
+
+def test_the_papers_settings_by_language_model():
+    settings = {r.name: (r.respond.options["layers"], r.respond.options["beta"], r.refine.beta, r.ask.template) for r in PAPER}
+    assert settings == {
+        "fseg-llava-1.5-vicuna-7b": ((7, 13), 0.19, 0.19, "vicuna_v1"),
+        "fseg-llava-1.6-mistral-7b": ((7, 13), 0.16, 0.16, "mistral_instruct"),
+        "fseg-llava-1.6-vicuna-7b": ((7, 13), 0.19, 0.19, "vicuna_v1"),
+        "fseg-llava-1.6-vicuna-13b": ((7, 23), 0.19, 0.19, "vicuna_v1"),
+    }
+    assert {(r.respond.options["alpha"], r.refine.alpha, r.sam.checkpoint) for r in PAPER} == {(0.75, 0.75, "facebook/sam-vit-huge")}
+
+
+@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *rows()], ids=lambda recipe: recipe.name)
+def test_every_recipe_survives_its_toml(recipe):
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_one_row_of_each_table_is_the_papers_own_recipe(number):
+    own = [name for name, r in table(number).items() if r.with_({"name": LLAVA_1_5_VICUNA_7B.name}) == LLAVA_1_5_VICUNA_7B]
+    assert len(own) == 1
+    assert TABLES[number].rows[own[0]].printed == (68.0, 65.9)
+
+
+def test_a_row_changes_its_switch_and_nothing_else():
+    row = table(3, GLYPHS)["7-17"]
+    assert row.respond.options["layers"] == (7, 17)
+    assert row == GLYPHS.with_({"name": "glyphs/table-3/7-17", "respond.layers": (7, 17)})
+
+
+def test_a_table_that_is_no_ablation_lists_those_that_are():
+    with pytest.raises(UnknownRecipe, match=r"Table 1 is no ablation of the paper\. Ablations: 2, 3, 4, 5, 6"):
+        table(1)
