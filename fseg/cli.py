@@ -121,7 +121,7 @@ def figure(
             raise InvalidClasses(
                 f"The model says that there is no {name} in {image}: {result.evidence[name].answer!r}. Try --assume-present."
             )
-        drawn = steps_figure(result.image, list(result.evidence.values()))
+        drawn = steps_figure(result.image, list(result.evidence.values()), result.classes, result.masks)
     write_atomically(out, lambda file: drawn.savefig(file, format="png", dpi=150))
     typer.echo(f"wrote {out}")
 

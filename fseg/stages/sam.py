@@ -111,7 +111,11 @@ def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | No
         checkpoint = sam_file()
     path = Path(checkpoint).expanduser()
     if path.is_file():
-        built = build_sam(read_weights(path)).to(device)
+        weights = read_weights(path)
+        try:
+            built = build_sam(weights).to(device)
+        except InvalidSam as error:
+            raise InvalidSam(f"{path} is no SAM. {error}") from error
         built.image_encoder.to(dtype)
         return SegmentAnythingNetwork.of(built)
     if path.is_dir() or (isinstance(checkpoint, str) and _is_hub_id(checkpoint)):

@@ -7,7 +7,10 @@ import probe
 from fseg.errors import InvalidFusion, NotScoped
 from tests.unit.fseg.fakes import FakeTrace, evidence
 
-STATES = {"image": {layer: torch.full((4, 3), float(layer)) for layer in range(6)}, "class": {layer: torch.zeros(2, 3) for layer in range(6)}}
+STATES = {
+    "image": {layer: torch.full((4, 3), float(layer)) for layer in range(6)},
+    "class": {layer: torch.zeros(2, 3) for layer in range(6)},
+}
 
 
 def test_a_stage_sees_the_layers_of_its_own_reads_in_a_trace_that_holds_more():

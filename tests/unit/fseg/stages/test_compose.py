@@ -56,9 +56,7 @@ def test_a_class_without_any_map_cannot_be_weighed():
         Compose()([evidence(grid=(1, 1), image_size=SIZE)], [logits(1, 1, 1)], SIZE, [0])
 
 
-@pytest.mark.parametrize(
-    ("fill", "expected"), [("background", [[1, 0, 0]]), ("none", [[1, 255, 255]]), ("argmax_response", [[1, 1, 2]])]
-)
+@pytest.mark.parametrize(("fill", "expected"), [("background", [[1, 0, 0]]), ("none", [[1, 255, 255]]), ("argmax_response", [[1, 1, 2]])])
 def test_what_pixels_without_a_mask_become(fill, expected):
     left = evidence(grid=(1, 3), image_size=SIZE, raw_distance=torch.tensor([[0.9, -0.1, -0.2]]))
     right = evidence(grid=(1, 3), image_size=SIZE, raw_distance=torch.tensor([[0.1, -0.2, 0.4]]))

@@ -1,0 +1,161 @@
+"""The command line: what it writes, and how it says no."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import fseg.cli
+import probe.cli
+from tests import zoo
+from tests.planted import plant
+from tests.unit.fseg.sams import tiny_sam
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A planted LLaVA folder of 14 layers and 4 x 4 cells, and a SAM file."""
+    folder = tmp_path_factory.mktemp("models")
+    zoo.save(plant(zoo.llava(layers=14), "plant"), folder / "llava")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tiny_sam().state_dict().items() if "pixel" not in name}, folder / "sam.safetensors"
+    )
+    return str(folder / "llava"), str(folder / "sam.safetensors")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    image = Image.new("RGB", (80, 40), "black")
+    image.paste("white", (40, 10, 60, 20))
+    path = tmp_path_factory.mktemp("pictures") / "street.png"
+    image.save(path)
+    return str(path)
+
+
+class Shell:
+    """Runs a console script in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, module: object, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        self._monkeypatch.setattr("sys.argv", ["command", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            module.main()  # type: ignore[attr-defined]
+        out, err = self._capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+def segment(models: tuple[str, str], *more: str) -> tuple[str, ...]:
+    return ("segment", "--recipe", "fseg-llava-1.5-vicuna-7b", "--backbone", models[0], "--sam", models[1], *more)
+
+
+def test_each_picture_gets_a_folder_of_its_own(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    other = tmp_path / "street.jpg"
+    Image.new("RGB", (30, 30), "black").save(other)
+    arguments = segment(
+        models, picture, str(other), "--classes", 'cat, "big" pottedplant', "--assume-present", "--out", str(tmp_path / "out")
+    )
+    code, out, _ = shell(fseg.cli, *arguments)
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["street", "street-2"]
+    written = json.loads((tmp_path / "out/street/result.json").read_text())
+    assert [entry["name"] for entry in written["classes"]] == ["cat", '"big" pottedplant']
+    assert "street-2: cat" in out
+
+
+def test_one_bad_picture_is_reported_and_the_exit_code_says_so(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff not a photograph")
+    code, _, err = shell(fseg.cli, *segment(models, str(tmp_path / "bad.jpg"), picture, "--classes", "cat", "--out", str(tmp_path / "out")))
+    assert code == 1
+    assert "bad.jpg" in err
+    assert "1 of 2 images failed" in err
+    assert (tmp_path / "out/street/labels.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--classes", ""), "Each class needs a name"),
+        (("--classes", "cat,cat"), "InvalidClasses: The class 'cat' appears twice"),
+        ((), "Name the classes by --classes a,b or by --classes-file FILE"),
+        (("--classes", "cat", "--recipe", "fseg"), 'No recipe "fseg". Registered: fseg-llava-1.5-vicuna-7b'),
+        (
+            ("--classes", "cat", "--recipe", "fseg-llava-1.6-vicuna-13b"),
+            "layer 15 were asked for, but this model has layers 0 (embeddings) to 14",
+        ),
+        (("--classes", "cat", "--backbone", "/no/such/folder"), "LoadError: No model folder '/no/such/folder'"),
+        (("--classes", "cat", "--sam", "/no/such/sam.pth"), "InvalidSam"),
+        (("--classes", "cat", "--device", "cuda:9"), "DeviceNotFound: Device 'cuda:9' was asked for, this machine has cpu"),
+        (("--classes", "cat", "--dtype", "int4"), "No dtype 'int4'"),
+        (("--classes", "cat", "--out", "/proc/out"), "OutputError: '/proc/out' cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_message(
+    shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, err = shell(fseg.cli, *segment(models, picture, "--out", str(tmp_path / "out"), *arguments))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_sam_of_another_architecture_says_what_it_holds(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    save_file({"encoder.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    arguments = segment(models, picture, "--classes", "cat", "--out", str(tmp_path / "out"), "--sam", str(tmp_path / "other.safetensors"))
+    code, _, err = shell(fseg.cli, *arguments)
+    assert code == 2
+    assert "InvalidSam" in err
+    assert "other.safetensors" in err
+
+
+def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    where = ("--recipe", "fseg-llava-1.5-vicuna-7b", "--backbone", models[0], "--sam", models[1])
+    for number in ("3", "5"):
+        out = tmp_path / f"figure-{number}.png"
+        code, _, _ = shell(fseg.cli, "figure", number, picture, "--class", "pottedplant", "--assume-present", "--out", str(out), *where)
+        assert code == 0
+        width, height = Image.open(out).size
+        assert min(width, height) > 200
+    code, _, err = shell(fseg.cli, "figure", "3", picture, "--class", "cat", *where, "--out", str(tmp_path / "none.png"))
+    assert code == 2
+    assert "The model says that there is no cat" in err
+
+
+def test_the_recipes_are_listed(shell: Shell) -> None:
+    code, out, _ = shell(fseg.cli, "recipes")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "fseg-llava-1.5-vicuna-7b",
+        "fseg-llava-1.6-mistral-7b",
+        "fseg-llava-1.6-vicuna-13b",
+        "fseg-llava-1.6-vicuna-7b",
+        "glyphs",
+    ]
+    assert "table-3/7-17" in shell(fseg.cli, "recipes", "--ablations")[1]
+
+
+def test_help_teaches(shell: Shell) -> None:
+    _, out, _ = shell(fseg.cli, "segment", "--help")
+    assert "--assume-present" in out
+    assert "Example: fseg segment street.jpg" in out
+
+
+def test_probe_inspects_a_folder(shell: Shell, models: tuple[str, str]) -> None:
+    code, out, _ = shell(probe.cli, "inspect", models[0])
+    assert code == 0
+    assert "model.language_model.layers.{0..13}.self_attn (14 of 14 blocks)" in out
+    code, _, err = shell(probe.cli, "inspect", "/no/such/folder")
+    assert code == 2
+    assert "No model folder" in err

@@ -1,0 +1,148 @@
+"""The Segmenter: what runs, what is refused before it runs, what one bad image does to the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import fseg
+import probe
+from fseg.errors import InvalidClasses, InvalidRecipe
+from tests import zoo
+from tests.planted import plant
+from tests.unit.fseg.sams import tiny_sam
+
+RECIPE = fseg.get_recipe("fseg-llava-1.5-vicuna-7b").with_({"respond.layers": (1, 3), "ask.max_new_tokens": 4})
+
+
+@pytest.fixture(scope="module")
+def model() -> probe.Probe:
+    """4 x 4 cells; a white cell of a black picture is the token "plant"."""
+    hf, processor = plant(zoo.llava(), "plant")
+    return probe.load(model=hf, processor=processor, resize="stretch", tiles=False)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    """40 x 80 (height, width), cell (1, 2) white."""
+    image = Image.new("RGB", (80, 40), "black")
+    image.paste("white", (40, 10, 60, 20))
+    return image
+
+
+def segmenter(model: probe.Probe, recipe: fseg.Recipe = RECIPE) -> fseg.Segmenter:
+    return fseg.Segmenter(recipe, backbone=model, sam=tiny_sam())
+
+
+def test_an_image_with_no_class_present_is_all_background(model: probe.Probe, picture: Image.Image) -> None:
+    result = segmenter(model)(picture, ["pottedplant", "cat"])  # the planted model ends each answer at once: an empty one is no yes
+    assert result.present == ()
+    assert result.labels.dtype == np.int64
+    assert result.labels.shape == (40, 80)
+    assert not result.labels.any()
+    assert not result.masks["cat"].any()
+    assert (result.evidence["cat"].present, result.evidence["cat"].answer) == (False, "")
+
+
+def test_a_class_that_is_assumed_leaves_all_its_evidence(model: probe.Probe, picture: Image.Image) -> None:
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(picture, ["pottedplant"])
+    evidence = result.evidence["pottedplant"]
+    assert evidence.grid == (4, 4)
+    assert evidence.refined is not None
+    assert evidence.refined.nonzero().tolist() == [[1, 2]]
+    assert evidence.points == ((49.5, 14.5),)
+    assert evidence.box == (40, 10, 59, 19)
+    assert evidence.score is not None
+    assert set(np.unique(result.labels)) <= {0, 1}
+    assert ((result.labels == 1) <= result.masks["pottedplant"]).all()
+
+
+def test_of_several_names_the_one_that_fits_best_gives_the_map(model: probe.Probe, picture: Image.Image) -> None:
+    assumed = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
+    result = assumed(picture, {"greenery": ["cat", "pottedplant"]})
+    assert result.evidence["greenery"].asked_as == "pottedplant"
+
+
+def test_one_bad_image_does_not_stop_the_others(model: probe.Probe, picture: Image.Image, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("not a picture")
+    results = list(segmenter(model).map([picture, tmp_path / "bad.png", tmp_path / "missing.png", picture], ["cat"], workers=2))
+    assert [type(result).__name__ for result in results] == ["Result", "Failure", "Failure", "Result"]
+    assert "is not an image" in str(results[1])
+    assert str(tmp_path / "missing.png") in str(results[2])
+
+
+def test_layers_beyond_the_model_are_refused_before_any_image(model: probe.Probe) -> None:
+    with pytest.raises(InvalidRecipe, match=r'The recipe "fseg-llava-1\.5-vicuna-7b" does not fit .* layer 5 .* to 4'):
+        segmenter(model, RECIPE.with_({"respond.layers": (3, 5)}))
+
+
+def test_classes_are_checked_before_the_image(model: probe.Probe) -> None:
+    for classes in ([], ["cat", "cat"], [""]):
+        with pytest.raises(InvalidClasses):
+            segmenter(model)("no-such-file.png", classes)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (20000, 2)])
+def test_pictures_of_any_shape_go_through(model: probe.Probe, size: tuple[int, int]) -> None:
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(Image.new("RGB", size, "white"), ["cat"])
+    assert result.labels.shape == (size[1], size[0])
+
+
+def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, picture: Image.Image, tmp_path: Path) -> None:
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(picture, ["cat/dog", "pottedplant"])
+    folder = result.save(tmp_path / "out")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "evidence.safetensors",
+        "labels.png",
+        "overlay.png",
+        "recipe.toml",
+        "result.json",
+    ]
+    labels = Image.open(folder / "labels.png")
+    assert labels.mode == "P"
+    assert (np.asarray(labels) == result.labels).all()
+    written = json.loads((folder / "result.json").read_text())
+    assert [entry["name"] for entry in written["classes"]] == ["cat/dog", "pottedplant"]
+    assert written["classes"][1]["area"] == int((result.labels == 2).sum())
+    assert written["recipe"]["respond"]["layers"] == [1, 3]
+    assert {"fseg-llava", "torch", "transformers"} <= set(written["versions"])
+    assert fseg.Recipe.from_toml((folder / "recipe.toml").read_text()) == result.recipe
+    with safe_open(folder / "evidence.safetensors", "pt") as maps:
+        assert json.loads(maps.metadata()["classes"]) == ["cat/dog", "pottedplant"]
+        assert torch.equal(maps.get_tensor("1/refined"), result.evidence["pottedplant"].refined)
+
+
+def test_the_same_layers_are_read_once_for_all_stages(model: probe.Probe, picture: Image.Image) -> None:
+    made = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
+    forwards: list[int] = []
+    hook = model.model.model.vision_tower.register_forward_pre_hook(lambda *_: forwards.append(1))
+    made(picture, ["cat"])
+    hook.remove()
+    assert len(forwards) == 2  # one generation, one teacher-forced pass
+
+
+def test_layer_distances_cover_every_layer(model: probe.Probe, picture: Image.Image) -> None:
+    maps = segmenter(model).layer_distances(picture, "pottedplant")
+    assert list(maps) == [0, 1, 2, 3, 4]
+    assert all(int(one.argmax()) == 1 * 4 + 2 for one in maps.values())
+
+
+def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image) -> None:
+    @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])
+    def sharp(e, *, layers=(7, 13), power=2.0):  # type: ignore[no-untyped-def]  # as an author writes it
+        """Mean cosine over a band of layers, sharpened."""
+        image, word = e.hidden("image"), e.hidden("class")
+        cosine = torch.cosine_similarity(image, word[:, -1:], dim=-1).mean(0)
+        return e.fold(cosine.clamp(min=0) ** power)
+
+    recipe = RECIPE.with_({"ask.presence": "assume", "respond.fusion": "sharp", "respond.layers": (1, 2), "respond.power": 4.0})
+    evidence = segmenter(model, recipe)(picture, ["pottedplant"]).evidence["pottedplant"]
+    assert evidence.response is not None
+    assert int(evidence.response.argmax()) == 6
+    assert evidence.raw_distance is None
