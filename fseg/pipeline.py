@@ -84,24 +84,28 @@ class Segmenter:
         return self.segment(picture, tuple(names), evidence)
 
     def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]], image_size: tuple[int, int]) -> list[Evidence]:
-        """The model's part of the work: steps 1 to 5, from the questions to the prompts. One entry a class, in order."""
-        recipe = self.recipe
-        answered = recipe.ask(session, classes)
-        present = [a for a in answered if a.present]
-        traces = session.trace([a.answer for a in present], self.reads)
-        traced = iter(_begin(a, trace, image_size) for a, trace in zip(present, traces, strict=True))
-        begun = [next(traced) if a.present else _begin(a, None, image_size) for a in answered]
-        responded = [recipe.respond(e) if e.present else e for e in begun]
-        chosen = {name: _choose([e for e in responded if e.name == name]) for name in classes}
-        refined = {e.name: e for e in recipe.refine([e for e in chosen.values() if e.present])}
-        return [recipe.prompt(refined[name]) if name in refined else e for name, e in chosen.items()]
+        """The model's part of the work: steps 2 to 5, from the questions to the prompts. One entry a class, in order."""
+        return follow(self.recipe, begin(session, self.recipe.ask(session, classes), self.reads, image_size))
 
-    def segment(self, picture: Image.Image, classes: tuple[str, ...], evidence: Sequence[Evidence]) -> Result:
-        """SAM's part of the work: steps 5 to 7, from the prompts to the label map."""
-        scored, logits = self.recipe.sam(self.sam, picture, evidence)
+    def segment(
+        self,
+        picture: Image.Image,
+        classes: tuple[str, ...],
+        evidence: Sequence[Evidence],
+        *,
+        recipe: Recipe | None = None,
+        sam: Promptable | None = None,
+    ) -> Result:
+        """SAM's part of the work: steps 6 and 7, from the prompts to the label map.
+
+        Args:
+            recipe, sam: instead of the segmenter's own, for a row of a sweep.
+        """
+        recipe = recipe or self.recipe
+        scored, logits = recipe.sam(sam or self.sam, picture, evidence)
         image_size = (picture.height, picture.width)
         seen = [(i, e, mask) for i, (e, mask) in enumerate(zip(scored, logits, strict=True)) if e.present]
-        labels = self.recipe.compose([e for _, e, _ in seen], [mask for _, _, mask in seen], image_size, [i for i, _, _ in seen])
+        labels = recipe.compose([e for _, e, _ in seen], [mask for _, _, mask in seen], image_size, [i for i, _, _ in seen])
         masks = {e.name: (mask > 0).numpy() if mask is not None else None for e, mask in zip(scored, logits, strict=True)}
         return Result(
             image=picture,
@@ -109,7 +113,7 @@ class Segmenter:
             classes=classes,
             found=masks,
             evidence={e.name: replace(e, trace=None, scope=None) for e in scored},
-            recipe=self.recipe,
+            recipe=recipe,
             models=self.models(),
         )
 
@@ -176,7 +180,23 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
     return probe.load(str(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
 
 
-def _begin(answered: ClassAnswer, trace: probe.Trace | None, image_size: tuple[int, int]) -> Evidence:
+def begin(
+    session: probe.Session, answered: Sequence[ClassAnswer], reads: Sequence[probe.Read], image_size: tuple[int, int]
+) -> list[Evidence]:
+    """What is known of each name once it was asked about: the answer and, for a yes, the activations that `reads` name, in one pass each."""
+    traces = iter(session.trace([a.answer for a in answered if a.present], reads))
+    return [_begun(a, next(traces) if a.present else None, image_size) for a in answered]
+
+
+def follow(recipe: Recipe, begun: Sequence[Evidence]) -> list[Evidence]:
+    """Steps 3 to 5 of a recipe: responses, the best name of each class, refined masks, prompts. One entry a class, in order."""
+    responded = [recipe.respond(e) if e.present else e for e in begun]
+    chosen = {name: _choose([e for e in responded if e.name == name]) for name in dict.fromkeys(e.name for e in begun)}
+    refined = {e.name: e for e in recipe.refine([e for e in chosen.values() if e.present])}
+    return [recipe.prompt(refined[name]) if name in refined else e for name, e in chosen.items()]
+
+
+def _begun(answered: ClassAnswer, trace: probe.Trace | None, image_size: tuple[int, int]) -> Evidence:
     """What is known of a class once it was asked about."""
     layout = answered.answer.tokens.layouts[0]
     grid = layout.grid() if layout is not None else None

@@ -1,0 +1,95 @@
+"""Mean intersection over union, from integer counts that add up over images, workers and machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy import ndarray as Array
+
+IGNORED = 255
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Pixels by class: where prediction and truth agree, where each is.
+
+    Attributes:
+        intersection, prediction, truth: int64, one entry a class; a leading axis holds several images.
+    """
+
+    intersection: Int64[Array, "*image classes"]
+    prediction: Int64[Array, "*image classes"]
+    truth: Int64[Array, "*image classes"]
+
+    @classmethod
+    def of(cls, predicted: Array[Any, Any], true: Array[Any, Any], classes: int, *, ignored: int | None = IGNORED) -> Counts:
+        """Count one image.
+
+        Args:
+            predicted, true: (height, width) labels in 0..classes - 1.
+            classes: how many labels there are, background included.
+            ignored: truth that is left out; None counts every pixel. A prediction outside 0..classes - 1 still costs the truth its recall.
+
+        Raises:
+            ValueError: the two differ in size, or the truth has a label beyond the classes.
+        """
+        if predicted.shape != true.shape:
+            raise ValueError(f"The prediction is {predicted.shape} pixels, the truth {true.shape}: they have to be of one size.")
+        counted = np.ones(true.shape, dtype=bool) if ignored is None else true != ignored
+        truth, prediction = true[counted].astype(np.int64), predicted[counted].astype(np.int64)
+        if truth.size and not (truth.min() >= 0 and truth.max() < classes):
+            raise ValueError(
+                f"The truth has the label {truth.max()}, the class list ends at {classes - 1}. Is it the list of this data set?"
+            )
+        known = prediction[(prediction >= 0) & (prediction < classes)]
+        return cls(
+            np.bincount(truth[truth == prediction], minlength=classes),
+            np.bincount(known, minlength=classes),
+            np.bincount(truth, minlength=classes),
+        )
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.intersection + other.intersection, self.prediction + other.prediction, self.truth + other.truth)
+
+    def total(self) -> Counts:
+        """The sum over the leading axis."""
+        return Counts(self.intersection.sum(0), self.prediction.sum(0), self.truth.sum(0))
+
+    def iou(self) -> Float[Array, "*image classes"]:
+        """Intersection over union of each class, 0..1; NaN for a class that is in neither."""
+        union = self.prediction + self.truth - self.intersection
+        return np.divide(self.intersection, union, out=np.full(union.shape, np.nan), where=union > 0)
+
+    def mean_iou(self) -> float:
+        """The mean over the classes that are in the prediction or in the truth."""
+        return float(np.nanmean(self.iou()))
+
+
+def stack(counts: list[Counts]) -> Counts:
+    """The counts of several images, with a leading axis."""
+    return Counts(*(np.stack([getattr(one, name) for one in counts]) for name in ("intersection", "prediction", "truth")))
+
+
+def bootstrap_difference(first: Counts, second: Counts, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """How far the mIoU of `first` lies above that of `second`, paired by image.
+
+    Args:
+        first, second: counts of the same images, with a leading image axis.
+        draws: how often the images are drawn anew, with replacement.
+
+    Returns:
+        (difference, lower, upper): of all images, and the 95 % interval of the draws.
+    """
+    images = len(first.truth)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(images, np.full(images, 1 / images), size=draws)
+
+    def drawn(counts: Counts) -> Array[Any, Any]:
+        weighted = Counts(weights @ counts.intersection, weights @ counts.prediction, weights @ counts.truth)
+        return np.asarray(np.nanmean(weighted.iou(), axis=1))
+
+    lower, upper = np.quantile(drawn(first) - drawn(second), (0.025, 0.975))
+    return first.total().mean_iou() - second.total().mean_iou(), float(lower), float(upper)
