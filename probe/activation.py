@@ -66,6 +66,39 @@ class Activation:
             result = result._without(dim, result.data.select(axis, known.index(label)))
         return result
 
+    def isel(self, **places: int) -> Activation:
+        """One place along each named axis, counted from 0 or, negative, from the end: `isel(token=-1)` is a name's last sub-token.
+
+        Raises:
+            NotRead: no such axis, or beyond its end.
+        """
+        result = self
+        for dim, place in places.items():
+            axis, size = result._axis(dim), result.shape[dim]
+            if not -size <= place < size:
+                raise NotRead(f"Place {place} of {dim} was asked for; this activation has {size} of them.")
+            result = result._without(dim, result.data.select(axis, place))
+        return result
+
+    def cosine(self, other: Activation) -> Activation:
+        """Cosine similarity along `feature`, in float32: of every token here with the one feature of `other` at the same layer and batch row.
+
+        Args:
+            other: its axes are some of this one's, with equal lengths; what it lacks (a token, a row and column) it is compared along.
+
+        Raises:
+            NotRead: an axis of `other` that is not here, or is of another length.
+        """
+        self._axis("feature")
+        for dim, size in other.shape.items():
+            if self.shape.get(dim) != size:
+                raise NotRead(
+                    f"{other!r} cannot be compared with {self!r} along {dim}. Select one feature of it first, as by .isel({dim}=-1)."
+                )
+        aligned = other.data.reshape([other.shape.get(dim, 1) for dim in self.dims])
+        axis = self._axis("feature")
+        return self._without("feature", torch.cosine_similarity(self.data.float(), aligned.float(), dim=axis))
+
     def mean(self, *dims: str) -> Activation:
         """The mean over these axes, in float32 (of everything, without names)."""
         return self.reduce("mean", *dims)

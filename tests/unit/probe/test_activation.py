@@ -61,3 +61,21 @@ def test_tokens_that_are_no_image_do_not_fold() -> None:
 
 def test_bfloat16_becomes_float32_in_numpy() -> None:
     assert Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)).numpy().dtype.name == "float32"
+
+
+def test_tokens_are_compared_with_one_feature_by_cosine() -> None:
+    image = Activation(torch.tensor([[[3.0, 4], [0, 2], [0, 0]]]), ("batch", "token", "feature"))
+    words = Activation(torch.tensor([[[9.0, 9], [1, 0]]]), ("batch", "token", "feature"))
+    cosine = image.cosine(words.isel(token=-1))
+    assert cosine.dims == ("batch", "token")
+    assert cosine.data[0].tolist() == pytest.approx([0.6, 0, 0])
+    with pytest.raises(NotRead, match="Select one feature of it first"):
+        image.cosine(words)
+    with pytest.raises(NotRead, match="Place 2 of token was asked for; this activation has 2 of them"):
+        words.isel(token=2)
+
+
+def test_a_comparison_keeps_the_way_back_to_the_picture() -> None:
+    image = Activation(torch.rand(2, 1, 6, 3), ("layer", "batch", "token", "feature"), {"layer": (4, 5)}, layout=NEWLINES)
+    word = Activation(torch.rand(2, 1, 3), ("layer", "batch", "feature"), {"layer": (4, 5)})
+    assert image.cosine(word).grid().shape == {"layer": 2, "batch": 1, "row": 2, "col": 2}
