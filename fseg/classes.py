@@ -50,7 +50,7 @@ def read_classes(path: Path) -> dict[str, tuple[str, ...]]:
         InvalidClasses: the file cannot be read, or what stands in it is no class list.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidClasses(f"The class file {str(path)!r} cannot be read: {error}. It is a UTF-8 text with one class a line.") from error
     lines = [line.strip() for line in text.splitlines()]

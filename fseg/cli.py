@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from fseg.classes import check_classes, read_classes
 from fseg.errors import FsegError, InvalidClasses
@@ -24,6 +26,9 @@ app = typer.Typer(
     add_completion=False,
     help="FSeg-LLaVA: ask a multimodal language model which classes are in a picture, and segment them. Start with: fseg demo",
 )
+
+MOST_CLASSES = 255
+"""A palette PNG has 256 values, and 0 is the background."""
 
 RecipeOption = Annotated[str, typer.Option(help="A registered recipe (see `fseg recipes`) or a .toml file.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Instead of the recipe's model: a hub id or a local folder.", metavar="ID_OR_DIR")]
@@ -84,13 +89,10 @@ def segment(
     failed = 0
     results = segmenter.map(images, names)
     folders = _folders(out, images)
-    for folder, result in zip(folders, tqdm(results, total=len(images), unit="image", disable=None), strict=True):
-        if isinstance(result, Failure):
-            failed += 1
-            tqdm.write(f"failed  {result}", file=sys.stderr)
-        else:
-            result.save(folder)
-            tqdm.write(_line(result, folder))
+    for image, folder, result in zip(images, folders, tqdm(results, total=len(images), unit="image", disable=None), strict=True):
+        outcome = _saved(result, image, folder)
+        failed += isinstance(outcome, Failure)
+        tqdm.write(f"failed  {outcome}" if isinstance(outcome, Failure) else _line(outcome, folder), file=_stream(outcome))
     if failed:
         typer.echo(f"{failed} of {len(images)} images failed.", err=True)
         raise typer.Exit(1)
@@ -143,7 +145,10 @@ def list_recipes(
 def _classes(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]]:
     if (listed is None) == (file is None):
         raise InvalidClasses("Name the classes by --classes a,b or by --classes-file FILE, one of them.")
-    return read_classes(file) if file is not None else check_classes([name.strip() for name in (listed or "").split(",")])
+    names = read_classes(file) if file is not None else check_classes([name.strip() for name in (listed or "").split(",")])
+    if len(names) > MOST_CLASSES:
+        raise InvalidClasses(f"{len(names)} classes were given; labels.png has room for {MOST_CLASSES}. Segment in two goes.")
+    return names
 
 
 def _recipe(name: str, assume_present: bool) -> Recipe:
@@ -152,13 +157,29 @@ def _recipe(name: str, assume_present: bool) -> Recipe:
 
 
 def _folders(out: Path, images: list[Path]) -> list[Path]:
-    """A folder for each picture, called like it; a second picture of one name gets a number."""
-    taken: dict[str, int] = {}
+    """A folder for each picture, called like it; where the name is taken, with the next free number behind it."""
+    taken: set[str] = set()
     folders = []
     for image in images:
-        taken[image.stem] = taken.get(image.stem, 0) + 1
-        folders.append(out / (image.stem if taken[image.stem] == 1 else f"{image.stem}-{taken[image.stem]}"))
+        names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
+        name = next(name for name in names if name.casefold() not in taken)
+        taken.add(name.casefold())
+        folders.append(out / name)
     return folders
+
+
+def _saved(result: Result | Failure, image: Path, folder: Path) -> Result | Failure:
+    """The result, saved; or why it could not be: the other pictures go on."""
+    if isinstance(result, Result):
+        try:
+            result.save(folder)
+        except FsegError as error:
+            return Failure(image, error)
+    return result
+
+
+def _stream(outcome: Result | Failure) -> TextIO:
+    return sys.stderr if isinstance(outcome, Failure) else sys.stdout
 
 
 def _line(result: Result, folder: Path) -> str:
@@ -168,8 +189,9 @@ def _line(result: Result, folder: Path) -> str:
 
 def main() -> None:
     """The console script: our errors are printed as one message, without a traceback."""
+    disable_progress_bar()  # transformers' own, of loading weights: ours are of images
     try:
         app()
-    except (ProbeError, FsegError) as error:
+    except ProbeError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2)

@@ -43,7 +43,7 @@ def table(seed: int, shown: Scene, result: Result) -> Iterator[str]:
             continue
         iou = intersection_over_union(result.labels == i + 1, shown.labels == i + 1)
         yield f"{seed:>7}  {name:<16} {'yes' if there else 'no':<9} {iou:>5.2f}  {evidence.answer}"
-    yield f"{seed:>7}  {f'{others} others':<16} {'no':<9} {'':>5}  No."
+    yield f"{seed:>7}  {f'{others} others':<16} {'no':<9} {'':>5}  (a no each)"
 
 
 def intersection_over_union(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> float:

@@ -163,7 +163,7 @@ class Evidence:
             mine = [read for read in rows if read.heads == treatment]
             if mine:
                 return self._traced.attention(layers=_union(mine), query=query, key=key, heads=treatment)
-        raise self._not_scoped(f'attention from {query!r} to {key!r} with heads={" or ".join(map(repr, heads))}')
+        raise self._not_scoped(f"attention from {query!r} to {key!r} with heads={' or '.join(map(repr, heads))}")
 
     def _not_scoped(self, wanted: str) -> NotScoped:
         there = ", ".join(repr(read) for read in self.scope or ()) or "none"

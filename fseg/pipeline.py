@@ -23,6 +23,7 @@ from fseg.result import Failure, Result
 from fseg.stages.qap import ClassAnswer
 from fseg.stages.sam import Promptable, load_sam
 from fseg.stages.tvr import best_synonym
+from probe.loading import resolve_device
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
@@ -53,6 +54,7 @@ class Segmenter:
         dtype: str | torch.dtype | None = None,
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe or "glyphs")
+        device = resolve_device(device)
         self.model = _open_backbone(backbone if backbone is not None else self.recipe.backbone, device, dtype)
         self.reads = probe.merge([*self.recipe.respond.reads(), *self.recipe.refine.reads()])
         try:
@@ -78,7 +80,7 @@ class Segmenter:
         """
         names = check_classes(classes)
         pictures = image if isinstance(image, probe.Pictures) else self.model.prepare(image)
-        picture = pictures.images[0]
+        picture = only_picture(pictures)
         with self.model.open(pictures, keep=self.reads, template=self.recipe.ask.template) as session:
             evidence = self.evidence(session, names, (picture.height, picture.width))
         return self.segment(picture, tuple(names), evidence)
@@ -172,12 +174,33 @@ class Segmenter:
 
 def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> probe.Probe:
     if isinstance(backbone, probe.Probe):
+        if not backbone.direct:
+            raise InvalidRecipe(
+                f"{backbone!r} prepares pictures by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
+                'Open it with probe.load(..., resize="stretch", tiles=False).'
+            )
         return backbone
+    if not isinstance(backbone, (str, Path)):
+        raise InvalidRecipe(
+            f"backbone= is a {type(backbone).__name__}. Give a hub id, a folder, or a loaded model as "
+            'probe.load(model=..., processor=..., resize="stretch", tiles=False).'
+        )
     if backbone == "glyphs":
         from fseg.glyphs import llava_folder  # the embedded models are looked for only when asked for
 
         backbone = llava_folder()
     return probe.load(str(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
+
+
+def only_picture(pictures: probe.Pictures) -> Image.Image:
+    """The one picture that is segmented.
+
+    Raises:
+        ImageError: none or several.
+    """
+    if len(pictures.images) != 1:
+        raise probe.errors.ImageError(f"{len(pictures.images)} images were given at once. Segment one, or pass many to map().")
+    return pictures.images[0]
 
 
 def begin(
@@ -198,8 +221,9 @@ def follow(recipe: Recipe, begun: Sequence[Evidence]) -> list[Evidence]:
 
 def _begun(answered: ClassAnswer, trace: probe.Trace | None, image_size: tuple[int, int]) -> Evidence:
     """What is known of a class once it was asked about."""
-    layout = answered.answer.tokens.layouts[0]
-    grid = layout.grid() if layout is not None else None
+    (layout,) = answered.answer.tokens.layouts
+    assert layout is not None, "a model that resizes directly knows its layout"
+    grid = layout.grid()
     return Evidence(
         name=answered.name,
         asked_as=answered.asked_as,
@@ -207,7 +231,7 @@ def _begun(answered: ClassAnswer, trace: probe.Trace | None, image_size: tuple[i
         answer=answered.text,
         margin=answered.margin,
         trace=trace,
-        grid=(grid.rows, grid.cols) if grid else (0, 0),
+        grid=(grid.rows, grid.cols),
         image_size=image_size,
         flags=answered.flags,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save as to_safetensors
@@ -86,7 +87,10 @@ class Result:
         """
         target = Path(folder)
         maps = {
-            f"{i}/{kind}": values.contiguous() for i, name in enumerate(self.classes) for kind, values in self.evidence[name].maps().items()
+            # A map may be another one by construction (with fusion "D" the response is the distance); a file holds each by itself.
+            f"{i}/{kind}": values.clone(memory_format=torch.contiguous_format)
+            for i, name in enumerate(self.classes)
+            for kind, values in self.evidence[name].maps().items()
         }
         save_labels(target / "labels.png", self.labels)
         write_atomically(target / "overlay.png", lambda file: self.overlay().save(file, "PNG"))

@@ -10,7 +10,7 @@ from PIL import Image
 import probe
 from fseg.classes import check_classes
 from fseg.errors import InvalidRecipe
-from fseg.pipeline import Classes, Segmenter, begin, follow
+from fseg.pipeline import Classes, Segmenter, begin, follow, only_picture
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.qap import Ask
@@ -28,7 +28,7 @@ class Sweep:
         rows: recipes by name.
 
     Raises:
-        InvalidRecipe: no rows, or one whose layers the model does not have.
+        InvalidRecipe: no rows, one of other models, or one whose layers the model does not have.
     """
 
     def __init__(self, segmenter: Segmenter, rows: Mapping[str, Recipe]) -> None:
@@ -38,6 +38,12 @@ class Sweep:
         self._groups: dict[Ask, list[str]] = {}
         for name, recipe in self.rows.items():
             self._groups.setdefault(recipe.ask, []).append(name)
+            base = segmenter.recipe
+            if (recipe.backbone, recipe.sam.checkpoint) != (base.backbone, base.sam.checkpoint):
+                raise InvalidRecipe(
+                    f'The row "{name}" names the models {recipe.backbone} and {recipe.sam.checkpoint}, the sweep\'s segmenter has those of '
+                    f'"{base.name}": {base.backbone} and {base.sam.checkpoint}. Give each pair of models a sweep of its own.'
+                )
             try:
                 segmenter.model.validate(_reads([recipe]))
             except probe.errors.InvalidRead as error:
@@ -47,7 +53,7 @@ class Sweep:
         """The result of each row, in the order of the rows."""
         names = check_classes(classes)
         pictures = image if isinstance(image, probe.Pictures) else self.segmenter.model.prepare(image)
-        picture = pictures.images[0]
+        picture = only_picture(pictures)
         sam = _EmbeddedOnce(self.segmenter.sam)
         results: dict[str, Result] = {}
         for ask, group in self._groups.items():

@@ -18,7 +18,7 @@ DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "row", "co
 """Every axis name, in the order in which axes appear."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """What a model did at some layers and positions.
 

@@ -32,9 +32,9 @@ _HARMLESS = frozenset(
     | {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch", "past_key_values", "logits_to_keep"}
 )
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-"""Largest difference, relative to the largest output, between rows @ values and the kernel's own output: a kernel rounds its weights and
-its output to the model's dtype, our rows stay in float32."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+"""Largest difference between rows @ values and the kernel's own output, relative to the largest output of the same head: a kernel may round
+its scores, weights and output to the model's dtype, where our rows stay in float32 (in float64 for a float64 model)."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ class AttentionCall:
         return cls(query, key, value, mask, arguments, bool(arguments.get("is_causal", getattr(module, "is_causal", True))), where)
 
     def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
-        """softmax(scale * q k^T + mask) of selected query positions, in float32: `attentions[layer][batch][:, positions]`.
+        """softmax(scale * q k^T + mask) of selected query positions: `attentions[layer][batch][:, positions]`, float32 (float64 of float64).
 
         Args:
             positions: columns of the query axis.
         """
-        query = self.query[batch].index_select(1, positions).float()
+        query = self._wide(self.query[batch].index_select(1, positions))
         groups = query.shape[0] // self.key.shape[1]
-        key = self.key[batch].float().repeat_interleave(groups, dim=0)
+        key = self._wide(self.key[batch]).repeat_interleave(groups, dim=0)
         scores = query @ key.transpose(1, 2) * float(self.arguments.get("scaling", query.shape[-1] ** -0.5))
         softcap = self.arguments.get("softcap")
         if softcap is not None:
@@ -96,7 +96,7 @@ class AttentionCall:
     def _masked(self, scores: Tensor, batch: int, positions: Tensor) -> Tensor:
         if self.mask is not None and self.mask.ndim == 4:
             mask = self.mask[batch % self.mask.shape[0]].index_select(1, positions)[..., : scores.shape[-1]]
-            return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
+            return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
         if self.mask is not None:
             scores = scores.masked_fill(~self.mask[batch].bool(), -torch.inf)
         queries, keys = self.query.shape[2], self.key.shape[2]
@@ -111,20 +111,23 @@ class AttentionCall:
         return scores
 
     def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: Any) -> float:
-        """Law 5: rows @ values must be the call's own output. Returns the largest difference, relative to the largest output.
+        """Law 5: rows @ values must be the call's own output. Returns the largest difference, relative to its head's largest output.
 
         Raises:
             WrongRows: they are not.
         """
-        theirs = (output[0] if isinstance(output, tuple) else output)[batch].index_select(0, positions).float()
-        value = self.value[batch].float().repeat_interleave(rows.shape[0] // self.value.shape[1], dim=0)
-        ours = (rows @ value).transpose(0, 1).reshape(theirs.shape)
-        if ours.numel() == 0:
-            return 0.0
-        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0))
+        theirs = self._wide((output[0] if isinstance(output, tuple) else output)[batch].index_select(0, positions))
+        value = self._wide(self.value[batch]).repeat_interleave(rows.shape[0] // self.value.shape[1], dim=0)
+        ours = (rows @ value).transpose(0, 1)
+        theirs = theirs.reshape(ours.shape)
+        size = theirs.abs().amax((0, 2)).clamp(min=torch.finfo(theirs.dtype).tiny)
+        difference = float(((ours - theirs).abs().amax((0, 2)) / size).max())
         if not difference <= TOLERANCE.get(self.query.dtype, 1e-4):
             raise WrongRows(
                 f"{self.where}: attention rows times values differ from the kernel's own output by {difference:.2g} (relative to its "
-                f"largest value). The rows would be wrong, so none are returned. Try attn_implementation='eager', and report the model."
+                f"head's largest value). The rows would be wrong, so none are returned. Try attn_implementation='eager', and report the model."
             )
         return difference
+
+    def _wide(self, values: Tensor) -> Tensor:
+        return values.double() if self.query.dtype == torch.float64 else values.float()

@@ -21,7 +21,6 @@ class Modules:
         norm: the final norm of the decoder; "" where there is none.
         vision: the vision tower; "" where there is none.
         vision_blocks: its blocks.
-        projector: what maps vision features to the language model; "" where it was not found.
         image_token_id: the id that stands for image tokens; None where there is none.
     """
 
@@ -30,7 +29,6 @@ class Modules:
     norm: str
     vision: str
     vision_blocks: tuple[str, ...]
-    projector: str
     image_token_id: int | None
 
 
@@ -56,7 +54,6 @@ def discover(model: Any) -> Modules:
         norm=next((names[child] for name, child in decoder.named_children() if "norm" in name.lower()), ""),
         vision=names[vision] if vision is not None else "",
         vision_blocks=tuple(names[block] for block in _longest_stack(vision)) if vision is not None else (),
-        projector=next((name for name, _ in model.named_modules() if name.endswith(("multi_modal_projector", "connector", "aligner"))), ""),
         image_token_id=getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None)),
     )
 

@@ -13,7 +13,7 @@ from probe.layout import ImageLayout
 from probe.spans import Span, TokenMap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Images opened once, and once prepared for the tower where that does not depend on the prompt.
 
@@ -28,7 +28,7 @@ class Pictures:
     layouts: tuple[ImageLayout, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoding:
     """A prompt with its images.
 
@@ -36,11 +36,13 @@ class Encoding:
         inputs: the tensors that Hugging Face's forward takes, batch of 1.
         tokens: what each position is.
         prompt: the prompt as text, image tokens not yet multiplied.
+        prompt_length: its tokens; the answer begins there.
     """
 
     inputs: Mapping[str, Any]
     tokens: TokenMap
     prompt: str
+    prompt_length: int
     _suffix: Callable[[str, str], tuple[int, ...]]
 
     def with_answer(self, text: str) -> Answer:
@@ -48,9 +50,11 @@ class Encoding:
         return self.with_answer_ids(self._suffix(self.prompt, text))
 
     def with_answer_ids(self, ids: tuple[int, ...], margin: float | None = None) -> Answer:
-        """The prompt with an answer's own token ids behind it, as generated. An end-of-sequence token is named `end`, not `answer`."""
-        prompt = self.tokens.spans["prompt"]
-        start = len(prompt)
+        """The prompt with an answer's own token ids behind it, as generated. An end-of-sequence token is named `end`, not `answer`.
+
+        Spans of the prompt are kept; those that lie in an earlier answer go with it.
+        """
+        start = self.prompt_length
         kept = tuple(ids)
         while kept and kept[-1] in self.tokens.special:
             kept = kept[:-1]
@@ -63,21 +67,21 @@ class Encoding:
                 head = inputs[name][:, :start]
                 inputs[name] = torch.cat([head, head.new_full(answer.shape, fill)], dim=1)
         spans = {
-            **self.tokens.spans,
+            **{name: span for name, span in self.tokens.spans.items() if all(p < start for p in span.positions) and name != "answer"},
             "answer": Span(tuple(range(start, start + len(kept))), "answer"),
             "end": Span(tuple(range(start + len(kept), start + len(ids))), "end"),
         }
         if len(kept) == len(ids):
             del spans["end"]
         tokens = replace(self.tokens, ids=self.tokens.ids[:start] + tuple(ids), spans=spans, _texts={})
-        return Answer(inputs, tokens, self.prompt, self._suffix, margin)
+        return Answer(inputs, tokens, self.prompt, start, self._suffix, margin)
 
     def with_spans(self, spans: Mapping[str, Span]) -> Any:
         """The same with names of your own, usable in reads."""
         return replace(self, tokens=self.tokens.with_spans(spans))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer(Encoding):
     """A prompt and its answer, generated or given.
 

@@ -38,7 +38,7 @@ def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processo
             ("vision blocks", f"{len(modules.vision_blocks)}" if modules.vision_blocks else "none found"),
             ("image token", "none" if modules.image_token_id is None else f"id {modules.image_token_id}"),
             ("grid", f"declared by {type(backbone).__name__}" if declared else "not declared: maps cannot be folded onto the image"),
-            ("prefix sharing", backbone.prefix),
+            ("prefix sharing", "none: each question is asked alone"),
             ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
             ("kernel", str(model.config._attn_implementation)),
             ("Hidden", _pattern(modules.layers)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def load_checkpoint(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None,
     revision: str | None,
@@ -56,9 +57,13 @@ def load_checkpoint(
     Raises:
         LoadError: no such folder, half-written, pickled weights only, not an image-text model, or remote code that was not asked for.
     """
-    folder = Path(name)
-    if folder.exists() or name.startswith((".", "/", "~")):
-        _check_folder(folder.expanduser())
+    if not isinstance(name, (str, os.PathLike)):
+        raise LoadError(
+            f"load() got a {type(name).__name__} as its name. A hub id or a folder goes there; a loaded model goes into model=."
+        )
+    given, name = name, os.path.expanduser(os.fspath(name))
+    if isinstance(given, os.PathLike) or os.path.exists(name) or name.startswith((".", "/")):
+        _check_folder(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,20 +13,20 @@ from probe.backbones import Backbone, backbone_for
 from probe.discover import Modules, discover
 from probe.encoding import Answer, Encoding, Pictures
 from probe.engine import Engine
-from probe.errors import InvalidRead, LoadError, ProbeError, ProcessorNeeded, TemplateError
+from probe.errors import InvalidRead, LoadError, ProbeError, ProcessorNeeded
+from probe.generation import generation_options
 from probe.images import ImageLike, open_images
 from probe.inspection import Inspection, inspect_model
 from probe.layout import ImageLayout
 from probe.loading import load_checkpoint, resolve_device, resolve_dtype
 from probe.plan import Plan, plan
+from probe.prompt import Messages, build_prompt
 from probe.reads import Read
 from probe.session import Session
 from probe.spans import Span, TokenMap
-from probe.templates import refuse_image_token, render
+from probe.templates import refuse_image_token
 from probe.text import suffix_ids, token_map
 from probe.trace import Trace, VisionPlace
-
-Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,17 @@ class Preparation:
                 f'resize={self.resize!r}: "processor" (what the checkpoint does) or "stretch" (directly to the tower\'s input).'
             )
 
-    @property
-    def direct(self) -> bool:
-        """Whether we resize, instead of the processor."""
-        return self.resize == "stretch" or not self.tiles
+    def direct(self, backbone: Backbone) -> bool:
+        """Whether we resize, instead of the processor.
+
+        Raises:
+            LoadError: tiles of a picture that is resized directly.
+        """
+        if self.resize == "stretch" and self.tiles and backbone.tiled:
+            raise LoadError(
+                'resize="stretch" shows the whole picture as one square, and this family would cut tiles of it. Load it with tiles=False as well.'
+            )
+        return self.resize == "stretch" or (backbone.tiled and not self.tiles)
 
 
 class Probe:
@@ -52,6 +60,7 @@ class Probe:
 
     Attributes:
         model, processor: the Hugging Face objects; processor may be None.
+        direct: whether pictures are resized straight to the tower's input, so that the grid covers the whole picture.
         family: `config.model_type`.
         modules: where its layers are.
         name, revision: what was loaded, for the record.
@@ -62,6 +71,7 @@ class Probe:
         self.name, self.revision = name, revision
         self.family = str(model.config.model_type)
         self.backbone: Backbone = backbone_for(self.family)
+        self.direct = preparation.direct(self.backbone)
         self.modules: Modules = discover(model)
         self._engine = Engine(model, self.modules)
 
@@ -79,7 +89,7 @@ class Probe:
             ImageError: an image that cannot be read.
         """
         pictures = tuple(open_images(images))
-        if not self.preparation.direct:
+        if not self.direct:
             return Pictures(pictures)
         inputs, layouts = self.backbone.prepare_directly(self.model, self._processor("prepare"), pictures)
         return Pictures(pictures, inputs, tuple(layouts))
@@ -108,36 +118,43 @@ class Probe:
         """
         processor = self._processor("encode")
         pictures = images if isinstance(images, Pictures) else self.prepare(images)
-        prompt, question = self._prompt(processor, text, len(pictures.images), chat=chat, template=template)
+        prompt, words = build_prompt(processor, text, len(pictures.images), chat=chat, template=template)
         inputs, layouts = self._inputs(processor, pictures, prompt)
-        tokens = token_map(self.family, processor.tokenizer, self._image_token_id(), inputs["input_ids"][0].tolist(), layouts, question)
+        tokens = token_map(self.family, processor.tokenizer, self._image_token_id(), inputs["input_ids"][0].tolist(), layouts, words)
         tokens.check_layouts()
-        return Encoding(self._to_device(inputs), tokens, prompt, lambda before, answer: suffix_ids(processor.tokenizer, before, answer))
+
+        def suffix(before: str, answer: str) -> tuple[int, ...]:
+            refuse_image_token(answer, processor.image_token)
+            return suffix_ids(processor.tokenizer, before, answer)
+
+        return Encoding(self._to_device(inputs), tokens, prompt, len(tokens), suffix)
 
     def generate(self, encoding: Encoding, *, begin: str | None = None, **options: Any) -> Answer:
-        """The model's answer: greedy unless told otherwise.
+        """The model's answer: greedy, of at most 64 tokens, unless told otherwise.
 
         Args:
+            encoding: a prompt; or an answer, which is gone on with, unless it has ended.
             begin: words that the answer has to start with; the model goes on from there.
-            options: Hugging Face's own (`max_new_tokens`, `do_sample`, ...).
+            options: Hugging Face's own (`max_new_tokens`, `do_sample`, `generation_config`, ...).
+
+        Raises:
+            ProbeError: several sequences were asked for.
         """
         start = encoding.with_answer(begin) if begin else encoding
+        if isinstance(start, Answer) and "end" in start.tokens.spans:
+            return start
         known = start.inputs["input_ids"].shape[1]
-        tokenizer = self._processor("generate").tokenizer
-        settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": 64, "pad_token_id": tokenizer.pad_token_id} | options
-        if not settings["do_sample"]:
-            # A checkpoint's sampling defaults mean nothing to greedy search, and make transformers warn.
-            settings = {"temperature": None, "top_p": None, "top_k": None} | settings
-        with torch.no_grad():
+        settings = generation_options(options, self._processor("generate").tokenizer.pad_token_id, self._image_token_id())
+        with self._engine.lock, torch.no_grad():
             inputs = self.backbone.forward_inputs(self.model, start.inputs)
-            ids = self.model.generate(**inputs, **settings)[0].tolist()
+            output = self.model.generate(**inputs, **settings)
+        ids = getattr(output, "sequences", output)[0].tolist()
         generated = ids[known:] if "input_ids" in inputs else ids
-        prompt = len(encoding.tokens.spans["prompt"])
-        return encoding.with_answer_ids(tuple(start.inputs["input_ids"][0, prompt:].tolist()) + tuple(generated))
+        return encoding.with_answer_ids((*start.tokens.ids[encoding.prompt_length :], *generated))
 
     def next_logits(self, encoding: Encoding) -> torch.Tensor:
         """Logits (vocabulary) of the token that follows, float32: `logits[0, -1]` of Hugging Face."""
-        with torch.no_grad():
+        with self._engine.lock, torch.no_grad():
             logits: torch.Tensor = self.model(**self.backbone.forward_inputs(self.model, encoding.inputs), logits_to_keep=1).logits
         return logits[0, -1].float()
 
@@ -193,34 +210,6 @@ class Probe:
             )
         return self.modules.image_token_id
 
-    def _prompt(self, processor: Any, text: str | Messages, images: int, *, chat: bool, template: str | None) -> tuple[str, str | None]:
-        """The prompt as text, with one image token an image, and the user's words in it."""
-        token = processor.image_token
-        if not chat:
-            if not isinstance(text, str):
-                raise TemplateError("chat=False takes the raw prompt as a string, not messages.")
-            prompt, question = text, None
-        elif isinstance(text, str) and template is not None:
-            prompt, question = render(template, text, images, token), text
-        else:
-            if template is not None:
-                raise TemplateError("Messages are laid out by the processor's chat template; template= is for a single question.")
-            if processor.chat_template is None:
-                raise TemplateError(
-                    f"{self.name} has no chat template. Name one: template='vicuna_v1', or pass chat=False and a raw prompt."
-                )
-            if isinstance(text, str):
-                refuse_image_token(text, token)
-                content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
-                messages: Messages = [{"role": "user", "content": content}]
-            else:
-                messages = text
-            prompt, question = processor.apply_chat_template(messages, add_generation_prompt=True), _last_words(messages)
-        shown = prompt.count(token)
-        if shown != images:
-            raise TemplateError(f"The prompt has {shown} image tokens ({token}) and {images} images were given. Give each image one token.")
-        return prompt, question
-
     def _inputs(self, processor: Any, pictures: Pictures, prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
         tokenizer = processor.tokenizer
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.
@@ -249,7 +238,12 @@ class Probe:
             )
         inputs = self._to_device(encoding)
         ids = inputs["input_ids"]
-        mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+        given = inputs.get("attention_mask")
+        mask = (torch.ones_like(ids) if given is None else given).bool()
+        if mask.shape != ids.shape or any(len(set(row.tolist())) > 1 and not _unbroken(row) for row in mask):
+            raise InvalidRead(
+                "The attention_mask of a plain encoding has the shape of input_ids, and its padding lies at one or both ends."
+            )
         rows, offsets = [], []
         for row in range(len(ids)):
             real = ids[row][mask[row]].tolist()
@@ -271,20 +265,14 @@ class Probe:
         return VisionPlace(depth, len(grid.tokens), ImageLayout((grid,)), "")
 
 
-def _last_words(messages: Messages) -> str | None:
-    """The text of the last user message."""
-    for message in reversed(messages):
-        if message.get("role") == "user":
-            content = message.get("content")
-            parts = (
-                [content] if isinstance(content, str) else [part.get("text", "") for part in content or () if part.get("type") == "text"]
-            )
-            return " ".join(part for part in parts if part) or None
-    return None
+def _unbroken(mask: torch.Tensor) -> bool:
+    """Whether the True entries of a row stand together."""
+    where = mask.nonzero().flatten()
+    return int(where[-1] - where[0]) + 1 == len(where)
 
 
 def load(
-    name: str | None = None,
+    name: str | os.PathLike[str] | None = None,
     *,
     model: Any = None,
     processor: Any = None,
@@ -301,7 +289,8 @@ def load(
 
     Args:
         name: a hub id or a local folder; or
-        model, processor: a loaded Hugging Face model and, optionally, its processor.
+        model, processor: a loaded Hugging Face model and, optionally, its processor. The model is put into eval mode and its weights no
+            longer require gradients.
         device: "cpu", "cuda", "cuda:1"...; for a loaded model: where it is.
         dtype: "float32", "bfloat16"...; None: float32 on the CPU, the checkpoint's own elsewhere.
         attn_implementation: the kernel; attention rows are exact under each that goes through transformers' attention interface.
@@ -315,7 +304,7 @@ def load(
     """
     preparation = Preparation(resize, tiles)
     if (name is None) == (model is None):
-        raise LoadError("load() takes a name (hub id or folder) or a loaded model=, one of them.")
+        raise LoadError("load() takes a name (a hub id or a folder) or a loaded model=, one of them.")
     if name is not None:
         where = resolve_device(device)
         wanted = resolve_dtype(dtype) or (torch.float32 if where.type == "cpu" and device_map is None else None)

@@ -34,6 +34,8 @@ class Plan:
         vision: the tower's `hidden_states` indices.
         logits: the places whose logits are read.
         asked: the places of each read of hidden states, as they were asked for together.
+        asked_logits: likewise of logits.
+        asked_layers: for each place the layers at which hidden states were asked for; `Projected` reads layer 0 besides.
         positions: every place of hidden states and logits, resolved.
         queries, keys: every attention place, resolved; keys None for all.
     """
@@ -43,6 +45,8 @@ class Plan:
     vision: tuple[int, ...] = ()
     logits: tuple[Place | None, ...] = ()
     asked: tuple[tuple[Place | None, ...], ...] = ()
+    asked_logits: tuple[tuple[Place | None, ...], ...] = ()
+    asked_layers: dict[Place | None, set[int]] = field(default_factory=dict)
     positions: dict[Place | None, Rows] = field(default_factory=dict)
     queries: dict[AttentionPlace, Rows] = field(default_factory=dict)
     keys: dict[AttentionPlace, Rows] = field(default_factory=dict)
@@ -61,18 +65,21 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
     for read in merge(reads):
         match read:
             case Hidden(layers, at):
-                for layer in resolve_layers(layers, len(modules.layers) + 1, "hidden states", "0 (embeddings)"):
-                    made.hidden.setdefault(layer, []).extend(places(at, "at") or (None,))
+                numbers = resolve_layers(layers, len(modules.layers) + 1, "hidden states", "0 (embeddings)")
+                for place in places(at, "at") or (None,):
+                    made.asked_layers.setdefault(place, set()).update(numbers)
+                    for number in numbers:
+                        made.hidden.setdefault(number, []).append(place)
                 _locate(made, at, rows)
             case Projected():
                 made.hidden.setdefault(0, []).append("image")
                 _locate(made, ("image",), rows)
             case Attention(layers, query, key, heads):
-                place = AttentionPlace(places(query, "query"), places(key, "key"), heads)
+                pair = AttentionPlace(places(query, "query"), places(key, "key"), heads)
                 for layer in attention_layers(layers, modules):
-                    made.attention.setdefault(layer, []).append(place)
-                made.queries[place] = tuple(_positions(row, place.query) for row in rows)
-                made.keys[place] = tuple(_positions(row, place.key) for row in rows)
+                    made.attention.setdefault(layer, []).append(pair)
+                made.queries[pair] = tuple(_positions(row, pair.query) for row in rows)
+                made.keys[pair] = tuple(_positions(row, pair.key) for row in rows)
             case Vision(layers):
                 if not modules.vision_blocks:
                     raise InvalidRead(
@@ -85,7 +92,8 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
     for layer, wanted in made.hidden.items():
         made.hidden[layer] = list(dict.fromkeys(wanted))
     asked = dict.fromkeys(places(read.at, "at") or (None,) for read in reads if isinstance(read, Hidden))
-    return replace(made, vision=vision, logits=tuple(logits), asked=tuple(asked))
+    asked_logits = dict.fromkeys(places(read.at, "at") or (None,) for read in reads if isinstance(read, Logits))
+    return replace(made, vision=vision, logits=tuple(logits), asked=tuple(asked), asked_logits=tuple(asked_logits))
 
 
 def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:

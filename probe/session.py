@@ -26,13 +26,21 @@ class Choice:
     no: tuple[str, ...]
     threshold: float = 0.0
 
+    def __post_init__(self) -> None:
+        for side, words in (("yes", self.yes), ("no", self.no)):
+            if not isinstance(words, tuple) or not words or not all(words):
+                raise InvalidRead(f"Choice({side}={words!r}): {side} is a tuple of one or more first words, such as ({side!r},).")
+
 
 class Session:
     """One image (or one list of images) and any number of questions about it. A context manager: closing frees what it holds.
 
     Args:
-        keep: reads of the image that later traces will want.
+        keep: reads of the image that later traces will want; checked against the model here.
         policy: how questions share the image's prefix. "none": each question alone, right for every model.
+
+    Raises:
+        InvalidRead, InvalidLayer, NoAttention: of `keep`, or a policy that there is not.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class Session:
     ) -> None:
         if policy not in (None, *POLICIES):
             raise InvalidRead(f"policy={policy!r}: {model.family} can be asked under the policies {', '.join(POLICIES)}.")
+        model.validate(keep)
         self._pictures: Pictures | None = images if isinstance(images, Pictures) else model.prepare(images)
         self._model, self.keep, self.policy = model, keep, policy or "none"
         self._chat, self._template = chat, template

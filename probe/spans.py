@@ -25,6 +25,9 @@ class Span:
     positions: tuple[int, ...]
     name: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", tuple(self.positions))
+
     def __len__(self) -> int:
         return len(self.positions)
 
@@ -157,7 +160,7 @@ class TokenMap:
             raise SpanNotFound(f"The span {span.name!r} (positions {_range(span.positions)}) has no text in {_named(within)}.")
         return min(a for a, _ in inside), max(b for _, b in inside)
 
-    def characters(self, start: int, stop: int, within: str | Span = "answer") -> Span:
+    def characters(self, start: int, stop: int, within: str | Span | None = "answer") -> Span:
         """The tokens that share a character with [start, stop) of a span's text."""
         where = self._decoded(within)
         return Span(tuple(p for p, a, b in zip(where.positions, where.starts, where.stops, strict=True) if a < stop and b > start))

@@ -15,10 +15,11 @@ TEMPLATES: dict[str, str] = {
 }
 
 
-def render(template: str, question: str, images: int, image_token: str) -> str:
-    """The prompt of one question under a template: a name of `TEMPLATES`, or a text with `{question}` and `<image>` in it.
+def render(template: str, question: str, images: int, image_token: str) -> tuple[str, int]:
+    """The prompt of one question under a template, and the character where the question begins in it.
 
     Args:
+        template: a name of `TEMPLATES`, or a text with `{question}` and `<image>` in it.
         images: how many images the prompt shows; each gets an image token where the template has `<image>`.
         image_token: the model's own image placeholder.
 
@@ -33,8 +34,8 @@ def render(template: str, question: str, images: int, image_token: str) -> str:
         )
     refuse_image_token(question, image_token)
     shown = "\n".join([image_token] * images)
-    before, after = text.split("{question}", 1)
-    return before.replace(PLACEHOLDER, shown) + question + after.replace(PLACEHOLDER, shown)
+    before, after = (part.replace(PLACEHOLDER, shown) for part in text.split("{question}", 1))
+    return before + question + after, len(before)
 
 
 def refuse_image_token(text: str, image_token: str) -> None:

@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from probe.errors import GridMismatch
 from probe.layout import ImageLayout
 from probe.spans import Span, TokenMap
 
 
+@dataclass(frozen=True)
+class Words:
+    """The user's words in a prompt.
+
+    Attributes:
+        text: the words.
+        occurrence: how often the same characters begin in the prompt before these.
+    """
+
+    text: str
+    occurrence: int
+
+    @classmethod
+    def at(cls, prompt: str, text: str, start: int) -> Words:
+        """The words that begin at a character of the prompt."""
+        text = text.strip()
+        return cls(text, sum(prompt.startswith(text, i) for i in range(start)))
+
+
 def token_map(
-    family: str, tokenizer: Any, image_token_id: int, ids: Sequence[int], layouts: Sequence[ImageLayout | None], question: str | None
+    family: str, tokenizer: Any, image_token_id: int, ids: Sequence[int], layouts: Sequence[ImageLayout | None], words: Words | None
 ) -> TokenMap:
     """Name the positions of an encoded prompt: `image` (and `image 0`, ... where there are several), `prompt`, `question`.
 
     Args:
         layouts: one for each image, in order.
-        question: the user's words, found in the text after the last image and then anywhere; without it there is no such span.
+        words: the user's own, which become the span `question`; None: there is no such span.
+
+    Raises:
+        GridMismatch: the ids do not show as many images as there are layouts.
     """
     images = _split(ids, image_token_id, [layout.tokens if layout else None for layout in layouts])
+    if len(images) != len(layouts):
+        raise GridMismatch(
+            f"{len(layouts)} images were given, and {family}'s input_ids show {len(images)} that can be told apart. Give fewer at once."
+        )
     spans = {"prompt": Span(tuple(range(len(ids))), "prompt")}
     if images:
         spans["image"] = Span(tuple(position for image in images for position in image), "image")
@@ -35,15 +63,15 @@ def token_map(
         lambda some: tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False),
         family,
     )
-    found = _find(tokens, question) if question else None
+    found = _find(tokens, words) if words is not None else None
     return tokens if found is None else tokens.with_spans({"question": found})
 
 
 def _split(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
     """The positions of each image's tokens: by the layouts' counts where these add up, else by runs of image tokens."""
     positions = [i for i, token in enumerate(ids) if token == image_token_id]
-    if len(counts) == 1:
-        return (tuple(positions),)
+    if len(counts) <= 1:
+        return (tuple(positions),) * len(counts)
     known = [count for count in counts if count is not None]
     if len(known) == len(counts) and sum(known) == len(positions):
         edges = [sum(known[:i]) for i in range(len(known) + 1)]
@@ -57,15 +85,12 @@ def _split(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]
     return tuple(map(tuple, runs))
 
 
-def _find(tokens: TokenMap, question: str) -> Span | None:
-    image = tokens.spans.get("image")
-    last = max(image.positions, default=-1) if image else -1
-    for positions in (range(last + 1, len(tokens)), range(len(tokens))):
-        within = Span(tuple(positions))
-        start = tokens.text(within).find(question.strip())
-        if start >= 0:
-            return tokens.characters(start, start + len(question.strip()), within)
-    return None
+def _find(tokens: TokenMap, words: Words) -> Span | None:
+    text, wanted = tokens.text(), words.text.strip()
+    start = -1
+    for _ in range(words.occurrence + 1):
+        start = text.find(wanted, start + 1)
+    return tokens.characters(start, start + len(wanted), None) if start >= 0 else None
 
 
 def suffix_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ class Trace:
         wanted: Sequence[Place | None] = places(at, "hidden(at=...)") or _only(self._plan.asked, "hidden states")
         numbers = self._layers(wanted, layer, layers)
         rows = [
-            torch.stack([torch.cat([self._recorded.hidden[number, place][row] for place in wanted]) for number in numbers])
+            _stacked([torch.cat([self._recorded.hidden[number, place][row] for place in wanted]) for number in numbers])
             for row in range(len(self.tokens))
         ]
         positions = [tuple(p for place in wanted for p in self._plan.positions[place][row]) for row in range(len(self.tokens))]
@@ -117,6 +117,7 @@ class Trace:
             if (query is None or place.query == places(query, "query"))
             and (key is None or place.key == places(key, "key"))
             and (heads is None or place.heads == heads)
+            and (layer is None or (layer % self._depth[1], place) in self._recorded.attention)
         ]
         if not fits:
             raise NotRead(f"No attention was read from {query!r} to {key!r}. Attention reads: {_described(known)}.")
@@ -125,7 +126,7 @@ class Trace:
         place = fits[0]
         have = sorted(number for number, other in self._recorded.attention if other == place)
         numbers = _chosen(have, layer, layers, self._depth[1], "attention of block")
-        rows = [torch.stack([self._recorded.attention[number, place][row] for number in numbers]) for row in range(len(self.tokens))]
+        rows = [_stacked([self._recorded.attention[number, place][row] for number in numbers]) for row in range(len(self.tokens))]
         dims = ("layer", "batch", "head", "query", "key") if place.heads == "all" else ("layer", "batch", "query", "key")
         return self._activation(
             rows, dims, numbers, layer is not None, query=list(self._plan.queries[place]), key=list(self._plan.keys[place])
@@ -143,7 +144,7 @@ class Trace:
         have = sorted(self._recorded.vision)
         place = self._vision
         numbers = _chosen(have, layer if layer is not None else have[0] if len(have) == 1 else None, None, place.depth, "vision state")
-        data = torch.stack([self._recorded.vision[number] for number in numbers])
+        data = _stacked([self._recorded.vision[number] for number in numbers])
         if place.patches is not None:
             data = data[:, :, data.shape[2] - place.patches :]
         dims: tuple[str, ...] = ("layer", "batch", "token", "feature")
@@ -153,7 +154,7 @@ class Trace:
 
     def logits(self, at: Places = None) -> Any:
         """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face."""
-        wanted: Sequence[Place | None] = places(at, "logits(at=...)") or _only([tuple(self._recorded.logits)], "logits")
+        wanted: Sequence[Place | None] = places(at, "logits(at=...)") or _only(self._plan.asked_logits, "logits")
         missing = [place for place in wanted if place not in self._recorded.logits]
         if missing:
             raise NotRead(f"Logits at {missing[0]!r} were not read. Read at: {', '.join(map(_name, self._recorded.logits)) or 'nowhere'}.")
@@ -162,14 +163,15 @@ class Trace:
         return self._activation(rows, ("layer", "batch", "token", "feature"), (0,), True, token=positions)
 
     def _layers(self, wanted: Sequence[Place | None], layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
-        common: set[int] | None = None
-        for place in wanted:
-            have = {number for number, other in self._recorded.hidden if other == place}
-            if not have:
-                names = ", ".join(dict.fromkeys(_name(p) for _, p in self._recorded.hidden))
-                raise NotRead(f"Hidden states at {_name(place)} were not read. Read at: {names or 'nowhere'}.")
-            common = have if common is None else common & have
-        return _chosen(sorted(common or ()), layer, layers, self._depth[0], "hidden states of layer")
+        """The layers meant: those named, which may be any that were recorded, or else those that reads of hidden states asked for."""
+        have = {place: {number for number, other in self._recorded.hidden if other == place} for place in wanted}
+        missing = [place for place in wanted if not have[place]]
+        if missing:
+            names = ", ".join(dict.fromkeys(_name(place) for _, place in self._recorded.hidden))
+            raise NotRead(f"Hidden states at {_name(missing[0])} were not read. Read at: {names or 'nowhere'}.")
+        if layer is None and layers is None:
+            have = {place: self._plan.asked_layers.get(place, have[place]) for place in wanted}
+        return _chosen(sorted(set.intersection(*have.values())), layer, layers, self._depth[0], "hidden states of layer")
 
     def _activation(
         self, rows: list[Tensor], dims: tuple[str, ...], numbers: tuple[int, ...], single: bool, **axes: list[tuple[int, ...]]
@@ -203,6 +205,11 @@ def _chosen(have: Sequence[int], layer: int | None, layers: Iterable[int] | None
     if missing:
         raise NotRead(f"The {what} {missing[0]} was not read. Read: {', '.join(map(str, have)) or 'none'}.")
     return numbers
+
+
+def _stacked(layers: Sequence[Tensor]) -> Tensor:
+    """Layers stacked on the device of the first: a model may lie on several."""
+    return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def _only(asked: Sequence[tuple[Place | None, ...]], what: str) -> tuple[Place | None, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import probe
 from fseg.checks import flag, number, one_of, whole
+from fseg.classes import check_classes
 from fseg.errors import InvalidClasses, InvalidOption
 from fseg.questions import QUESTIONS, Article, affirmation, question
 
@@ -56,10 +57,12 @@ def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
     description = sentences(text, found[0]) if found else None
     if description is None:
         return None
-    return answer.with_spans({
-        "class": tokens.characters(*found[0], within="answer"),
-        "description": tokens.characters(*description, within="answer"),
-    })
+    return answer.with_spans(
+        {
+            "class": tokens.characters(*found[0], within="answer"),
+            "description": tokens.characters(*description, within="answer"),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -120,22 +123,20 @@ class Ask:
                 "or nothing for the processor's own."
             )
 
-    def __call__(self, session: probe.Session, classes: Mapping[str, Sequence[str]]) -> list[ClassAnswer]:
+    def __call__(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> list[ClassAnswer]:
         """Ask about every name of every class, all in one go.
 
         Args:
             session: one image, opened.
-            classes: for each class the names that it is asked about by.
+            classes: the names, or for each class the names that it is asked about by.
 
         Returns:
             one entry for each name, in order.
 
         Raises:
-            InvalidClasses: a class without a name.
+            InvalidClasses: no class, one that appears twice, or one without a name.
         """
-        names = [(name, synonym) for name, synonyms in classes.items() for synonym in _checked(name, synonyms)]
-        if not names:
-            return []
+        names = [(name, synonym) for name, synonyms in check_classes(classes).items() for synonym in synonyms]
         if self.presence == "assume":
             assumed = self._affirmed(session, names)
             return [_present(*pair, answer, None, "presence-assumed") for pair, answer in zip(names, assumed, strict=True)]
@@ -177,9 +178,3 @@ class Ask:
 def _present(name: str, asked_as: str, answer: probe.Answer, margin: float | None, *flags: str) -> ClassAnswer:
     described = len(answer.tokens.span("description")) > 0
     return ClassAnswer(name, asked_as, True, answer, answer.text, margin, flags if described else (*flags, "no-description"))
-
-
-def _checked(name: str, synonyms: Sequence[str]) -> Sequence[str]:
-    if isinstance(synonyms, str) or not synonyms or any(not synonym.strip() for synonym in synonyms):
-        raise InvalidClasses(f"Class {name!r} is asked about by {synonyms!r}. Give a list of one or more names, none of them empty.")
-    return synonyms

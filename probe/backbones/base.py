@@ -14,8 +14,8 @@ from probe.layout import Grid, ImageLayout
 class Backbone:
     """A family of models. The defaults are those of a family that nobody has declared: everything works but the way back to the image."""
 
-    prefix: ClassVar[str] = "none"
-    """How questions may share an image's prefix: "packed", "batched" or "none"."""
+    tiled: ClassVar[bool] = False
+    """Whether the family's processor cuts a picture into tiles beside its base view."""
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
         """Where the image tokens lie that the checkpoint's own processor makes of a picture of (height, width); None: not known."""
@@ -28,8 +28,8 @@ class Backbone:
     def prepare_directly(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[ImageLayout]]:
         """Model inputs of whole images resized straight to the tower's input, and their layouts (`resize="stretch", tiles=False`)."""
         raise LoadError(
-            f"{model.config.model_type} cannot be loaded with resize='stretch': its backbone does not say how an image is laid out "
-            "when it is resized directly. Load it with resize='processor'."
+            f"{model.config.model_type} cannot be loaded with resize='stretch' or tiles=False: its backbone does not say how an image is "
+            "laid out when it is resized directly. Load it with resize='processor'."
         )
 
     def forward_inputs(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

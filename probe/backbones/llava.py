@@ -17,8 +17,6 @@ from probe.layout import Box, Grid, ImageLayout
 class Llava(Backbone):
     """LLaVA-1.5: the tower's patches in order; the stock processor shows it the central square of the picture."""
 
-    prefix = "packed"
-
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
         return self.square(model, image_size, processed_box(processor.image_processor, image_size))
 

@@ -20,6 +20,8 @@ from probe.layout import Grid, ImageLayout
 class LlavaNext(Llava):
     """LLaVA-1.6. With `tiles=False` the base view alone: as many tokens as the tower has patches, without the newline embedding."""
 
+    tiled = True
+
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
         side, base = patches_per_side(model), self.square(model, image_size, None)
         grid, newlines = tiled_grid(

@@ -120,6 +120,20 @@ def test_a_sam_of_another_architecture_says_what_it_holds(shell: Shell, models: 
     assert "other.safetensors" in err
 
 
+def test_no_two_pictures_share_a_folder() -> None:
+    folders = fseg.cli._folders(Path("out"), [Path("x.png"), Path("x.jpg"), Path("x-2.png"), Path("a/X.png")])
+    assert [folder.name for folder in folders] == ["x", "x-2", "x-2-2", "X-3"]
+
+
+def test_more_classes_than_a_palette_holds_are_refused_before_the_work(
+    shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path
+) -> None:
+    (tmp_path / "many.txt").write_text("\n".join(f"class {i}" for i in range(256)))
+    code, _, err = shell(fseg.cli, *segment(models, picture, "--classes-file", str(tmp_path / "many.txt"), "--out", str(tmp_path / "out")))
+    assert code == 2
+    assert "256 classes were given; labels.png has room for 255" in err
+
+
 def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
     where = ("--recipe", "fseg-llava-1.5-vicuna-7b", "--backbone", models[0], "--sam", models[1])
     for number in ("3", "5"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -133,7 +134,10 @@ def test_layer_distances_cover_every_layer(model: probe.Probe, picture: Image.Im
     assert all(int(one.argmax()) == 1 * 4 + 2 for one in maps.values())
 
 
-def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image) -> None:
+def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = importlib.import_module("fseg.fusion")  # `fseg.fusion` itself is the decorator
+    monkeypatch.setattr(registry, "_fusions", dict(registry._fusions))
+
     @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])
     def sharp(e, *, layers=(7, 13), power=2.0):  # type: ignore[no-untyped-def]  # as an author writes it
         """Mean cosine over a band of layers, sharpened."""
@@ -146,3 +150,27 @@ def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image
     assert evidence.response is not None
     assert int(evidence.response.argmax()) == 6
     assert evidence.raw_distance is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"respond.fusion": "D"}, {"respond.fusion": "M_A"}, {"refine.mask": "M_v"}, {"refine.mask": "M^_f"}, {"prompt.kind": "point"}],
+)
+def test_every_row_of_the_ablations_can_be_saved(
+    model: probe.Probe, picture: Image.Image, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume", **changes}))(picture, ["pottedplant"])
+    assert (result.save(tmp_path) / "evidence.safetensors").stat().st_size > 0
+
+
+def test_a_model_that_would_crop_the_picture_is_refused(model: probe.Probe) -> None:
+    hf, processor = zoo.llava()
+    with pytest.raises(InvalidRecipe, match=r'Open it with probe\.load\(\.\.\., resize="stretch", tiles=False\)'):
+        fseg.Segmenter(RECIPE, backbone=probe.load(model=hf, processor=processor), sam=tiny_sam())
+    with pytest.raises(InvalidRecipe, match="backbone= is a LlavaForConditionalGeneration"):
+        fseg.Segmenter(RECIPE, backbone=hf, sam=tiny_sam())  # type: ignore[arg-type]
+
+
+def test_one_picture_is_segmented_at_a_time(model: probe.Probe, picture: Image.Image) -> None:
+    with pytest.raises(probe.errors.ImageError, match="2 images were given at once"):
+        segmenter(model)([picture, picture], ["cat"])  # type: ignore[arg-type]

@@ -68,3 +68,8 @@ def test_a_row_that_does_not_fit_is_named(segmenter: fseg.Segmenter) -> None:
         Sweep(segmenter, {"deep": BASE.with_({"respond.layers": (7, 13)})})
     with pytest.raises(InvalidRecipe, match="one or more recipes"):
         Sweep(segmenter, {})
+
+
+def test_a_row_of_other_models_is_refused(segmenter: fseg.Segmenter) -> None:
+    with pytest.raises(InvalidRecipe, match='The row "other" names the models'):
+        Sweep(segmenter, {"other": BASE.with_({"sam.checkpoint": "facebook/sam-vit-base"})})

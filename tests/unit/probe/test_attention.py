@@ -61,3 +61,24 @@ def test_a_row_that_does_not_give_the_kernels_output_is_not_returned() -> None:
     assert made.check(0, positions, right, output) < 1e-6
     with pytest.raises(WrongRows, match="differ from the kernel's own output by"):
         made.check(0, positions, right.flip(-1), output)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_small_outputs_are_compared_as_strictly_as_large_ones(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 2, 9, 8, generator=generator).to(dtype) for _ in range(2))
+    value = (1e-3 * torch.randn(1, 2, 9, 8, generator=generator)).to(dtype)
+    made = AttentionCall.from_inputs(((MODULE, query, key, value, None), {"scaling": 0.35}), "block 0")
+    positions = torch.arange(9)
+    right = rows(made, *range(9))
+    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.35).transpose(1, 2)
+    assert made.check(0, positions, right, output) < 6e-2
+    for wrong in (torch.zeros_like(right), torch.full_like(right, 1 / 9), right.roll(1, -1)):
+        with pytest.raises(WrongRows):
+            made.check(0, positions, wrong, output)
+
+
+def test_a_float64_model_keeps_its_precision() -> None:
+    line = torch.arange(3.0, dtype=torch.float64).reshape(1, 1, 3, 1)
+    made = AttentionCall.from_inputs(((MODULE, line, line, line, None), {"scaling": 1.0}), "block 0")
+    assert made.rows(0, torch.tensor([2])).dtype == torch.float64

@@ -65,6 +65,10 @@ def test_a_device_that_is_not_there_names_those_that_are(folder: Path) -> None:
 def test_arguments_that_do_not_fit_are_refused(folder: Path) -> None:
     with pytest.raises(LoadError, match="one of them"):
         probe.load()
+    with pytest.raises(LoadError, match=r"a loaded model goes into model="):
+        probe.load(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(LoadError, match="No model folder"):
+        probe.load(Path("nope"))
     with pytest.raises(LoadError, match="not a Hugging Face model"):
         probe.load(model=torch.nn.Linear(1, 1))
     with pytest.raises(LoadError, match='"stretch"'):
@@ -91,3 +95,18 @@ def test_families_that_nobody_declared_work_without_a_grid(wide_image: Image.Ima
         trace.hidden().grid()
     with pytest.raises(LoadError, match="resize='processor'"):
         probe.load(model=hf, processor=processor, resize="stretch").encode(wide_image, "Is there a cat?")
+
+
+def test_a_folder_is_found_from_home_and_as_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert probe.load(f"~/{folder.name}").family == "llava"
+    assert probe.load(folder).family == "llava"
+
+
+def test_tiles_and_a_direct_resize_exclude_each_other(wide_image: Image.Image) -> None:
+    hf, processor = zoo.llava_next()
+    with pytest.raises(LoadError, match="Load it with tiles=False as well"):
+        probe.load(model=hf, processor=processor, resize="stretch")
+    assert probe.load(model=hf, processor=processor, tiles=False).direct
+    one_view = probe.load(model=zoo.llava()[0], processor=zoo.llava()[1], tiles=False)
+    assert not one_view.direct  # LLaVA-1.5 has no tiles to leave out: its processor stays in charge

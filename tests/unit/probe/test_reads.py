@@ -10,7 +10,7 @@ from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.plan import plan
 from probe.reads import Attention, Hidden, Logits, Vision, merge
 
-MODULES = Modules(("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), "p", 9)
+MODULES = Modules(("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), 9)
 
 
 @pytest.mark.parametrize("layers", [[], "every", [1.5], [True], None])

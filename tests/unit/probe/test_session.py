@@ -164,3 +164,112 @@ def test_a_model_without_a_processor_says_what_it_needs(wide_image: Image.Image)
     bare = probe.load(model=zoo.llava()[0])
     with pytest.raises(ProcessorNeeded, match=r"probe\.load\(model=\.\.\., processor=\.\.\.\)"):
         bare.encode(wide_image, "Is there a cat?")
+
+
+def test_the_question_is_the_users_words_not_the_first_that_read_like_them(model: probe.Probe, wide_image: Image.Image) -> None:
+    twice = "Q: {question} <image>\nAnswer A or B ASSISTANT:"
+    tokens = model.encode(wide_image, "A", template=twice).tokens
+    assert max(tokens.span("question").positions) < min(tokens.span("image").positions)
+    turn = {"role": "user", "content": [{"type": "text", "text": "What is it?"}]}
+    first = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+    said = {"role": "assistant", "content": "A cat."}
+    chat = model.encode(wide_image, [first, said, turn]).tokens
+    assert chat.text("question") == "What is it?"
+    assert min(chat.span("question").positions) > max(chat.word("cat", within="prompt").positions)
+
+
+def test_projected_tokens_do_not_add_a_layer_to_the_hidden_states(model: probe.Probe, wide_image: Image.Image) -> None:
+    trace = model.run(model.encode(wide_image, "Is there a cat?"), [probe.Hidden([2, 3], at="image"), probe.Projected()])
+    assert trace.hidden("image").coords["layer"] == (2, 3)
+    assert torch.equal(trace.projected().data, trace.hidden("image", layer=0).data)
+
+
+def test_the_check_of_rows_is_not_used_up_by_an_empty_span(model: probe.Probe, wide_image: Image.Image) -> None:
+    fresh = probe.load(model=model.model, processor=model.processor, resize="stretch", tiles=False)
+    answer = fresh.encode(wide_image, "Is there a cat?").with_answer("No.")
+    assert fresh.run(answer, probe.Attention([1], query=probe.Span(()))).row_differences == {}
+    assert list(fresh.run(answer, probe.Attention([1], query="answer")).row_differences) == [1]
+
+
+def test_asking_and_reading_from_two_threads_is_in_turn(model: probe.Probe, wide_image: Image.Image) -> None:
+    other = probe.load(model=model.model, processor=model.processor, resize="stretch", tiles=False)
+    encoding = model.encode(wide_image, "Is there a cat?")
+    expected = model.generate(encoding, max_new_tokens=3).text
+    answers: list[str] = []
+
+    def read() -> None:
+        for _ in range(5):
+            other.run(encoding, probe.Hidden([3], at=-1))
+
+    def ask() -> None:
+        for _ in range(5):
+            answers.append(model.generate(encoding, max_new_tokens=3).text)
+
+    threads = [threading.Thread(target=read), threading.Thread(target=ask)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [expected] * 5
+
+
+def test_hugging_faces_own_options_pass_through(model: probe.Probe, wide_image: Image.Image) -> None:
+    from transformers import GenerationConfig
+
+    encoding = model.encode(wide_image, "Is there a cat?")
+    plain = model.generate(encoding, max_new_tokens=4)
+    assert model.generate(encoding, max_new_tokens=4, return_dict_in_generate=True).tokens.ids == plain.tokens.ids
+    assert len(model.generate(encoding, max_length=len(encoding.tokens) + 3).tokens.span("answer")) == 3
+    hot = GenerationConfig(do_sample=True, temperature=50.0, max_new_tokens=4)
+    torch.manual_seed(0)
+    assert len({model.generate(encoding, generation_config=hot).tokens.ids for _ in range(4)}) > 1
+    with pytest.raises(probe.ProbeError, match="an answer is one sequence"):
+        model.generate(encoding, num_return_sequences=2, num_beams=2)
+
+
+def test_spans_of_an_earlier_answer_go_with_it(model: probe.Probe, wide_image: Image.Image) -> None:
+    first = model.encode(wide_image, "Is there a cat?").with_answer("yes, it contains a cat.")
+    first = first.with_spans({"word": first.tokens.word("cat"), "asked": first.tokens.word("cat", within="question")})
+    second = first.with_answer("No.")
+    assert list(second.tokens.spans) == ["prompt", "image", "question", "asked", "answer"]
+
+
+def test_an_answer_that_has_ended_is_not_gone_on_with(model: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = model.encode(wide_image, "Is there a cat?")
+    ended = encoding.with_answer_ids((5613, 2))
+    assert len(ended.tokens.span("end")) == 1
+    assert model.generate(ended) is ended
+    going = model.generate(encoding.with_answer("yes"), max_new_tokens=2)
+    assert len(going.tokens.span("answer")) == 3
+
+
+def test_an_image_token_in_an_answer_is_refused(model: probe.Probe, wide_image: Image.Image) -> None:
+    with pytest.raises(TemplateError, match="holds the image token"):
+        model.encode(wide_image, "?").with_answer("a <image> b")
+
+
+def test_a_gate_needs_words_on_both_sides() -> None:
+    with pytest.raises(InvalidRead, match=r"Choice\(no=\(\)\)"):
+        probe.Choice(yes=("yes",), no=())
+
+
+def test_what_is_kept_is_checked_when_the_session_opens(model: probe.Probe, wide_image: Image.Image) -> None:
+    with pytest.raises(probe.errors.InvalidLayer, match="layer 99"):
+        model.open(wide_image, keep=[probe.Hidden([99], at="image")])
+
+
+def test_logits_of_two_reads_have_to_be_named(model: probe.Probe, wide_image: Image.Image) -> None:
+    trace = model.run(model.encode(wide_image, "?"), [probe.Logits(at=-1), probe.Logits(at="question"), probe.Hidden([1])])
+    assert trace.logits(-1).data.shape == (1, 1, 32064)
+    with pytest.raises(probe.errors.NotRead, match="Name a place: logits were read at -1, 'question'"):
+        trace.logits()
+    with pytest.raises(probe.errors.NotRead, match="attention"):
+        trace.attention()
+
+
+def test_padding_with_a_hole_is_refused() -> None:
+    bare = probe.load(model=zoo.llava()[0])
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with pytest.raises(InvalidRead, match="padding lies at one or both ends"):
+        bare.run({"input_ids": ids, "attention_mask": torch.tensor([[1, 0, 1, 1]])}, probe.Hidden([1]))
+    assert bare.run({"input_ids": ids, "attention_mask": None}, probe.Hidden([1])).hidden().data.shape == (1, 1, 4, 48)

@@ -7,7 +7,7 @@ import pytest
 from probe.errors import AmbiguousWord, GridMismatch, SpanNotFound
 from probe.layout import Grid, ImageLayout
 from probe.spans import Span, TokenMap
-from probe.text import suffix_ids, token_map
+from probe.text import Words, suffix_ids, token_map
 from tests import zoo
 
 IMAGE = 32000
@@ -18,7 +18,7 @@ def answered(text: str, *, layout: ImageLayout | None = None, images: int = 4) -
     tokenizer = zoo.tokenizer()
     prompt = "USER: <image>\nIs there a cat? ASSISTANT:"
     ids = tokenizer(prompt.replace("<image>", "<image>" * images))["input_ids"]
-    tokens = token_map("llava", tokenizer, IMAGE, ids, [layout], "Is there a cat?")
+    tokens = token_map("llava", tokenizer, IMAGE, ids, [layout], Words("Is there a cat?", 0))
     answer = suffix_ids(tokenizer, prompt, text)
     spans = {**tokens.spans, "answer": Span(tuple(range(len(ids), len(ids) + len(answer))), "answer")}
     return TokenMap((*ids, *answer), tokens.images, tokens.layouts, spans, tokens.special, tokens.decode, "llava")

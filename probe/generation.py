@@ -1,0 +1,45 @@
+"""Options of generation: greedy unless told otherwise, Hugging Face's own names, nothing passed over in silence."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from transformers import GenerationConfig
+
+from probe.errors import ProbeError
+
+MAX_NEW_TOKENS = 64
+
+
+def generation_options(options: dict[str, Any], pad_token_id: int | None, image_token_id: int) -> dict[str, Any]:
+    """What `model.generate` is given beside its inputs.
+
+    Args:
+        options: the user's. A `generation_config` is taken as it is, with the other options over it.
+        image_token_id: never generated: Hugging Face would look for another picture behind it.
+
+    Raises:
+        ProbeError: several sequences were asked for; an answer is one.
+    """
+    own = dict(options)
+    config = own.pop("generation_config", None)
+    forbidden = [*(own.pop("suppress_tokens", None) or getattr(config, "suppress_tokens", None) or ()), image_token_id]
+    if config is not None:
+        made: GenerationConfig = copy.deepcopy(config)
+        made.update(**own, suppress_tokens=forbidden)
+        if made.pad_token_id is None:
+            made.pad_token_id = pad_token_id
+        settings: dict[str, Any] = {"generation_config": made}
+        several = made.num_return_sequences
+    else:
+        settings = {"do_sample": False, "pad_token_id": pad_token_id, "suppress_tokens": forbidden} | own
+        if "max_length" not in own:
+            settings = {"max_new_tokens": MAX_NEW_TOKENS} | settings
+        if not settings["do_sample"]:
+            # A checkpoint's sampling defaults mean nothing to greedy search, and make transformers warn.
+            settings = {"temperature": None, "top_p": None, "top_k": None} | settings
+        several = own.get("num_return_sequences")
+    if (several or 1) > 1:
+        raise ProbeError(f"num_return_sequences={several}: an answer is one sequence. Call generate() several times, with do_sample=True.")
+    return settings

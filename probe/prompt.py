@@ -1,0 +1,81 @@
+"""Prompts: from a user's words, messages or raw text to the text that the model reads, and where the user's words are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from probe.errors import TemplateError
+from probe.templates import refuse_image_token, render
+from probe.text import Words
+
+Messages = Sequence[Mapping[str, Any]]
+
+_MARK = "\x02words\x03"  # stands for the user's words while their place in a chat template is looked for
+
+
+def build_prompt(
+    processor: Any, text: str | Messages, images: int, *, chat: bool = True, template: str | None = None
+) -> tuple[str, Words | None]:
+    """The prompt as text, with one image token an image, and the user's words in it.
+
+    Args:
+        text: the user's words, chat messages, or, with chat=False, the whole prompt.
+        images: how many there are.
+        template: a template by name or as text; None: the processor's own chat template.
+
+    Raises:
+        TemplateError: no template, one that does not fit, or another number of image tokens than images.
+    """
+    token = processor.image_token
+    if not chat:
+        if not isinstance(text, str):
+            raise TemplateError("chat=False takes the raw prompt as a string, not messages.")
+        prompt, words = text, None
+    elif template is not None:
+        if not isinstance(text, str):
+            raise TemplateError("Messages are laid out by the processor's chat template; template= is for a single question.")
+        prompt, start = render(template, text, images, token)
+        words = Words.at(prompt, text, start)
+    else:
+        prompt, words = _chat(processor, text, images)
+    shown = prompt.count(token)
+    if shown != images:
+        raise TemplateError(f"The prompt has {shown} image tokens ({token}) and {images} images were given. Give each image one token.")
+    return prompt, words
+
+
+def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words | None]:
+    if processor.chat_template is None:
+        raise TemplateError("This checkpoint has no chat template. Name one: template='vicuna_v1', or pass chat=False and a raw prompt.")
+    if isinstance(text, str):
+        text = [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
+    messages = [{**message, "content": _parts(message, processor.image_token)} for message in text]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    place = _last_words(messages)
+    if place is None:
+        return prompt, None
+    message, part = place
+    words = messages[message]["content"][part]["text"]
+    messages[message]["content"][part] = {"type": "text", "text": _MARK}
+    start = processor.apply_chat_template(messages, add_generation_prompt=True).find(_MARK)
+    return prompt, Words.at(prompt, words, start) if start >= 0 and words.strip() else None
+
+
+def _parts(message: Mapping[str, Any], image_token: str) -> list[Mapping[str, Any]]:
+    """A message's content as a list of parts, which every multimodal chat template reads."""
+    content = message.get("content") or []
+    parts: list[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    for part in parts:
+        refuse_image_token(str(part.get("text", "")), image_token)
+    return parts
+
+
+def _last_words(messages: Messages) -> tuple[int, int] | None:
+    """Which part of which message holds the user's last words."""
+    for message in reversed(range(len(messages))):
+        if messages[message].get("role") == "user":
+            texts = [i for i, part in enumerate(messages[message]["content"]) if part.get("type") == "text"]
+            if texts:
+                return message, texts[-1]
+    return None
