@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probe.attention import AttentionCall
 from probe.discover import Modules
-from probe.errors import NestedTrace, UnmodelledAttention
+from probe.errors import InvalidRead, NestedTrace, UnmodelledAttention
 from probe.plan import AttentionPlace, Plan, Rows
 from probe.reads import Place
 
@@ -148,10 +148,20 @@ class Engine:
                         found.row_differences[block] = max(difference, found.row_differences.get(block, 0.0))
                         self._checked.add(kernel)
                     rows = rows.mean(0) if place.heads == "mean" else rows
-                    columns = torch.tensor(keys, dtype=torch.long, device=rows.device) + offsets[row]
-                    found.attention[block, place].append(rows.index_select(-1, columns))
+                    found.attention[block, place].append(_columns(rows, call, place, keys, offsets[row]))
 
         return take
+
+
+def _columns(rows: Tensor, call: AttentionCall, place: AttentionPlace, keys: Sequence[int], offset: int) -> Tensor:
+    if call.key.shape[2] != call.query.shape[2]:  # cross-attention: the keys are not the sequence's positions
+        if place.key is None:
+            return rows
+        raise InvalidRead(
+            f"{call.where} attends to {call.key.shape[2]} vision features, not to the sequence of {call.query.shape[2]} tokens. "
+            "Read it with key=None, and blocks of self-attention by themselves."
+        )
+    return rows.index_select(-1, torch.tensor(keys, dtype=torch.long, device=rows.device) + offset)
 
 
 def _take_hidden(layer: int, plan: Plan, offsets: Sequence[int], found: Recorded, *, entering: bool = False) -> Callable[[Any], None]:

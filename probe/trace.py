@@ -126,6 +126,12 @@ class Trace:
         place = fits[0]
         have = sorted(number for number, other in self._recorded.attention if other == place)
         numbers = _chosen(have, layer, layers, self._depth[1], "attention of block")
+        widths = {self._recorded.attention[number, place][0].shape[-1] for number in numbers}
+        if len(widths) > 1:
+            raise NotRead(
+                f"Blocks {', '.join(map(str, numbers))} attend to different keys ({', '.join(map(str, sorted(widths)))} of them): "
+                "some to the sequence, some across it to vision features. Ask for one with layer=, or for blocks of one kind with layers=."
+            )
         rows = [_stacked([self._recorded.attention[number, place][row] for number in numbers]) for row in range(len(self.tokens))]
         dims = ("layer", "batch", "head", "query", "key") if place.heads == "all" else ("layer", "batch", "query", "key")
         return self._activation(

@@ -51,7 +51,7 @@ def tokenizer() -> Any:
     return made
 
 
-def _enliven(model: Any) -> Any:
+def enliven(model: Any) -> Any:
     """Random weights as large as trained ones are, so that no branch of the network is dead (towers start at 1e-10)."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def llava(image_size: int = 56, patch_size: int = 14, layers: int = 4) -> tuple[
         num_additional_image_tokens=1,
         chat_template=VICUNA_TEMPLATE,
     )
-    return _enliven(LlavaForConditionalGeneration(config)), processor
+    return enliven(LlavaForConditionalGeneration(config)), processor
 
 
 def llava_next(image_size: int = 56, patch_size: int = 14, layers: int = 4, text: str = "mistral") -> tuple[Any, Any]:
@@ -132,7 +132,7 @@ def llava_next(image_size: int = 56, patch_size: int = 14, layers: int = 4, text
         num_additional_image_tokens=1,
         chat_template=MISTRAL_TEMPLATE if text == "mistral" else VICUNA_TEMPLATE,
     )
-    return _enliven(LlavaNextForConditionalGeneration(config)), processor
+    return enliven(LlavaNextForConditionalGeneration(config)), processor
 
 
 def save(pair: tuple[Any, Any], folder: Path) -> Path:

@@ -1,0 +1,221 @@
+"""Tiny random models of families without a backbone of their own, and an encoded input with an image for each.
+
+Built from configurations; weights as large as trained ones, so that no branch is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as hf
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
+
+from tests.zoo import enliven
+
+IMAGE = 150
+TEXT: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+VISION: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 7,
+}
+SIGLIP = {"model_type": "siglip_vision_model", **VISION}
+Built = tuple[Any, dict[str, Any]]
+
+
+def _ids(images: int) -> torch.Tensor:
+    return torch.tensor([[1, 5, 6, *[IMAGE] * images, 7, 8, 9, 10, 11]])
+
+
+def _pixels(*leading: int) -> torch.Tensor:
+    return torch.randn(*leading, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def llava_onevision() -> Built:
+    config = hf.LlavaOnevisionConfig(
+        vision_config=hf.SiglipVisionConfig(**VISION),
+        text_config=hf.Qwen2Config(**TEXT),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[28, 28]],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    inputs = {"input_ids": _ids(16 + 16 + 4), "pixel_values": _pixels(1, 2), "image_sizes": torch.tensor([[28, 28]])}
+    return hf.LlavaOnevisionForConditionalGeneration(config), inputs
+
+
+def vipllava() -> Built:
+    config = hf.VipLlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION),
+        text_config=hf.LlamaConfig(**TEXT),
+        image_token_index=IMAGE,
+        vision_feature_layers=[-2, -1, 1],
+    )
+    return hf.VipLlavaForConditionalGeneration(config), {"input_ids": _ids(16), "pixel_values": _pixels(1)}
+
+
+def paligemma() -> Built:
+    text = {"model_type": "gemma", **TEXT, "head_dim": 8}
+    config = hf.PaliGemmaConfig(vision_config=SIGLIP, text_config=text, image_token_index=IMAGE, projection_dim=32, vocab_size=160)
+    ids = _ids(16)
+    inputs = {"input_ids": ids, "pixel_values": _pixels(1), "token_type_ids": torch.zeros_like(ids)}
+    return hf.PaliGemmaForConditionalGeneration(config), inputs
+
+
+def gemma3() -> Built:
+    """Sliding windows, query and key norms, attention in both directions within the image."""
+    config = hf.Gemma3Config(
+        vision_config=SIGLIP,
+        text_config=hf.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=6, query_pre_attn_scalar=8),
+        image_token_index=IMAGE,
+        mm_tokens_per_image=4,
+        boi_token_index=148,
+        eoi_token_index=149,
+    )
+    ids = _ids(4)
+    return hf.Gemma3ForConditionalGeneration(config), {
+        "input_ids": ids,
+        "pixel_values": _pixels(1),
+        "token_type_ids": (ids == IMAGE).long(),
+    }
+
+
+def internvl() -> Built:
+    vision = hf.InternVLVisionConfig(**{**VISION, "image_size": [28, 28], "patch_size": [7, 7]})
+    config = hf.InternVLConfig(vision_config=vision, text_config=hf.Qwen2Config(**TEXT), image_token_id=IMAGE)
+    return hf.InternVLForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+
+
+def _qwen(kind: str, **vision: Any) -> Built:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    config = getattr(hf, f"{kind}Config")(
+        text_config={**TEXT, "head_dim": 8, "rope_scaling": rope, "rope_parameters": rope},
+        vision_config={"depth": 3, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision},
+        image_token_id=IMAGE,
+        vision_start_token_id=147,
+        vision_end_token_id=146,
+        video_token_id=145,
+    )
+    ids = torch.tensor([[1, 5, 147, *[IMAGE] * 6, 146, 7, 8, 9]])
+    inputs = {
+        "input_ids": ids,
+        "pixel_values": torch.randn(24, 3 * 2 * 16, generator=torch.Generator().manual_seed(1)),
+        "image_grid_thw": torch.tensor([[1, 4, 6]]),
+        "mm_token_type_ids": (ids == IMAGE).int(),
+    }
+    return getattr(hf, f"{kind}ForConditionalGeneration")(config), inputs
+
+
+def qwen2_vl() -> Built:
+    return _qwen("Qwen2VL", embed_dim=24, hidden_size=32)
+
+
+def qwen2_5_vl() -> Built:
+    return _qwen("Qwen2_5_VL", hidden_size=24, intermediate_size=48, out_hidden_size=32, window_size=16, fullatt_block_indexes=[2])
+
+
+def qwen3_vl() -> Built:
+    """Visual states are added between the decoder's blocks, so a block's output is not the next one's input."""
+    return _qwen(
+        "Qwen3VL",
+        hidden_size=24,
+        intermediate_size=48,
+        out_hidden_size=32,
+        deepstack_visual_indexes=[0, 1],
+        num_position_embeddings=16,
+    )
+
+
+def idefics3() -> Built:
+    config = hf.Idefics3Config(
+        vision_config=hf.Idefics3VisionConfig(**VISION), text_config=hf.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2
+    )
+    return hf.Idefics3ForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1, 1)}
+
+
+def smolvlm() -> Built:
+    config = hf.SmolVLMConfig(
+        vision_config=hf.SmolVLMVisionConfig(**VISION), text_config=hf.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2
+    )
+    return hf.SmolVLMForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1, 1)}
+
+
+def mistral3() -> Built:
+    config = hf.Mistral3Config(
+        vision_config=hf.PixtralVisionConfig(**VISION),
+        text_config=hf.MistralConfig(**TEXT, head_dim=8),
+        image_token_index=IMAGE,
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+    )
+    inputs = {"input_ids": _ids(4), "pixel_values": _pixels(1), "image_sizes": torch.tensor([[28, 28]])}
+    return hf.Mistral3ForConditionalGeneration(config), inputs
+
+
+def mllama() -> Built:
+    """Blocks 1 and 3 attend across to vision features; one image token stands for the picture."""
+    vision = MllamaVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_global_layers=2,
+        attention_heads=2,
+        image_size=28,
+        patch_size=7,
+        max_num_tiles=1,
+        supported_aspect_ratios=[[1, 1]],
+        vision_output_dim=24 * 3,
+        intermediate_layers_indices=[0, 1],
+    )
+    text = MllamaTextConfig(**TEXT, cross_attention_layers=[1, 3])
+    ids = _ids(1)
+    inputs = {
+        "input_ids": ids,
+        "pixel_values": _pixels(1, 1, 1),
+        "aspect_ratio_ids": torch.tensor([[1]]),
+        "aspect_ratio_mask": torch.tensor([[[1]]]),
+        "cross_attention_mask": torch.ones(1, ids.shape[1], 1, 1, dtype=torch.long),
+    }
+    return hf.MllamaForConditionalGeneration(hf.MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)), inputs
+
+
+FAMILIES: dict[str, Callable[[], Built]] = {
+    build.__name__: build
+    for build in (
+        llava_onevision,
+        vipllava,
+        paligemma,
+        gemma3,
+        internvl,
+        qwen2_vl,
+        qwen2_5_vl,
+        qwen3_vl,
+        idefics3,
+        smolvlm,
+        mistral3,
+        mllama,
+    )
+}
+
+
+def build(name: str) -> Built:
+    """The model and input of a family."""
+    torch.manual_seed(0)
+    model, inputs = FAMILIES[name]()
+    return enliven(model), inputs
