@@ -13,6 +13,7 @@ from probe.reads import Attention, Hidden, Logits, Place, Places, Projected, Rea
 from probe.session import Choice, Session
 from probe.spans import Span, TokenMap
 from probe.trace import Trace
+from probe.verify import verify
 
 __version__ = "0.1.0"
 
@@ -46,4 +47,5 @@ __all__ = [
     "merge",
     "open_image",
     "register",
+    "verify",
 ]

@@ -32,9 +32,10 @@ _HARMLESS = frozenset(
     | {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch", "past_key_values", "logits_to_keep"}
 )
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference between rows @ values and the kernel's own output, relative to the largest output of the same head: a kernel may round
-its scores, weights and output to the model's dtype, where our rows stay in float32 (in float64 for a float64 model)."""
+its scores, weights and output to the model's dtype, where our rows stay in float32 (in float64 for a float64 model, where Hugging Face's
+eager softmax is float32 still)."""
 
 
 @dataclass(frozen=True)

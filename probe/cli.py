@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from probe.errors import ProbeError
 from probe.model import load
+from probe.verify import verify as verify_model
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look inside a Hugging Face multimodal model.")
 
@@ -31,6 +33,25 @@ def inspect(
     Example: probe inspect llava-hf/llava-1.5-7b-hf --dtype bfloat16
     """
     typer.echo(load(model, device=device, dtype=dtype).inspect())
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="A hub id or a local folder.")],
+    image: Annotated[Path | None, typer.Option(help="A picture; left out: noise.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Resize pictures directly, without tiles, as the fseg recipes do.")] = False,
+) -> None:
+    """Compare every kind of read with plain Hugging Face, and the grid with the picture. Exits with 1 if anything differs.
+
+    Example: probe verify llava-hf/llava-1.5-7b-hf --image cat.jpg --dtype bfloat16 --device cuda
+    """
+    opened = load(model, device=device, dtype=dtype, resize="stretch" if stretch else "processor", tiles=not stretch)
+    report = verify_model(opened, image)
+    typer.echo(report)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

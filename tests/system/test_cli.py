@@ -166,6 +166,14 @@ def test_help_teaches(shell: Shell) -> None:
     assert "Example: fseg segment street.jpg" in out
 
 
+def test_probe_verifies_a_folder(shell: Shell, tmp_path: Path) -> None:
+    folder = zoo.save(zoo.llava(), tmp_path)
+    code, out, _ = shell(probe.cli, "verify", str(folder), "--stretch")
+    assert code == 0
+    assert out.count("pass") == 7
+    assert "Attention under sdpa, a separate eager run" in out
+
+
 def test_probe_inspects_a_folder(shell: Shell, models: tuple[str, str]) -> None:
     code, out, _ = shell(probe.cli, "inspect", models[0])
     assert code == 0

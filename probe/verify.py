@@ -1,0 +1,239 @@
+"""Verify: every kind of read against plain Hugging Face, and the grid against the picture itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from probe.encoding import Answer
+from probe.errors import GridUnknown, ProbeError
+from probe.images import ImageLike, open_image
+from probe.layout import Grid
+from probe.model import Probe
+from probe.reads import Attention, Hidden, Logits, Projected, Vision
+from probe.trace import Trace
+
+QUESTION, ANSWER = "What is in the picture?", "A picture of something. It has some colours."
+
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Attention weights, which lie in 0..1: how far two kernels may be apart once their hidden states have drifted through all layers."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        what: the read, and what it was compared with.
+        difference: largest absolute difference; for the grid, the share of cells that moved another token than their own.
+        tolerance: the largest that passes.
+        why: where the tolerance comes from.
+        note: what a repetition in float64 showed, for a comparison that failed.
+    """
+
+    what: str
+    difference: float
+    tolerance: float
+    why: str
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance."""
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """The checks of one model; prints as a table.
+
+    Attributes:
+        model: what was verified.
+        checks: in the order in which they were made.
+        left_out: reads that this model does not have, and why.
+    """
+
+    model: str
+    checks: tuple[Check, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    def __str__(self) -> str:
+        width = max(len(check.what) for check in self.checks)
+        lines = [self.model]
+        for check in self.checks:
+            verdict = "pass" if check.passed else "FAIL"
+            lines.append(f"  {verdict}  {check.what:<{width}}  {check.difference:.1e} <= {check.tolerance:.0e}  {check.why}")
+            if check.note:
+                lines.append(f"        {check.note}")
+        lines += [f"  none  {what}: {reason}" for what, reason in self.left_out.items()]
+        return "\n".join(lines)
+
+
+def verify(model: Probe, image: ImageLike | None = None, *, cells: int = 6) -> Report:
+    """Compare every kind of read with plain Hugging Face, with an image in the input.
+
+    Args:
+        model: opened with its processor.
+        image: any picture; None: noise of 96 x 160 pixels.
+        cells: how many cells of each view the perturbation test changes.
+
+    Returns:
+        a Report. What fails is repeated in float64, where a bug stays and rounding goes.
+
+    Raises:
+        ProcessorNeeded: the model was loaded without one.
+    """
+    picture = open_image(image) if image is not None else _noise(96, 160)
+    checks, left_out = list(_reads(model, picture)), {}
+    if not model.modules.vision_blocks:
+        left_out["Vision"] = "no vision tower was found"
+    failed = {check.what for check in checks if not check.passed}
+    if failed:
+        exact = Probe(copy.deepcopy(model.model).double(), model.processor, model.preparation, model.name, model.revision)
+        again = {check.what: check for check in _reads(exact, picture)}
+        checks = [_explained(check, again.get(check.what)) if check.what in failed else check for check in checks]
+    try:
+        checks += _perturbed(model, picture, cells)
+    except GridUnknown as error:
+        left_out["Grid"] = str(error)
+    return Report(repr(model), tuple(checks), left_out)
+
+
+def _reads(model: Probe, picture: Image.Image) -> Iterator[Check]:
+    answered = model.encode(picture, QUESTION).with_answer(ANSWER)
+    dtype, kernel = model.model.dtype, model.model.config._attn_implementation
+    same = f"the same {kernel} kernel on the same inputs"
+    depth = range(len(model.modules.layers) + 1)
+    plain, towers = _plain(model, answered, output_hidden_states=True)
+    trace = model.run(answered, [Hidden("all"), Projected(), Logits(at=None)])
+    states = plain.hidden_states
+    yield Check("Hidden, every layer", max(_apart(trace.hidden(layer=i).data, states[i]) for i in depth), 0.0, same)
+    yield Check("Logits", _apart(trace.logits(None).data, plain.logits), 0.0, same)
+    if plain.get("image_hidden_states") is not None:
+        yield Check("Projected", _apart(trace.projected().data[0], plain.image_hidden_states.flatten(0, -2)), 0.0, same)
+    if towers:
+        ours = model.run(answered, Vision("all"))
+        read = max(_apart(ours.vision(layer=i + 1).data, _patches(ours, i + 1, towers[i])) for i in range(len(towers)))
+        yield Check("Vision, every block", read, 0.0, "PyTorch hooks on the same blocks")
+    rows = Attention("all", query="answer")
+    fast = model.run(answered, rows)
+    with _kernel(model, "eager"):
+        eager, _ = _plain(model, answered, output_attentions=True)
+        slow = model.run(answered, rows)
+    positions = list(answered.tokens.span("answer").positions)
+    blocks = [i for i, path in enumerate(model.modules.attention) if path is not None]
+
+    def apart(trace: Trace) -> float:
+        return max(_apart(trace.attention(layer=i).data, eager.attentions[i][:, :, positions]) for i in blocks)
+
+    rounded = ROUNDING[dtype] if dtype in (torch.float16, torch.bfloat16) else 1e-6  # eager's softmax is float32 in wider models too
+    yield Check("Attention, on eager's own q and k", apart(slow), rounded, "one softmax, summed in another order")
+    yield Check(f"Attention under {kernel}, a separate eager run", apart(fast), ROUNDING[dtype], "the states of two kernels drift apart")
+
+
+def _plain(model: Probe, answered: Answer, **outputs: bool) -> tuple[Any, list[Tensor]]:
+    """A forward without nnsight: its outputs, and what plain PyTorch hooks saw the vision blocks give."""
+    seen: list[Tensor] = []
+    blocks = [model.model.get_submodule(path) for path in model.modules.vision_blocks]
+
+    def look(_: object, __: object, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output).detach())
+
+    hooks = [block.register_forward_hook(look) for block in blocks]
+    try:
+        with torch.no_grad():
+            inputs = model.backbone.forward_inputs(model.model, answered.inputs)
+            return model.model(**inputs, **outputs, use_cache=False, return_dict=True), seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _kernel(model: Probe, name: str) -> Iterator[None]:
+    """Another attention kernel for a while."""
+    before = model.model.config._attn_implementation
+    model.model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.model.set_attn_implementation(before)
+
+
+def _patches(trace: Trace, layer: int, theirs: Tensor) -> Tensor:
+    ours = trace.vision(layer=layer).data
+    return theirs[:, theirs.shape[1] - ours.shape[1] :]
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    if ours.shape != theirs.shape:
+        raise ProbeError(
+            f"A read has the shape {tuple(ours.shape)}, Hugging Face's tensor {tuple(theirs.shape)}. Please report this model."
+        )
+    return float((ours.double() - theirs.double()).abs().max()) if ours.numel() else 0.0
+
+
+def _explained(check: Check, exact: Check | None) -> Check:
+    if exact is None:
+        return check
+    verdict = "so it is rounding, and larger than expected" if exact.difference <= check.tolerance * 1e-3 + 1e-9 else "so it is a bug"
+    return Check(check.what, check.difference, check.tolerance, check.why, f"in float64 it is {exact.difference:.1e}, {verdict}")
+
+
+def _perturbed(model: Probe, picture: Image.Image, cells: int) -> Iterator[Check]:
+    """Paint one cell's pixels over: the token that moves most at the input of layer 0 has to be that cell's."""
+    before = model.run(model.encode(picture, QUESTION), Projected()).projected()
+    if before.layout is None:
+        raise GridUnknown(before.unfoldable)
+    rng = np.random.default_rng(0)
+    for grid in before.layout.grids:
+        chosen = _inner_cells(grid, rng, cells)
+        if not chosen:
+            raise GridUnknown(f"no cell of the view {grid.name!r} lies on whole pixels of a picture of {picture.height} x {picture.width}")
+        missed = 0
+        for row, col in chosen:
+            after = model.run(model.encode(_painted(picture, grid, row, col), QUESTION), Projected()).projected()
+            moved = (after.data - before.data)[0].float().norm(dim=-1)[list(grid.tokens)]
+            missed += int(moved.argmax()) != row * grid.cols + col
+        yield Check(
+            f"Grid {grid.name!r}, {grid.rows} x {grid.cols}", missed / len(chosen), 0.0, f"{len(chosen)} cells painted over, one at a time"
+        )
+
+
+def _inner_cells(grid: Grid, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+    """Cells that lie on the picture with at least two pixels a side."""
+    height, width = grid.image_size
+
+    def inside(row: int, col: int) -> bool:
+        x0, y0, x1, y1 = grid.cell_box(row, col)
+        return x0 >= -0.5 and y0 >= -0.5 and x1 <= width + 0.5 and y1 <= height + 0.5 and min(x1 - x0, y1 - y0) >= 2
+
+    fitting = [(row, col) for row in range(grid.rows) for col in range(grid.cols) if inside(row, col)]
+    return [fitting[i] for i in rng.permutation(len(fitting))[:count]]
+
+
+def _painted(picture: Image.Image, grid: Grid, row: int, col: int) -> Image.Image:
+    """The picture with one cell's pixels turned to their opposites."""
+    x0, y0, x1, y1 = (round(edge) for edge in grid.cell_box(row, col))
+    pixels = np.array(picture)
+    pixels[y0:y1, x0:x1] = 255 - pixels[y0:y1, x0:x1]
+    return Image.fromarray(pixels)
+
+
+def _noise(height: int, width: int) -> Image.Image:
+    """Coarse noise, so that no two cells look alike and a change of a whole cell survives resizing."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,82 @@
+"""`probe.verify`: passes on models that are read rightly, and finds what is wrong in those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import probe
+from probe.backbones.llava import Llava
+from probe.backbones.llava_next import LlavaNext
+from probe.layout import Grid, ImageLayout
+from tests import zoo
+
+CASES: dict[str, tuple[Callable[[], tuple[Any, Any]], dict[str, Any]]] = {
+    "llava": (zoo.llava, {}),
+    "llava-stretched": (zoo.llava, {"resize": "stretch", "tiles": False}),
+    "llava-bfloat16": (zoo.llava, {"dtype": "bfloat16"}),
+    "llava_next-tiles": (zoo.llava_next, {}),
+    "llava_next-base": (zoo.llava_next, {"tiles": False}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_models_that_are_read_rightly_pass(name: str) -> None:
+    build, options = CASES[name]
+    hf, processor = build()
+    report = probe.verify(probe.load(model=hf, processor=processor, **options))
+    assert report.passed, str(report)
+    assert report.left_out == {}
+    grids = [check.what for check in report.checks if check.what.startswith("Grid")]
+    assert grids == (["Grid 'base', 4 x 4", "Grid 'tiles', 4 x 8"] if name == "llava_next-tiles" else ["Grid 'image', 4 x 4"])
+
+
+def _swapped(grid: Grid) -> Grid:
+    """The same grid with its first two rows exchanged."""
+    first, second, rest = grid.tokens[: grid.cols], grid.tokens[grid.cols : 2 * grid.cols], grid.tokens[2 * grid.cols :]
+    return replace(grid, tokens=second + first + rest)
+
+
+def test_two_rows_exchanged_in_the_layout_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = LlavaNext.layout
+
+    def wrong(self: LlavaNext, model: Any, processor: Any, size: tuple[int, int]) -> ImageLayout:
+        layout = right(self, model, processor, size)
+        assert layout is not None
+        return replace(layout, grids=(layout.grids[0], _swapped(layout.grids[1])))
+
+    monkeypatch.setattr(LlavaNext, "layout", wrong)
+    hf, processor = zoo.llava_next()
+    report = probe.verify(probe.load(model=hf, processor=processor), cells=32)
+    assert [check.what for check in report.checks if not check.passed] == ["Grid 'tiles', 4 x 8"]
+    assert "FAIL" in str(report)
+
+
+def test_a_wrong_read_fails_and_float64_tells_it_from_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = probe.Trace.logits
+
+    def wrong(self: probe.Trace, at: Any = None) -> Any:
+        found = right(self, at)
+        return found.map(found.data + 0.01)
+
+    monkeypatch.setattr(probe.Trace, "logits", wrong)
+    hf, processor = zoo.llava()
+    report = probe.verify(probe.load(model=hf, processor=processor))
+    (failed,) = [check for check in report.checks if not check.passed]
+    assert failed.what == "Logits"
+    assert failed.note == "in float64 it is 1.0e-02, so it is a bug"
+    assert hf.dtype == torch.float32  # the repetition works on a copy
+
+
+def test_a_family_without_a_layout_is_verified_but_for_its_grid(monkeypatch: pytest.MonkeyPatch, wide_image: Image.Image) -> None:
+    monkeypatch.setattr(Llava, "layout", lambda *_: None)
+    hf, processor = zoo.llava()
+    report = probe.verify(probe.load(model=hf, processor=processor), wide_image)
+    assert report.passed
+    assert report.left_out == {"Grid": "llava does not say where its image tokens lie on the picture"}
+    assert hf.config._attn_implementation == "sdpa"

@@ -1,0 +1,41 @@
+"""The data set in VOC's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fseg.glyphs import CLASSES, scene
+from fseg.glyphs.make import voc_palette, write_voc
+
+
+def test_the_palette_is_that_of_voc() -> None:
+    palette = np.array(voc_palette()).reshape(256, 3).tolist()
+    assert palette[:5] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert palette[15] == [192, 128, 128]
+    assert palette[255] == [224, 224, 192]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_voc(tmp_path_factory.mktemp("voc"), count=3, seed=7)
+
+
+def test_the_list_names_one_picture_and_one_png_each(root: Path) -> None:
+    names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
+    assert names == ["held_out_000007", "held_out_000008", "held_out_000009"]
+    assert sorted(path.stem for path in (root / "JPEGImages").glob("*.jpg")) == names
+    assert sorted(path.stem for path in (root / "SegmentationClass").glob("*.png")) == names
+
+
+def test_the_png_reads_back_as_label_numbers(root: Path) -> None:
+    with Image.open(root / "SegmentationClass/held_out_000008.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), scene(8).labels)
+
+
+def test_line_n_of_the_class_list_is_label_n(root: Path) -> None:
+    assert tuple((root / "classes.txt").read_text().splitlines()) == CLASSES
