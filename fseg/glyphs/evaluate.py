@@ -1,0 +1,122 @@
+"""Measures the embedded models and the whole method on held-out scenes: the figures of the model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from jaxtyping import Bool
+from tqdm import tqdm
+
+from fseg.evaluation.metric import Counts, Presence, bootstrap_difference, stack
+from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
+from fseg.pipeline import Segmenter
+from fseg.promptable import Promptable, SamPrompt
+from fseg.recipe import Recipe
+from fseg.sweep import Sweep
+
+METHOD = "D * M_A, both masks, points and box"
+"""The name of the recipe's own row."""
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "D": {"respond.fusion": "D"},
+    "M_A": {"respond.fusion": "M_A"},
+    "M_v": {"refine.mask": "M_v"},
+    "points": {"prompt.kind": "point"},
+    "box": {"prompt.kind": "box"},
+    "layers 0-0": {"respond.layers": (0, 0)},
+    "layers 7-8": {"respond.layers": (7, 8)},
+}
+"""The paper's switches, one at a time."""
+
+
+def rows(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe, and with each switch of the paper's tables turned."""
+    return {METHOD: recipe, **{name: recipe.with_(change) for name, change in SWITCHES.items()}}
+
+
+def true_prompt(mask: Bool[np.ndarray, "height width"]) -> SamPrompt:
+    """The centroid and the box, both ends inside, of a mask that is known."""
+    y, x = np.nonzero(mask)
+    return SamPrompt(((float(x.mean()), float(y.mean())),), (float(x.min()), float(y.min()), float(x.max()), float(y.max())))
+
+
+def sam_overlaps(sam: Promptable, shown: Scene) -> list[float]:
+    """IoU of SAM's mask with each thing of a scene, from true prompts."""
+    truths = [shown.labels == CLASSES.index(name) + 1 for name in shown.classes]
+    found = [(mask.logits > 0).numpy() for mask in sam.masks(sam.embed(shown.image), [true_prompt(truth) for truth in truths])]
+    return [float((mask & truth).sum() / (mask | truth).sum()) for mask, truth in zip(found, truths, strict=True)]
+
+
+def measure(
+    segmenter: Segmenter,
+    scenes: int = 200,
+    first_seed: int = 0,
+    split: Split = "held-out",
+    compared: Mapping[str, Recipe] | None = None,
+) -> dict[str, Any]:
+    """Segment scenes by one recipe or several, all classes asked of each scene.
+
+    Args:
+        compared: recipes by name. None: the segmenter's own, as METHOD. The answers are counted of the first.
+
+    Returns:
+        presence: questions, sensitivity and specificity of the answers; miou: mean IoU by recipe, background being a label; sam_iou: mean
+        IoU from true boxes and centroids; difference: for each further recipe, how far the first lies above it, with the paired 95 %
+        interval.
+    """
+    sweep = Sweep(segmenter, compared or {METHOD: segmenter.recipe})
+    first, *others = sweep.rows
+    counts: dict[str, list[Counts]] = {name: [] for name in sweep.rows}
+    presence, overlaps = Presence(), list[float]()
+    for seed in tqdm(range(first_seed, first_seed + scenes), unit="scene", disable=None):
+        shown = scene(seed, split)
+        results = sweep(shown.image, CLASSES)
+        for name, result in results.items():
+            counts[name].append(Counts.of(result.labels, shown.labels, len(CLASSES) + 1))
+        said, there = ([CLASSES.index(name) for name in names] for names in (results[first].present, shown.classes))
+        presence += Presence.of(said, there, len(CLASSES))
+        overlaps += sam_overlaps(segmenter.sam, shown)
+    stacked = {name: stack(each) for name, each in counts.items()}
+    return {
+        "presence": {
+            "questions": sum(astuple(presence)),
+            "sensitivity": presence.recall,
+            "specificity": presence.rejections / max(1, presence.rejections + presence.false_alarms),
+        },
+        "miou": {name: each.total().mean_iou() for name, each in stacked.items()},
+        "difference": {name: bootstrap_difference(stacked[first], stacked[name]) for name in others},
+        "sam_iou": float(np.mean(overlaps)),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Four places are enough to read."""
+    if isinstance(value, Mapping):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def main(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many scenes.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
+    recipe: Annotated[str, typer.Option(help="The recipe to measure.")] = "glyphs",
+    switches: Annotated[bool, typer.Option(help="Turn each of the paper's switches too.")] = True,
+    backbone: Annotated[Path | None, typer.Option(help="A LLaVA folder instead of the recipe's.")] = None,
+    sam: Annotated[Path | None, typer.Option(help="SAM weights instead of the recipe's.")] = None,
+) -> None:
+    """Measure yes and no, SAM and the whole method on held-out scenes."""
+    segmenter = Segmenter(recipe, backbone=backbone, sam=sam)
+    compared = rows(segmenter.recipe) if switches else None
+    typer.echo(json.dumps(rounded(measure(segmenter, n, seed, compared=compared)), indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,150 @@
+"""Forwards for training on two cores: Hugging Face's modules, read as bags of weights, in operations that torch.compile fuses well.
+
+Attention is written out, because the fused kernel is half as fast on a CPU at these sizes. A test holds these forwards to Hugging Face's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "query key"] | None = None) -> tuple[Tensor, Tensor]:
+    """Softmax attention over (batch, head, token, feature); also the logarithms of the rows before the softmax."""
+    scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -1e4)
+    rows = scores.softmax(-1)
+    return rows @ value, rows
+
+
+def tower(model: Any, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch cell feature"]:
+    """`hidden_states[-2]` of a CLIPVisionModel, without the class token."""
+    embeddings = model.embeddings
+    batch, side, patch = len(pixels), pixels.shape[-1], embeddings.patch_size
+    grid = side // patch
+    patches = pixels.view(batch, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, -1)
+    states = F.linear(patches, embeddings.patch_embedding.weight.flatten(1))
+    states = torch.cat([embeddings.class_embedding.to(states.dtype).expand(batch, 1, -1), states], 1) + embeddings.position_embedding.weight
+    states = model.pre_layrnorm(states)
+    for layer in model.encoder.layers[:-1]:
+        block = layer.self_attn
+        weight = torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight])
+        bias = torch.cat([block.q_proj.bias, block.k_proj.bias, block.v_proj.bias])
+        packed = F.linear(layer.layer_norm1(states), weight, bias).view(batch, -1, 3, block.num_heads, block.head_dim)
+        mixed, _ = _attend(*packed.permute(2, 0, 3, 1, 4))
+        states = states + block.out_proj(mixed.transpose(1, 2).flatten(2))
+        inner = layer.mlp.fc1(layer.layer_norm2(states))
+        states = states + layer.mlp.fc2(inner * torch.sigmoid(1.702 * inner))
+    return states[:, 1:]
+
+
+def projector(model: Any, features: Float[Tensor, "batch cell feature"]) -> Float[Tensor, "batch cell hidden"]:
+    """A LlavaMultiModalProjector."""
+    projected: Tensor = model.linear_2(F.gelu(model.linear_1(features)))
+    return projected
+
+
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = states.shape[-1] // 2
+    return states * cos + torch.cat([-states[..., half:], states[..., :half]], -1) * sin
+
+
+def _turns(positions: Tensor, size: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of RoPE for (batch, token) positions: (batch, 1, token, size)."""
+    frequency = base ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+    angle = positions[:, None, :, None].float() * torch.cat([frequency, frequency])
+    return angle.cos(), angle.sin()
+
+
+def _norm(weight: Tensor, states: Tensor, epsilon: float) -> Tensor:
+    wide = states.float()
+    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon) * weight
+
+
+def decoder(
+    model: Any,
+    prefix: Float[Tensor, "batch place hidden"],
+    turns: Float[Tensor, "batch turn token hidden"],
+    keep: tuple[int, ...] = (),
+    rows: tuple[int, ...] = (),
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """A LlamaModel on embeddings: one prefix and several turns that continue it, which see it and themselves but not each other.
+
+    Returns:
+        The turns' last states after the norm, (batch, turn, token, hidden); the states of all after each number of blocks in `keep`,
+        (batch, place + turn * token, hidden); the attention rows of the turns to the prefix in each block of `rows`,
+        (batch, head, turn * token, place).
+    """
+    config = model.config
+    heads = config.num_attention_heads
+    size = config.hidden_size // heads
+    batch, places, _ = prefix.shape
+    count, length = turns.shape[1:3]
+    positions = torch.cat([torch.arange(places), (places + torch.arange(length)).repeat(count)])
+    cos, sin = _turns(positions[None], size, config.rope_parameters["rope_theta"])
+    before = torch.ones(places, places, dtype=torch.bool).tril()
+    within = torch.ones(length, length, dtype=torch.bool).tril().repeat(count, 1)
+    states = torch.cat([prefix, turns.flatten(1, 2)], 1).float()
+    kept, attended = [], []
+    for number, layer in enumerate(model.layers):
+        block = layer.self_attn
+        weight = torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight])
+        packed = F.linear(_norm(layer.input_layernorm.weight, states, config.rms_norm_eps), weight)
+        query, key, value = packed.view(batch, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
+        query, key = _rotate(query, cos, sin).to(value.dtype), _rotate(key, cos, sin).to(value.dtype)
+        first, _ = _attend(query[:, :, :places], key[:, :, :places], value[:, :, :places], before)
+        asked = query[:, :, places:]
+        own_key, own_value = (part[:, :, places:].unflatten(2, (count, length)) for part in (key, value))
+        own = (asked.unflatten(2, (count, length)) @ own_key.transpose(-1, -2)).flatten(2, 3).masked_fill(~within, -1e4)
+        share = (torch.cat([asked @ key[:, :, :places].transpose(-1, -2), own], -1) * size**-0.5).softmax(-1)
+        seen = share[..., :places] @ value[:, :, :places]
+        said = share[..., places:].unflatten(2, (count, length)) @ own_value
+        mixed = torch.cat([first, seen + said.flatten(2, 3)], 2)
+        if number in rows:
+            attended.append(share[..., :places])
+        states = states + block.o_proj(mixed.transpose(1, 2).flatten(2))
+        inner = _norm(layer.post_attention_layernorm.weight, states, config.rms_norm_eps)
+        states = states + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(inner)) * layer.mlp.up_proj(inner))
+        if number + 1 in keep:
+            kept.append(states)
+    last = _norm(model.norm.weight, states[:, places:], config.rms_norm_eps)
+    return last.unflatten(1, (count, length)), kept, attended
+
+
+def _relative(table: Float[Tensor, "offset feature"], side: int) -> Float[Tensor, "query key feature"]:
+    """Rows of a table of relative positions, by query and key coordinate."""
+    place = torch.arange(side)
+    return table[place[:, None] - place[None] + side - 1]
+
+
+def sam_encoder(model: Any, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch size row col"]:
+    """segment-anything's ImageEncoderViT, all blocks attending globally.
+
+    Relative positions join the product of queries and keys as more features (the keys' are one-hot coordinates), so that the scores are
+    written once.
+    """
+    convolution = model.patch_embed.proj
+    batch, patch = len(pixels), convolution.kernel_size[0]
+    grid = pixels.shape[-1] // patch
+    patches = pixels.view(batch, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, -1)
+    states = F.linear(patches, convolution.weight.flatten(1), convolution.bias) + model.pos_embed.flatten(1, 2)
+    place = torch.arange(grid * grid)
+    here = torch.cat([F.one_hot(place // grid, grid), F.one_hot(place % grid, grid)], -1)
+    for block in model.blocks:
+        part = block.attn
+        packed = part.qkv(block.norm1(states)).view(batch, grid * grid, 3, part.num_heads, -1)
+        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        spread = query.unflatten(2, (grid, grid))
+        down = torch.einsum("bhrcd,rkd->bhrck", spread, _relative(part.rel_pos_h, grid).to(query.dtype))
+        right = torch.einsum("bhrcd,ckd->bhrck", spread, _relative(part.rel_pos_w, grid).to(query.dtype))
+        wide = torch.cat([query * part.scale, down.flatten(2, 3), right.flatten(2, 3)], -1)
+        long = torch.cat([key, here.to(key.dtype).expand(*key.shape[:2], -1, -1)], -1)
+        mixed = (wide @ long.transpose(-1, -2)).softmax(-1).to(value.dtype) @ value
+        states = states + part.proj(mixed.transpose(1, 2).flatten(2))
+        states = states + block.mlp.lin2(F.gelu(block.mlp.lin1(block.norm2(states))))
+    return model.neck(states.transpose(1, 2).unflatten(2, (grid, grid)))

@@ -1,0 +1,72 @@
+"""Writes scenes as a data set in the layout of PASCAL VOC 2012."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+import typer
+from PIL import Image
+from tqdm import tqdm
+
+from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
+
+
+class Format(StrEnum):
+    """Layouts that can be written."""
+
+    voc = "voc"
+
+
+def voc_palette(count: int = 256) -> list[int]:
+    """VOC's colours, R, G, B of label 0, then of label 1, ...: bits 0, 3, 6 of the label are the highest bits of red, and so on."""
+    colours = []
+    for label in range(count):
+        for channel in range(3):
+            bits = [(label >> (3 * k + channel)) & 1 for k in range(3)]
+            colours.append(sum(bit << (7 - k) for k, bit in enumerate(bits)))
+    return colours
+
+
+def write_scene(root: Path, name: str, made: Scene) -> None:
+    """One picture as JPEG and its labels as an indexed PNG."""
+    made.image.save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
+    labels = Image.fromarray(made.labels.astype(np.uint8), mode="P")
+    labels.putpalette(voc_palette())
+    labels.save(root / "SegmentationClass" / f"{name}.png")
+
+
+def write_voc(folder: Path, count: int, split: Split = "held-out", seed: int = 0) -> Path:
+    """`count` scenes under `folder`/VOCdevkit/VOC2012, with seeds from `seed` on, and classes.txt beside them (line i + 1: label i + 1).
+
+    Returns:
+        The folder VOC2012.
+    """
+    root = folder / "VOCdevkit" / "VOC2012"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    names = [f"{split.replace('-', '_')}_{number:06d}" for number in range(seed, seed + count)]
+    for number, name in enumerate(tqdm(names, desc="scenes", unit="scene"), start=seed):
+        write_scene(root, name, scene(number, split))
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("".join(f"{name}\n" for name in names))
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    return root
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    format: Annotated[Format, typer.Option(help="The layout.")] = Format.voc,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many scenes.")] = 200,
+    split: Annotated[str, typer.Option(help="train or held-out: they share neither random numbers nor photographs.")] = "held-out",
+    seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
+) -> None:
+    """Write scenes of the toy world as a data set."""
+    if split not in ("train", "held-out"):
+        raise typer.BadParameter(f"{split!r} is not a split: train, held-out", param_hint="--split")
+    typer.echo(write_voc(folder, n, cast(Split, split), seed))
+
+
+if __name__ == "__main__":
+    typer.run(main)
