@@ -41,8 +41,8 @@ def table(seed: int, shown: Scene, result: Result) -> Iterator[str]:
         if not (there or evidence.present):
             others += 1
             continue
-        iou = intersection_over_union(result.labels == i + 1, shown.labels == i + 1)
-        yield f"{seed:>7}  {name:<16} {'yes' if there else 'no':<9} {iou:>5.2f}  {evidence.answer}"
+        iou = f"{intersection_over_union(result.labels == i + 1, shown.labels == i + 1):.2f}" if there else ""
+        yield f"{seed:>7}  {name:<16} {'yes' if there else 'no':<9} {iou:>5}  {evidence.answer}"
     yield f"{seed:>7}  {f'{others} others':<16} {'no':<9} {'':>5}  (a no each)"
 
 

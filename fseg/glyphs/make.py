@@ -6,12 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
 
-import numpy as np
 import typer
-from PIL import Image
 from tqdm import tqdm
 
 from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
+from fseg.label_map import save_labels
 
 
 class Format(StrEnum):
@@ -20,22 +19,10 @@ class Format(StrEnum):
     voc = "voc"
 
 
-def voc_palette(count: int = 256) -> list[int]:
-    """VOC's colours, R, G, B of label 0, then of label 1, ...: bits 0, 3, 6 of the label are the highest bits of red, and so on."""
-    colours = []
-    for label in range(count):
-        for channel in range(3):
-            bits = [(label >> (3 * k + channel)) & 1 for k in range(3)]
-            colours.append(sum(bit << (7 - k) for k, bit in enumerate(bits)))
-    return colours
-
-
 def write_scene(root: Path, name: str, made: Scene) -> None:
     """One picture as JPEG and its labels as an indexed PNG."""
     made.image.save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
-    labels = Image.fromarray(made.labels.astype(np.uint8), mode="P")
-    labels.putpalette(voc_palette())
-    labels.save(root / "SegmentationClass" / f"{name}.png")
+    save_labels(root / "SegmentationClass" / f"{name}.png", made.labels)
 
 
 def write_voc(folder: Path, count: int, split: Split = "held-out", seed: int = 0) -> Path:
