@@ -44,6 +44,7 @@ class Encoding:
     prompt: str
     prompt_length: int
     _suffix: Callable[[str, str], tuple[int, ...]]
+    _fill: Mapping[str, int]
 
     def with_answer(self, text: str) -> Answer:
         """The prompt with a given answer behind it, for teacher forcing; tokenised in the context of the prompt."""
@@ -62,7 +63,7 @@ class Encoding:
         known = inputs["input_ids"][:, :start]
         answer = torch.tensor([ids], dtype=known.dtype, device=known.device)
         inputs["input_ids"] = torch.cat([known, answer], dim=1)
-        for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
+        for name, fill in self._fill.items():
             if name in inputs:
                 head = inputs[name][:, :start]
                 inputs[name] = torch.cat([head, head.new_full(answer.shape, fill)], dim=1)
@@ -74,7 +75,7 @@ class Encoding:
         if len(kept) == len(ids):
             del spans["end"]
         tokens = replace(self.tokens, ids=self.tokens.ids[:start] + tuple(ids), spans=spans, _texts={})
-        return Answer(inputs, tokens, self.prompt, start, self._suffix, margin)
+        return Answer(inputs, tokens, self.prompt, start, self._suffix, self._fill, margin)
 
     def with_spans(self, spans: Mapping[str, Span]) -> Any:
         """The same with names of your own, usable in reads."""

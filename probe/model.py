@@ -70,7 +70,7 @@ class Probe:
         self.model, self.processor, self.preparation = model, processor, preparation
         self.name, self.revision = name, revision
         self.family = str(model.config.model_type)
-        self.backbone: Backbone = backbone_for(self.family)
+        self.backbone: Backbone = backbone_for(model.config)
         self.direct = preparation.direct(self.backbone)
         self.modules: Modules = discover(model)
         self._engine = Engine(model, self.modules)
@@ -127,7 +127,7 @@ class Probe:
             refuse_image_token(answer, processor.image_token)
             return suffix_ids(processor.tokenizer, before, answer)
 
-        return Encoding(self._to_device(inputs), tokens, prompt, len(tokens), suffix)
+        return Encoding(self._to_device(inputs), tokens, prompt, len(tokens), suffix, self.backbone.answer_fill)
 
     def generate(self, encoding: Encoding, *, begin: str | None = None, **options: Any) -> Answer:
         """The model's answer: greedy, of at most 64 tokens, unless told otherwise.
@@ -182,7 +182,7 @@ class Probe:
         backbone, model = self.backbone, self.model
         recorded = self._engine.run(lambda given: model(**backbone.forward_inputs(model, given), use_cache=False), inputs, what, offsets)
         depth = (len(self.modules.layers) + 1, len(self.modules.layers))
-        return Trace(rows, recorded.row_differences, recorded, what, depth, self._vision_place(rows, inputs))
+        return Trace(rows, recorded.row_differences, recorded, what, depth, self._vision_place(rows))
 
     def open(
         self,
@@ -217,7 +217,7 @@ class Probe:
         if pictures.inputs is None or pictures.layouts is None:
             inputs = processor(images=list(pictures.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
             sizes = [(image.height, image.width) for image in pictures.images]
-            return dict(inputs), [self.backbone.layout(self.model, processor, size) for size in sizes]
+            return dict(inputs), [self.backbone.layout(self.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
         token, pieces = processor.image_token, prompt.split(processor.image_token)
         expanded = pieces[0] + "".join(token * layout.tokens + piece for layout, piece in zip(pictures.layouts, pieces[1:], strict=True))
         return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **pictures.inputs}, list(pictures.layouts)
@@ -253,16 +253,17 @@ class Probe:
             offsets.append(int(mask[row].int().argmax()))
         return inputs, tuple(rows), tuple(offsets)
 
-    def _vision_place(self, rows: Sequence[TokenMap], inputs: Mapping[str, Any]) -> VisionPlace:
+    def _vision_place(self, rows: Sequence[TokenMap]) -> VisionPlace:
         depth = len(self.modules.vision_blocks) + 1
         layouts = [layout for row in rows for layout in row.layouts]
-        shown = layouts[0].grids[0] if len(layouts) == 1 and layouts[0] is not None else None
-        grid = self.backbone.vision_grid(self.model, shown.image_size if shown else (1, 1), shown.box if shown else None)
+        view = layouts[0].grids[0] if len(layouts) == 1 and layouts[0] is not None and len(layouts[0].grids) == 1 else None
+        grid = self.backbone.vision_grid(self.model, view)
+        patches = None if grid is None else len(grid.tokens)
+        if view is None:
+            return VisionPlace(depth, patches, None, "the tower looks at several pictures or tiles, or at one whose layout is not known")
         if grid is None:
             return VisionPlace(depth, None, None, "the family does not say how the tower's patches lie")
-        if shown is None or "image_sizes" in inputs:
-            return VisionPlace(depth, len(grid.tokens), None, "the tower looks at several pictures or tiles, or at one of unknown size")
-        return VisionPlace(depth, len(grid.tokens), ImageLayout((grid,)), "")
+        return VisionPlace(depth, patches, ImageLayout((grid,)), "")
 
 
 def _unbroken(mask: torch.Tensor) -> bool:

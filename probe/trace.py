@@ -142,7 +142,7 @@ class Trace:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
 
         Equals `vision_tower(..., output_hidden_states=True).hidden_states[layer]` without its class token. `batch` counts pictures, or
-        tiles where the model cuts a picture into tiles.
+        tiles where the model cuts a picture into tiles; a tower for pictures of any size has all their patches in one row.
 
         Args:
             layer: the tower's `hidden_states` index, negative from the end; may be left out if only one was read.
@@ -151,6 +151,8 @@ class Trace:
         place = self._vision
         numbers = _chosen(have, layer if layer is not None else have[0] if len(have) == 1 else None, None, place.depth, "vision state")
         data = _stacked([self._recorded.vision[number] for number in numbers])
+        if data.ndim == 3:
+            data = data[:, None]  # a tower for pictures of any size takes the patches of all pictures as one sequence
         if place.patches is not None:
             data = data[:, :, data.shape[2] - place.patches :]
         dims: tuple[str, ...] = ("layer", "batch", "token", "feature")

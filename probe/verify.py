@@ -123,7 +123,7 @@ def _reads(model: Probe, picture: Image.Image) -> Iterator[Check]:
     yield Check("Hidden, every layer", max(_apart(trace.hidden(layer=i).data, states[i]) for i in depth), 0.0, same)
     yield Check("Logits", _apart(trace.logits(None).data, plain.logits), 0.0, same)
     if plain.get("image_hidden_states") is not None:
-        yield Check("Projected", _apart(trace.projected().data[0], plain.image_hidden_states.flatten(0, -2)), 0.0, same)
+        yield Check("Projected", _apart(trace.projected().data[0], _in_one_piece(plain.image_hidden_states)), 0.0, same)
     if towers:
         ours = model.run(answered, Vision("all"))
         read = max(_apart(ours.vision(layer=i + 1).data, _patches(ours, i + 1, towers[i])) for i in range(len(towers)))
@@ -135,9 +135,10 @@ def _reads(model: Probe, picture: Image.Image) -> Iterator[Check]:
         slow = model.run(answered, rows)
     positions = list(answered.tokens.span("answer").positions)
     blocks = [i for i, path in enumerate(model.modules.attention) if path is not None]
+    theirs = dict(zip(blocks, eager.attentions, strict=True))  # Hugging Face leaves blocks without attention out
 
     def apart(trace: Trace) -> float:
-        return max(_apart(trace.attention(layer=i).data, eager.attentions[i][:, :, positions]) for i in blocks)
+        return max(_apart(trace.attention(layer=i).data, theirs[i][:, :, positions]) for i in blocks)
 
     rounded = ROUNDING[dtype] if dtype in (torch.float16, torch.bfloat16) else 1e-6  # eager's softmax is float32 in wider models too
     yield Check("Attention, on eager's own q and k", apart(slow), rounded, "one softmax, summed in another order")
@@ -174,8 +175,14 @@ def _kernel(model: Probe, name: str) -> Iterator[None]:
 
 
 def _patches(trace: Trace, layer: int, theirs: Tensor) -> Tensor:
-    ours = trace.vision(layer=layer).data
+    ours, theirs = trace.vision(layer=layer).data, theirs if theirs.ndim == 3 else theirs[None]
     return theirs[:, theirs.shape[1] - ours.shape[1] :]
+
+
+def _in_one_piece(projected: Any) -> Tensor:
+    """Projected tokens (token, feature): families return one tensor, a list of one for each picture, or the tower's whole output."""
+    projected = getattr(projected, "pooler_output", projected)
+    return (torch.cat(list(projected)) if isinstance(projected, (list, tuple)) else projected).flatten(0, -2)
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:

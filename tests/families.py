@@ -1,4 +1,4 @@
-"""Tiny random models of families without a backbone of their own, and an encoded input with an image for each.
+"""Tiny random models of the families, and an encoded input with an image for each.
 
 Built from configurations; weights as large as trained ones, so that no branch is dead.
 """
@@ -168,6 +168,79 @@ def mistral3() -> Built:
     return hf.Mistral3ForConditionalGeneration(config), inputs
 
 
+def aya_vision() -> Built:
+    config = hf.AyaVisionConfig(
+        vision_config=hf.SiglipVisionConfig(**VISION),
+        text_config=hf.Cohere2Config(**TEXT, head_dim=8, sliding_window=6),
+        image_token_index=IMAGE,
+        alignment_intermediate_size=48,
+    )
+    return hf.AyaVisionForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+
+
+def cohere2_vision() -> Built:
+    config = hf.Cohere2VisionConfig(
+        vision_config=hf.SiglipVisionConfig(**VISION),
+        text_config=hf.Cohere2Config(**TEXT, head_dim=8, sliding_window=6),
+        image_token_id=IMAGE,
+        alignment_intermediate_size=48,
+    )
+    return hf.Cohere2VisionForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+
+
+def glm4v() -> Built:
+    return _qwen(
+        "Glm4v",
+        hidden_size=24,
+        intermediate_size=48,
+        out_hidden_size=32,
+        image_size=28,
+    )
+
+
+def ovis2() -> Built:
+    """Image tokens are mixtures of a visual vocabulary; the tokens between them have embeddings of their own from it."""
+    vision = hf.Ovis2VisionConfig(**VISION, vocab_size=64, hidden_stride=2)
+    config = hf.Ovis2Config(
+        vision_config=vision,
+        text_config=hf.Qwen2Config(**TEXT),
+        image_token_id=IMAGE,
+        visual_indicator_token_ids=[149, 148, 147, 146, 145],
+        hidden_size=32,
+        vocab_size=160,
+    )
+    return hf.Ovis2ForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+
+
+def lfm2_vl() -> Built:
+    """Convolutions in two of the decoder's blocks; a tower for pictures of any size."""
+    vision = {name: value for name, value in VISION.items() if name != "image_size"}
+    text = hf.Lfm2Config(**TEXT, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False)
+    config = hf.Lfm2VlConfig(
+        vision_config=hf.Siglip2VisionConfig(**vision, num_patches=16), text_config=text, image_token_id=IMAGE, projector_hidden_size=48
+    )
+    inputs = {
+        "input_ids": _ids(4),
+        "pixel_values": torch.randn(1, 16, 3 * 49, generator=torch.Generator().manual_seed(1)),
+        "pixel_attention_mask": torch.ones(1, 16, dtype=torch.int32),
+        "spatial_shapes": torch.tensor([[4, 4]]),
+    }
+    return hf.Lfm2VlForConditionalGeneration(config), inputs
+
+
+def pixtral() -> Built:
+    """Pixtral 12B: a LLaVA whose tower takes pictures of any size."""
+    config = hf.LlavaConfig(
+        vision_config=hf.PixtralVisionConfig(**VISION),
+        text_config=hf.MistralConfig(**TEXT, head_dim=8),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    inputs = {"input_ids": _ids(16), "pixel_values": _pixels(1), "image_sizes": torch.tensor([[28, 28]])}
+    return hf.LlavaForConditionalGeneration(config), inputs
+
+
 def mllama() -> Built:
     """Blocks 1 and 3 attend across to vision features; one image token stands for the picture."""
     vision = MllamaVisionConfig(
@@ -209,6 +282,12 @@ FAMILIES: dict[str, Callable[[], Built]] = {
         idefics3,
         smolvlm,
         mistral3,
+        pixtral,
+        aya_vision,
+        cohere2_vision,
+        glm4v,
+        ovis2,
+        lfm2_vl,
         mllama,
     )
 }

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from probe.errors import LoadError
 from probe.layout import Grid, ImageLayout
+
+GROUP = "probe.backbones"
+"""The entry-point group through which other packages declare backbones."""
 
 
 class Backbone:
@@ -17,12 +22,29 @@ class Backbone:
     tiled: ClassVar[bool] = False
     """Whether the family's processor cuts a picture into tiles beside its base view."""
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
-        """Where the image tokens lie that the checkpoint's own processor makes of a picture of (height, width); None: not known."""
+    answer_fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+    """What an answer's tokens have in the inputs that say something of every token, where the processor made them."""
+
+    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
+        """Where the image tokens lie that the checkpoint's own processor made of a picture.
+
+        Args:
+            image_size: (height, width) of the original picture.
+            inputs: what the processor returned for the whole prompt, all its pictures included.
+            index: which of the pictures this is, from 0.
+
+        Returns:
+            the layout, its boxes in pixels of the original picture; None: not known.
+        """
         return None
 
-    def vision_grid(self, model: Any, image_size: tuple[int, int], box: tuple[float, float, float, float] | None) -> Grid | None:
-        """The grid of the vision tower's patches over one image; None: not known."""
+    def vision_grid(self, model: Any, view: Grid | None) -> Grid | None:
+        """The grid of the vision tower's patches over one picture, its `tokens` in the tower's own order; None: not known.
+
+        Args:
+            view: the grid of the image tokens, where the tower looks at one picture that is laid out in one view; None: several, or not
+                known. A tower with a fixed number of patches has a grid even then, whose place on the picture nobody asks for.
+        """
         return None
 
     def prepare_directly(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[ImageLayout]]:
@@ -41,7 +63,7 @@ _REGISTRY: dict[str, type[Backbone]] = {}
 
 
 def register(*model_types: str) -> Callable[[type[Backbone]], type[Backbone]]:
-    """Declare a backbone for these `config.model_type`s.
+    """Declare a backbone for these `config.model_type`s; "llava/pixtral" is a llava whose `vision_config.model_type` is pixtral.
 
     Raises:
         LoadError: another class has the name already; both origins are named.
@@ -64,11 +86,37 @@ def _origin(backbone: type[Backbone]) -> str:
     return f"{backbone.__module__}.{backbone.__qualname__}"
 
 
-def backbone_for(model_type: str) -> Backbone:
-    """The declared backbone of a family, or the defaults."""
-    return _REGISTRY.get(model_type, Backbone)()
+@cache
+def load_entry_points() -> None:
+    """Register the backbones of other packages, once: each entry point of the group `probe.backbones` names a model type and a class.
+
+    Raises:
+        LoadError: one that cannot be imported, is no Backbone, or clashes with another.
+    """
+    for entry in entry_points(group=GROUP):
+        place = f'The entry point {entry.name} = "{entry.value}" of the group {GROUP}'
+        try:
+            backbone = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise LoadError(f"{place} cannot be imported: {error}. Mend or uninstall its package.") from error
+        if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+            raise LoadError(f"{place} yields {backbone!r}. It has to name a subclass of probe.Backbone.")
+        register(entry.name)(backbone)
+
+
+def backbone_for(config: Any) -> Backbone:
+    """The declared backbone of a model's family, or the defaults.
+
+    Raises:
+        LoadError: a backbone of another package cannot be registered.
+    """
+    # Not at import: a package that declares a backbone imports probe first.
+    load_entry_points()
+    family, tower = config.model_type, getattr(getattr(config, "vision_config", None), "model_type", "")
+    return (_REGISTRY.get(f"{family}/{tower}") or _REGISTRY.get(family, Backbone))()
 
 
 def registered() -> tuple[str, ...]:
     """The families that have a backbone."""
+    load_entry_points()
     return tuple(sorted(_REGISTRY))

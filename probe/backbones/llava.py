@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,16 +13,15 @@ from probe.images import normalise, resize_directly
 from probe.layout import Box, Grid, ImageLayout
 
 
-@register("llava")
+@register("llava", "vipllava")
 class Llava(Backbone):
     """LLaVA-1.5: the tower's patches in order; the stock processor shows it the central square of the picture."""
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
+    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         return self.square(model, image_size, processed_box(processor.image_processor, image_size))
 
-    def vision_grid(self, model: Any, image_size: tuple[int, int], box: Box | None) -> Grid:
-        side = patches_per_side(model)
-        return Grid.whole(side, side, image_size, box=box)
+    def vision_grid(self, model: Any, view: Grid | None) -> Grid:
+        return square_patches(model, view)
 
     def prepare_directly(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[ImageLayout]]:
         side = model.config.vision_config.image_size
@@ -32,13 +31,23 @@ class Llava(Backbone):
 
     def square(self, model: Any, image_size: tuple[int, int], box: Box | None) -> ImageLayout:
         """One view; under the "full" strategy the tower's class token comes first."""
-        side, extra = patches_per_side(model), int(model.config.vision_feature_select_strategy == "full")
+        side, extra = patches_per_side(model), int(getattr(model.config, "vision_feature_select_strategy", "default") == "full")
         return ImageLayout((Grid.whole(side, side, image_size, first=extra, box=box),), tuple(range(extra)))
 
 
 def patches_per_side(model: Any) -> int:
     """Cells across the tower's square input."""
-    return int(model.config.vision_config.image_size // model.config.vision_config.patch_size)
+    image, patch = (
+        size if isinstance(size, int) else size[0]
+        for size in (model.config.vision_config.image_size, model.config.vision_config.patch_size)
+    )
+    return int(image // patch)
+
+
+def square_patches(model: Any, view: Grid | None) -> Grid:
+    """The patches of a square tower, row by row, over what the view covers."""
+    side = patches_per_side(model)
+    return Grid.whole(side, side, view.image_size if view else (1, 1), box=view.box if view else None)
 
 
 def processed_box(image_processor: Any, image_size: tuple[int, int]) -> Box:

@@ -22,7 +22,7 @@ class LlavaNext(Llava):
 
     tiled = True
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int]) -> ImageLayout | None:
+    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         side, base = patches_per_side(model), self.square(model, image_size, None)
         grid, newlines = tiled_grid(
             image_size, processor.image_processor.image_grid_pinpoints, model.config.vision_config.image_size, side, base.tokens
@@ -77,5 +77,11 @@ def tiled_grid(image_size: tuple[int, int], pinpoints: list[list[int]], tile: in
     x0 = (pad_cols * cell - (canvas_width - shown_width) // 2) / shown_width * width
     y0 = (pad_rows * cell - (canvas_height - shown_height) // 2) / shown_height * height
     box = (x0, y0, x0 + cols * cell / shown_width * width, y0 + rows * cell / shown_height * height)
-    tokens = tuple(first + row * (cols + 1) + col for row in range(rows) for col in range(cols))
-    return Grid("tiles", rows, cols, tokens, box, image_size), tuple(first + row * (cols + 1) + cols for row in range(rows))
+    tokens, newlines = rows_of_tokens(rows, cols, first)
+    return Grid("tiles", rows, cols, tokens, box, image_size), newlines
+
+
+def rows_of_tokens(rows: int, cols: int, first: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of the cells, row by row, and the newline tokens, one behind each row, from `first` on."""
+    starts = [first + row * (cols + 1) for row in range(rows)]
+    return tuple(start + col for start in starts for col in range(cols)), tuple(start + cols for start in starts)

@@ -45,8 +45,8 @@ def _swapped(grid: Grid) -> Grid:
 def test_two_rows_exchanged_in_the_layout_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = LlavaNext.layout
 
-    def wrong(self: LlavaNext, model: Any, processor: Any, size: tuple[int, int]) -> ImageLayout:
-        layout = right(self, model, processor, size)
+    def wrong(self: LlavaNext, model: Any, processor: Any, size: tuple[int, int], inputs: Any, index: int) -> ImageLayout:
+        layout = right(self, model, processor, size, inputs, index)
         assert layout is not None
         return replace(layout, grids=(layout.grids[0], _swapped(layout.grids[1])))
 
