@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fseg.classes import check_classes, read_classes
 from fseg.errors import FsegError, InvalidClasses
+from fseg.evaluation.cli import ablate_command, datasets_command, eval_command, merge_command, table_command
 from fseg.figures import layers_figure, steps_figure
 from fseg.files import check_writable, write_atomically
 from fseg.pipeline import Segmenter
@@ -140,6 +141,13 @@ def list_recipes(
         options = made.respond.options
         layers = f"layers {options['layers']}" if "layers" in options else ""
         typer.echo(f"{name:<{width}}  {made.backbone}  {made.respond.fusion} {layers}  SAM {made.sam.checkpoint}")
+
+
+app.command("datasets")(datasets_command)
+app.command("eval")(eval_command)
+app.command("merge")(merge_command)
+app.command("ablate")(ablate_command)
+app.command("table")(table_command)
 
 
 def _classes(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]]:

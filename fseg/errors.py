@@ -59,3 +59,27 @@ class CannotDraw(FsegError):
 
 class OutputError(FsegError):
     """A file or folder that cannot be written."""
+
+
+class InvalidDataSet(FsegError):
+    """A data set that is unknown, is not where it was looked for, or is empty; or a part of it that does not exist."""
+
+
+class MissingFiles(InvalidDataSet):
+    """Images or labels that the data set should have, and that are not there."""
+
+
+class InvalidTruth(FsegError):
+    """A file of true labels that cannot be read, is no label map, has labels that the set does not know, or another size than its image."""
+
+
+class RunMismatch(FsegError):
+    """An evaluation was to go on in a folder that holds another one, or runs were to be merged that are not parts of one."""
+
+
+class RunLocked(FsegError):
+    """Another process works in the folder of an evaluation."""
+
+
+class WorkerDied(FsegError):
+    """A worker process of an evaluation ended before its work did."""

@@ -1,8 +1,9 @@
-"""Mean intersection over union, from integer counts that add up over images, workers and machines."""
+"""The field's metric, from integer counts that add up over images, workers and machines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,69 @@ class Counts:
         return np.divide(self.intersection, union, out=np.full(union.shape, np.nan), where=union > 0)
 
     def mean_iou(self) -> float:
-        """The mean over the classes that are in the prediction or in the truth."""
-        return float(np.nanmean(self.iou()))
+        """The mean over the classes that are in the prediction or in the truth; NaN where there is none."""
+        return _mean_of_known(self.iou())
+
+    def pixel_accuracy(self) -> float:
+        """The share of the counted pixels whose prediction is right, 0..1; NaN where none is counted."""
+        pixels = int(self.truth.sum())
+        return int(self.intersection.sum()) / pixels if pixels else float("nan")
+
+    def accuracy(self) -> Float[Array, "*image classes"]:
+        """The share of each class's true pixels that is found, 0..1; NaN for a class that is not in the truth."""
+        return np.divide(self.intersection, self.truth, out=np.full(self.truth.shape, np.nan), where=self.truth > 0)
+
+    def mean_accuracy(self) -> float:
+        """The mean of `accuracy` over the classes that are in the truth; NaN where there is none."""
+        return _mean_of_known(self.accuracy())
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Answers to "is this class in the image?", over classes and images.
+
+    Attributes:
+        hits: in the truth, and said to be there.
+        misses: in the truth, and not said.
+        false_alarms: said, and not in the truth.
+        rejections: neither.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    false_alarms: int = 0
+    rejections: int = 0
+
+    @classmethod
+    def of(cls, said: Collection[int], there: Collection[int], classes: int) -> Presence:
+        """Count one image.
+
+        Args:
+            said, there: the classes that got a yes, and those of which the truth has a pixel.
+            classes: how many were asked about.
+        """
+        hits, either = len(set(said) & set(there)), len(set(said) | set(there))
+        return cls(hits, len(set(there)) - hits, len(set(said)) - hits, classes - either)
+
+    def __add__(self, other: Presence) -> Presence:
+        return Presence(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def precision(self) -> float:
+        """The share of the yes that is right; NaN without any."""
+        yes = self.hits + self.false_alarms
+        return self.hits / yes if yes else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """The share of the classes in the truth that got a yes; NaN without any."""
+        there = self.hits + self.misses
+        return self.hits / there if there else float("nan")
+
+
+def _mean_of_known(values: Float[Array, " classes"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def stack(counts: list[Counts]) -> Counts:

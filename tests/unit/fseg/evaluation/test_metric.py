@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import probe  # isort: skip  # first: it makes torchvision importable beside a CPU-only torch
+
 import numpy as np
 import pytest
+import torch
+from torchmetrics import JaccardIndex
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from fseg.evaluation.metric import Counts, bootstrap_difference, stack
+from fseg.evaluation.metric import Counts, Presence, bootstrap_difference, stack
+
+assert probe.load
 
 TRUE = np.array([[0, 0, 1], [1, 1, 255]])
 PREDICTED = np.array([[0, 1, 1], [1, 0, 2]])
@@ -49,3 +56,50 @@ def test_a_row_that_is_better_in_every_image_is_surely_better() -> None:
     assert lower == pytest.approx(difference)
     assert upper == pytest.approx(difference)
     assert bootstrap_difference(good, good)[1] == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_iou_and_accuracy_are_those_of_torchmetrics(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = int(rng.integers(2, 40))
+    # Classes are drawn from a part of the list, so that some are absent; a tenth of the truth is ignored.
+    true, predicted = (rng.choice(rng.permutation(classes)[: classes // 2 + 1], (37, 53)) for _ in range(2))
+    true = np.where(rng.random(true.shape) < 0.1, 255, true)
+    counts = Counts.of(predicted, true, classes)
+    given = torch.from_numpy(predicted), torch.from_numpy(true)
+
+    # torchmetrics divides in float32: its value is compared to that precision, its whole numbers exactly, and their quotient to 1e-12.
+    matrix = multiclass_confusion_matrix(*given, num_classes=classes, ignore_index=255).double()
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diag()
+    assert counts.intersection.tolist() == matrix.diag().tolist()
+    assert counts.mean_iou() == pytest.approx(float((matrix.diag() / union)[union > 0].mean()), abs=1e-12)
+    oracle = JaccardIndex(task="multiclass", num_classes=classes, ignore_index=255)
+    assert counts.mean_iou() == pytest.approx(float(oracle(*given)), abs=1e-6)
+    accuracy = multiclass_accuracy(*given, num_classes=classes, ignore_index=255, average="micro")
+    assert counts.pixel_accuracy() == pytest.approx(float(accuracy), abs=1e-6)
+    there = matrix.sum(1) > 0
+    assert counts.mean_accuracy() == pytest.approx(float((matrix.diag() / matrix.sum(1))[there].mean()), abs=1e-12)
+
+
+def test_accuracies_by_hand() -> None:
+    counts = Counts.of(PREDICTED, TRUE, 4)
+    assert counts.pixel_accuracy() == 3 / 5
+    assert counts.accuracy()[:2].tolist() == [1 / 2, 2 / 3]
+    assert counts.mean_accuracy() == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_without_a_counted_pixel_nothing_is_known() -> None:
+    counts = Counts.of(np.array([[0]]), np.array([[255]]), 2)
+    assert all(np.isnan(value) for value in (counts.mean_iou(), counts.pixel_accuracy(), counts.mean_accuracy()))
+
+
+def test_presence_counts_each_class_once() -> None:
+    presence = Presence.of(said=[1, 2, 3], there=[2, 3, 7], classes=20)
+    assert presence == Presence(hits=2, misses=1, false_alarms=1, rejections=16)
+    assert presence + presence == Presence(4, 2, 2, 32)
+    assert (presence.precision, presence.recall) == (2 / 3, 2 / 3)
+
+
+def test_precision_without_a_yes_is_not_known() -> None:
+    assert np.isnan(Presence.of([], [1], 2).precision)
+    assert np.isnan(Presence.of([1], [], 2).recall)

@@ -1,0 +1,82 @@
+"""From the results of one image and its truth to what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from fseg.errors import InvalidTruth
+from fseg.evaluation.metric import IGNORED, Counts
+from fseg.evaluation.readers import DataSet, Sample
+from fseg.evaluation.records import Record, Row
+from fseg.recipe import Recipe
+from fseg.result import Result
+from fseg.stages.compose import UNLABELLED, Compose
+
+Labels = Int64[np.ndarray, "height width"]
+NONE, ARGMAX = "none", "argmax_response"
+
+
+def headline(declared: DataSet, recipe: Recipe) -> str:
+    """Which of the `predictions` a recipe's mIoU is of."""
+    return recipe.compose.fill if declared.background or recipe.compose.fill == ARGMAX else NONE
+
+
+def predictions(declared: DataSet, result: Result) -> dict[str, Labels]:
+    """A result in the labels of a set's truth, by what the pixels without a mask became.
+
+    Returns:
+        where the set has a background: what the recipe composed, under its `compose.fill`. Otherwise two: "none" (255, which costs the
+        truth its recall) and "argmax_response" (the class that responds most there), whichever of the two the recipe names.
+    """
+    if declared.background:
+        return {result.recipe.compose.fill: result.labels}
+    covered = np.zeros(result.labels.shape, dtype=bool)
+    for mask in result.found.values():
+        if mask is not None:
+            covered |= mask
+    indices = [i for i, name in enumerate(result.classes) if result.evidence[name].present]
+    seen = [result.evidence[result.classes[i]] for i in indices]
+    size = (result.labels.shape[0], result.labels.shape[1])
+    painted = Compose(ARGMAX)(seen, [None] * len(seen), size, indices).numpy()
+    masked = np.where(covered, result.labels, UNLABELLED)
+    return {NONE: _from_zero(masked), ARGMAX: _from_zero(np.where(covered, result.labels, painted))}
+
+
+def _from_zero(labels: Labels) -> Labels:
+    """Classes 1..C as 0..C - 1; pixels without one stay without one."""
+    return np.where(labels == UNLABELLED, IGNORED, labels - 1)
+
+
+def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[str, Result]) -> Record:
+    """Count one image.
+
+    Args:
+        truth: as `read_truth` gives it.
+        results: of the image, by the name of the row.
+
+    Raises:
+        InvalidTruth: the truth has another size than the image.
+    """
+    there = tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
+    return Record(sample.name, there, {name: _row(declared, sample, truth, there, result) for name, result in results.items()})
+
+
+def _row(declared: DataSet, sample: Sample, truth: Labels, there: tuple[int, ...], result: Result) -> Row:
+    if truth.shape != result.labels.shape:
+        raise InvalidTruth(
+            f"The labels {str(sample.truth)!r} have {truth.shape[0]} x {truth.shape[1]} pixels (height x width), their image "
+            f"{result.labels.shape[0]} x {result.labels.shape[1]}. Take both from the same distribution; an upright EXIF photo may need turning."
+        )
+    said = tuple(i + declared.background for i, name in enumerate(result.classes) if result.evidence[name].present)
+    counts = {fill: Counts.of(labels, truth, declared.labels) for fill, labels in predictions(declared, result).items()}
+    shown = sorted({*said, *there})
+    return Row(counts, said, tuple(_answered(result, label, label - declared.background) for label in shown))
+
+
+def _answered(result: Result, label: int, index: int) -> dict[str, Any]:
+    e = result.evidence[result.classes[index]]
+    return {"label": label, "asked_as": e.asked_as, "answer": e.answer, "margin": e.margin, "score": e.score, "flags": list(e.flags)}

@@ -1,0 +1,193 @@
+"""`fseg eval` from the shell: killed and started again, over several processes, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+import fseg
+from fseg.errors import WorkerDied
+from fseg.evaluation.job import Job
+from fseg.evaluation.runner import evaluate
+from tests import zoo
+from tests.planted import plant
+from tests.unit.fseg.evaluation import trees
+from tests.unit.fseg.sams import tiny_sam
+
+IMAGES = 12
+KILLS = int(os.environ.get("FSEG_KILLS", "3"))
+"""How often the run is killed; FSEG_KILLS=20 for the long form."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models that are loaded from files, their recipe, and twelve pictures of which one cannot be read."""
+    folder = tmp_path_factory.mktemp("place")
+    zoo.save(plant(zoo.llava(), "plant"), folder / "llava")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tiny_sam().state_dict().items() if "pixel" not in name}, folder / "sam.safetensors"
+    )
+    changes = {"name": "tiny", "respond.layers": (1, 3), "ask.max_new_tokens": 4, "ask.presence": "assume"}
+    (folder / "tiny.toml").write_text(fseg.get_recipe("fseg-llava-1.5-vicuna-7b").with_(changes).to_toml())
+    rng = np.random.default_rng(0)
+    for number in range(IMAGES):
+        values = np.zeros((24, 32), dtype=np.int64)
+        row, col = 6 * rng.integers(0, 4), 8 * rng.integers(0, 4)
+        values[row : row + 6, col : col + 8] = 1
+        trees.folder(folder / "set", "background\npottedplant\ncat\n", {f"{number:02}": values.tolist()})
+        Image.fromarray(np.where(values == 1, 255, 0).astype(np.uint8)).convert("RGB").save(folder / f"set/images/{number:02}.png")
+    (folder / "set/images/07.png").write_bytes(b"not a picture")
+    return folder
+
+
+def command(place: Path, out: Path, *more: str) -> list[str]:
+    models = ["--recipe", str(place / "tiny.toml"), "--backbone", str(place / "llava"), "--sam", str(place / "sam.safetensors")]
+    start = [sys.executable, "-c", "from fseg.cli import main; main()", "eval", "--dataset", "folder", "--root", str(place / "set")]
+    return [*start, *models, "--out", str(out), *more]
+
+
+def start(place: Path, out: Path, workers: int = 1) -> multiprocessing.process.BaseProcess:
+    """A run in a process of its own, forked from one that has imported everything: twenty kills need not import torch twenty times."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fseg.evaluation.runner"])
+    process = context.Process(target=_evaluate, args=(place, out, workers))
+    process.start()
+    return process
+
+
+def _evaluate(place: Path, out: Path, workers: int) -> None:
+    recipe = fseg.get_recipe(place / "tiny.toml")
+    job = Job("folder", place / "set", {recipe.name: recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"))
+    evaluate(job, out, workers=workers, threads=1)
+
+
+def finish(place: Path, out: Path, workers: int = 1) -> None:
+    """Go on to the end."""
+    process = start(place, out, workers)
+    process.join()
+    assert process.exitcode == 0
+
+
+def records(out: Path) -> list[str]:
+    """The images that have a record, in any worker's file."""
+    lines = [line for path in out.glob("records/*.jsonl") for line in path.read_text().split("\n")[:-1]]
+    return [json.loads(line)["image"] for line in lines]
+
+
+def kill_after(count: int, place: Path, out: Path, workers: int = 1) -> list[psutil.Process]:
+    """Kill a run once so many images are done; gives the processes that it had started."""
+    process = start(place, out, workers)
+    while len(records(out)) < count and process.exitcode is None:
+        time.sleep(0.002)
+    assert process.pid is not None
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    return children
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """A run that nobody disturbed."""
+    ended = subprocess.run(command(place, place / "whole", "--threads", "1"), capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr  # one image of twelve fails, which is more than 1 %
+    assert "1 of 12 images failed" in ended.stderr
+    assert "pottedplant" in ended.stdout
+    return place / "whole"
+
+
+def test_a_killed_evaluation_resumes_to_the_same_counts(place: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(KILLS):
+        kill_after(min(len(records(out)) + 1, IMAGES - 1), place, out)
+    before = records(out)
+    assert len(before) < IMAGES
+    finish(place, out)
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert records(out)[: len(before)] == before
+    assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]  # none twice: nothing finished was done again
+
+
+def test_two_workers_count_what_one_counts_and_do_not_outlive_a_kill(place: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    children = kill_after(2, place, out, workers=2)
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    finish(place, out, workers=2)
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]
+    assert len(list(out.glob("records/*.jsonl"))) == 2
+
+
+def test_a_worker_that_cannot_begin_says_why(place: Path, tmp_path: Path) -> None:
+    recipe = fseg.get_recipe(place / "tiny.toml").with_({"respond.layers": (7, 13)})
+    job = Job("folder", place / "set", {"deep": recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"), limit=1)
+    with pytest.raises(WorkerDied, match=r"InvalidRecipe: .* layer 7 were asked for"):
+        evaluate(job, tmp_path, workers=2)  # of one image, one worker comes to life
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--dataset", "voc21"), "val.txt' cannot be read"),
+        (("--dataset", "imagenet"), "No data set 'imagenet'. There are voc21, context60"),
+        (("--root", "/no/such/folder"), "classes.txt"),
+        (("--shard", "3/2"), "parts count from 1"),
+        (("--classes", "everyday"), "No class list 'everyday'"),
+    ],
+)
+def test_a_wrong_word_is_answered_in_one_line(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    import fseg.cli
+
+    monkeypatch.setattr("sys.argv", ["fseg", *command(place, tmp_path / "out", *more)[3:]])
+    with pytest.raises(SystemExit) as ended:
+        fseg.cli.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_has_our_figures_beside_the_papers(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fseg.cli
+
+    def shell(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["fseg", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            fseg.cli.main()
+        return int(ended.value.code or 0), capsys.readouterr().out
+
+    given = command(place, tmp_path / "out", "--limit", "2")[4:]
+    code, printed = shell("ablate", "3", *given)
+    assert code == 0
+    rows = [line.split() for line in printed.splitlines()[2:5]]
+    assert [row[0] for row in rows] == ["0-2", "1-3", "2-4"]
+    assert all(row[2:] == ["-", "-"] for row in rows)
+    assert "3 rows from one look of the model at each image" in printed
+    assert "\n".join(printed.splitlines()[:5]) in shell("table", "3", "--results", str(tmp_path))[1]
+    assert "FSeg-LLaVA1.5" in shell("table", "1")[1]
+
+
+def test_data_sets_are_listed_with_what_is_found(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import fseg.cli
+
+    monkeypatch.setattr("sys.argv", ["fseg", "datasets", "--root", str(place / "set")])
+    with pytest.raises(SystemExit):
+        fseg.cli.main()
+    printed = capsys.readouterr().out
+    assert "voc21: 1449 images, 21 labels, label 0 is the background" in printed
+    assert [line.split() for line in printed.splitlines()[-3:]] == [["images/*", "12"], ["labels/*.png", "12"], ["classes.txt", "1"]]

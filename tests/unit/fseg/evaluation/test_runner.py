@@ -1,0 +1,299 @@
+"""Runs in this process: what is kept, what is not done again, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics import JaccardIndex
+
+import fseg
+import probe
+from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError, RunMismatch
+from fseg.evaluation import job as job_module
+from fseg.evaluation.job import Job, Shard
+from fseg.evaluation.runner import evaluate, merge
+from fseg.evaluation.workers import devices
+from fseg.sweep import Sweep
+from probe.errors import DeviceNotFound
+from tests import zoo
+from tests.planted import plant
+from tests.unit.fseg.evaluation import trees
+from tests.unit.fseg.sams import tiny_sam
+
+RECIPE = fseg.get_recipe("fseg-llava-1.5-vicuna-7b").with_({"respond.layers": (1, 3), "ask.max_new_tokens": 4, "ask.presence": "assume"})
+NAMES = [f"scene-{number}" for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[probe.Probe, Any]:
+    hf, processor = plant(zoo.llava(), "plant")
+    return probe.load(model=hf, processor=processor, resize="stretch", tiles=False), tiny_sam()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures with one white cell, which is the plant."""
+    folder = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        values = np.zeros((24, 32), dtype=np.int64)
+        row, col = 6 * rng.integers(0, 4), 8 * rng.integers(0, 4)
+        values[row : row + 6, col : col + 8] = 1
+        values[0, 0] = 255
+        trees.folder(folder, "background\npottedplant\ncat\n", {name: values.tolist()})
+        Image.fromarray(np.where(values == 1, 255, 0).astype(np.uint8)).convert("RGB").save(folder / f"images/{name}.png")
+    return folder
+
+
+@pytest.fixture
+def job(root: Path, models: tuple[probe.Probe, Any]) -> Job:
+    return Job("folder", root, {RECIPE.name: RECIPE}, backbone=models[0], sam=models[1], save_masks=True)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """One entry for each image that is segmented."""
+    calls: list[tuple[int, int]] = []
+    real = Sweep.__call__
+
+    def counted(self: Sweep, image: Any, classes: Any) -> Any:
+        calls.append(image.images[0].size)
+        return real(self, image, classes)
+
+    monkeypatch.setattr(Sweep, "__call__", counted)
+    return calls
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_the_result_is_that_of_torchmetrics_on_the_saved_masks(job: Job, tmp_path: Path) -> None:
+    results = evaluate(job, tmp_path)
+    oracle = JaccardIndex(task="multiclass", num_classes=3, ignore_index=255)
+    for name in NAMES:
+        mask, truth = (np.asarray(Image.open(path)) for path in (tmp_path / f"masks/{name}.png", job.root / f"labels/{name}.png"))
+        oracle.update(torch.from_numpy(mask.astype(np.int64))[None], torch.from_numpy(truth.astype(np.int64))[None])
+    assert results["miou"] == pytest.approx(float(oracle.compute()), abs=1e-6)
+    assert 0 < results["miou"] < 1
+    assert read(tmp_path / "results.json") == results
+    assert (results["images"], results["failed"], results["class_list"]) == (6, 0, "benchmark")
+    assert list(results["classes"]) == ["background", "pottedplant", "cat"]
+    # All of both classes are assumed to be there; the truth has the plant alone.
+    assert (results["presence"]["precision"], results["presence"]["recall"]) == (0.5, 1.0)
+    assert "pottedplant" in (tmp_path / "table.txt").read_text()
+
+
+def test_what_is_finished_is_not_done_again(job: Job, tmp_path: Path, seen: list[Any]) -> None:
+    whole = evaluate(job, tmp_path / "whole")
+    assert len(seen) == 6
+    evaluate(job, tmp_path / "torn")
+    records = tmp_path / "torn/records/worker-0.jsonl"
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:4]) + lines[4][:50])
+    (tmp_path / "torn/results.json").unlink()
+    seen.clear()
+    assert evaluate(job, tmp_path / "torn") == whole
+    assert len(seen) == 2
+    assert (tmp_path / "torn/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+    assert evaluate(job, tmp_path / "torn") == whole
+    assert len(seen) == 2
+
+
+def test_another_recipe_in_the_same_folder_is_refused(job: Job, tmp_path: Path) -> None:
+    evaluate(job, tmp_path)
+    other = replace(job, rows={RECIPE.name: RECIPE.with_({"respond.layers": (0, 1)})})
+    with pytest.raises(RunMismatch, match=r"respond\.layers: \[1, 3\] there, \[0, 1\] asked for"):
+        evaluate(other, tmp_path)
+    with pytest.raises(RunMismatch, match="asked_models"):
+        evaluate(replace(job, backbone="another"), tmp_path)
+
+
+def test_an_exchanged_image_is_another_run(job: Job, tmp_path: Path) -> None:
+    root = trees.folder(tmp_path / "set", "cat\n", {"a": [[0, 0]], "b": [[0, 0]]})
+    mine = replace(job, root=root)
+    evaluate(mine, tmp_path / "out")
+    trees.picture(root / "images/b.png", (40, 60))
+    with pytest.raises(RunMismatch, match="data_fingerprint"):
+        evaluate(mine, tmp_path / "out")
+
+
+def test_an_image_that_fails_is_recorded_and_does_not_stop_the_run(job: Job, tmp_path: Path, seen: list[Any]) -> None:
+    root = trees.folder(tmp_path / "set", "cat\ndog\n", {"a": [[0, 1]], "b": [[0, 1]], "c": [[0, 1]], "d": [[0, 7]]})
+    photo = root / "images/a.jpg"
+    trees.picture(photo, (60, 60))
+    photo.write_bytes(photo.read_bytes()[:-100])
+    (root / "images/a.png").unlink()
+    trees.picture(root / "images/b.png", (3, 3))
+    results = evaluate(replace(job, root=root), tmp_path / "out")
+    assert (results["images"], results["failed"]) == (1, 3)
+    assert list(results["failures"]) == ["a", "b", "d"]
+    assert "cannot be decoded" in results["failures"]["a"]
+    assert "1 x 2 pixels" in results["failures"]["b"]
+    assert "has the values 7" in results["failures"]["d"]
+    seen.clear()
+    assert evaluate(replace(job, root=root), tmp_path / "out") == results
+    assert seen == []
+
+
+def test_failures_are_tried_again_when_asked_for(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(job_module, "measure", lambda *_: 1 / 0)
+        assert evaluate(job, tmp_path)["failures"]["scene-0"] == "ZeroDivisionError: division by zero"
+    assert evaluate(job, tmp_path)["failed"] == 6
+    results = evaluate(job, tmp_path, retry_failed=True)
+    assert (results["images"], results["failed"]) == (6, 0)
+
+
+def test_a_run_in_which_everything_fails_has_no_figure(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_module, "measure", lambda *_: 1 / 0)
+    results = evaluate(job, tmp_path)
+    assert results["miou"] is None
+    assert results["presence"]["recall"] is None
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.new("CMYK", (2, 1)),
+        Image.new("I;16", (2, 1)),
+        Image.new("RGBA", (2, 1)),
+        Image.new("L", (2, 1)),
+    ],
+    ids=["cmyk", "16-bit", "alpha", "grey"],
+)
+def test_pictures_of_every_kind_are_measured(job: Job, tmp_path: Path, picture: Image.Image) -> None:
+    root = trees.folder(tmp_path / "set", "cat\n", {"a": [[0, 0]]})
+    (root / "images/a.png").unlink()
+    picture.save(root / "images/a.tif")
+    assert evaluate(replace(job, root=root), tmp_path / "out")["images"] == 1
+
+
+def test_a_photo_turned_by_exif_has_the_size_of_its_upright_labels(job: Job, tmp_path: Path) -> None:
+    root = trees.folder(tmp_path / "set", "cat\n", {"a": [[0, 0, 0]]})
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (1, 3)).save(root / "images/a.png", exif=exif)
+    assert evaluate(replace(job, root=root), tmp_path / "out")["failed"] == 0
+
+
+def test_one_pixel_is_enough(job: Job, tmp_path: Path) -> None:
+    root = trees.folder(tmp_path / "set", "background\ncat\n", {"a": [[1]]})
+    assert evaluate(replace(job, root=root), tmp_path / "out")["images"] == 1
+
+
+def test_parts_put_together_are_the_whole(job: Job, tmp_path: Path) -> None:
+    whole = evaluate(job, tmp_path / "whole")
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, part in enumerate(parts, start=1):
+        assert evaluate(replace(job, shard=Shard(number, 2)), part)["images"] == 3
+    merged = merge(parts, job.root, tmp_path / "merged")
+    apart = ("data_fingerprint",)
+    assert {key: value for key, value in merged.items() if key not in apart} == {k: v for k, v in whole.items() if k not in apart}
+    with pytest.raises(RunMismatch, match=r"The folders hold the parts 1/2, 1/2; the whole is 1/2, 2/2"):
+        merge([parts[0], parts[0]], job.root, tmp_path / "merged")
+    with pytest.raises(RunMismatch, match="holds no run"):
+        merge([tmp_path / "none"], job.root, tmp_path / "merged")
+
+
+def test_parts_of_different_runs_are_not_put_together(job: Job, tmp_path: Path) -> None:
+    evaluate(replace(job, shard=Shard(1, 2)), tmp_path / "1")
+    evaluate(replace(job, shard=Shard(2, 2), save_masks=False), tmp_path / "2")
+    with pytest.raises(RunMismatch, match="save_masks: true there, false asked for"):
+        merge([tmp_path / "1", tmp_path / "2"], job.root, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_parts_count_from_one(text: str) -> None:
+    with pytest.raises(InvalidDataSet, match="write 2/8 for the second of eight"):
+        Shard.parse(text)
+    assert Shard.parse("2/8") == Shard(2, 8)
+
+
+def test_limit_comes_before_the_parts(job: Job, tmp_path: Path) -> None:
+    results = evaluate(replace(job, limit=3, shard=Shard(2, 2)), tmp_path)
+    assert results["images"] == 1
+    assert [path.stem for path in (tmp_path / "masks").iterdir()] == ["scene-1"]
+
+
+def test_layers_beyond_the_model_are_refused_before_any_image(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecipe, match="layer 7 were asked for"):
+        evaluate(replace(job, rows={"deep": RECIPE.with_({"respond.layers": (7, 9)})}), tmp_path)
+    assert not list(tmp_path.glob("records/*"))
+
+
+def test_a_folder_that_cannot_be_written_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        evaluate(job, tmp_path / "file/out")
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_done(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[Any]
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        if path.stem == "scene-2":
+            raise OutputError("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(job_module, "write_mask", full)
+        with pytest.raises(OutputError, match="No space left"):
+            evaluate(job, tmp_path)
+    seen.clear()
+    assert evaluate(job, tmp_path)["images"] == 6
+    assert len(seen) == 4
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices("cuda", 2) == ["cuda:0", "cuda:1"]
+    assert devices("cuda", 1) == ["cuda"]
+    assert devices(None, 2) == [None, None]
+    with pytest.raises(DeviceNotFound, match="3 workers were asked for, one on each GPU; this machine has 2"):
+        devices("cuda", 3)
+
+
+def test_rows_of_a_job_share_the_models_work_and_count_as_they_would_alone(
+    job: Job, models: tuple[probe.Probe, Any], tmp_path: Path
+) -> None:
+    rows = {name: RECIPE.with_({"respond.fusion": name}) for name in ("D", "M_A", "D*M_A")}
+    looks: list[int] = []
+    hook = models[0].model.model.vision_tower.register_forward_pre_hook(lambda *_: looks.append(1))
+    results = evaluate(replace(job, rows=rows, save_masks=False), tmp_path / "rows")
+    together = len(looks)
+    looks.clear()
+    alone = evaluate(replace(job, rows={"M_A": rows["M_A"]}), tmp_path / "alone")
+    hook.remove()
+    assert together == len(looks)  # three rows cost the model what one does
+    assert list(results["rows"]) == ["D", "M_A", "D*M_A"]
+    assert results["rows"]["M_A"]["miou"] == alone["miou"]
+    assert "miou" not in results
+    assert results["images"] == 6
+
+
+def test_threads_are_those_that_were_asked_for_and_only_for_the_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    used: list[int] = []
+    real = job_module.measure
+    monkeypatch.setattr(job_module, "measure", lambda *given: used.append(torch.get_num_threads()) or real(*given))
+    evaluate(replace(job, limit=1), tmp_path, threads=before + 1)
+    assert used == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_several_workers_take_models_by_name(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecipe, match="Give the backbone and the SAM by name or path"):
+        evaluate(job, tmp_path, workers=2)
+
+
+def test_a_job_with_rows_saves_no_masks(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecipe, match="The label maps of 2 rows have one place"):
+        evaluate(replace(job, rows={"a": RECIPE, "b": RECIPE}), tmp_path)
