@@ -10,7 +10,7 @@ from fseg.stages.vgm import Refine
 GLYPHS = Recipe(
     name="glyphs",
     backbone="glyphs",
-    respond=Respond("D*M_A", {"layers": (3, 5), "beta": 0.3}),
-    refine=Refine(beta=0.3),
+    respond=Respond("D*M_A", {"layers": (3, 4), "beta": 0.2}),
+    refine=Refine(beta=0.2),
     sam=Sam("glyphs"),
 )

@@ -41,7 +41,9 @@ def test_reads_equal_hugging_face(name: str) -> None:
 def test_projected_tokens_are_what_the_model_scatters_into_its_embeddings(name: str) -> None:
     hf, inputs = families.build(name)
     trace = probe.load(model=hf).run(inputs, [probe.Projected()])
-    rest = {key: value for key, value in inputs.items() if key in ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")}
+    rest = {
+        key: value for key, value in inputs.items() if key in ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
+    }
     with torch.no_grad():
         features = hf.get_image_features(inputs["pixel_values"], return_dict=True, **rest).pooler_output
     theirs = torch.cat(list(features)).flatten(0, -2) if isinstance(features, (list, tuple)) else features.flatten(0, -2)
