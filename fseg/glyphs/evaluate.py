@@ -27,12 +27,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "D": {"respond.fusion": "D"},
     "M_A": {"respond.fusion": "M_A"},
     "M_v": {"refine.mask": "M_v"},
+    "M^_f": {"refine.mask": "M^_f"},
     "points": {"prompt.kind": "point"},
     "box": {"prompt.kind": "box"},
-    "layers 0-0": {"respond.layers": (0, 0)},
-    "layers 7-8": {"respond.layers": (7, 8)},
+    **{f"layers {first}-{first + 1}": {"respond.layers": (first, first + 1)} for first in range(8)},
 }
-"""The paper's switches, one at a time."""
+"""The switches of the paper's Tables 3 to 6, one at a time; the embedded decoder has 8 blocks."""
 
 
 def rows(recipe: Recipe) -> dict[str, Recipe]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fseg.glyphs import corpus, fast
-from fseg.glyphs.train_tower import optimisers, restore, set_rate, trapezium
+from fseg.glyphs.train_tower import optimisers, restore, save_state, set_rate, trapezium
 
 SIDE, PATCH = 192, 8
 LOW = SIDE // PATCH * 4  # side of the mask decoder's output
@@ -217,7 +217,15 @@ def save(model: Any, file: Path) -> None:
 
 
 def train(
-    scenes: Path, held_out: Path, out: Path, minutes: float, resume: bool = False, seed: int = 0, rate: float = 2e-3, size: int = 16
+    scenes: Path,
+    held_out: Path,
+    out: Path,
+    minutes: float,
+    resume: bool = False,
+    seed: int = 0,
+    rate: float = 2e-3,
+    fall: float = 0.35,
+    size: int = 16,
 ) -> Any:
     """Train for a time and keep the state in `out`/sam.pt; the log goes to `out`/sam.jsonl."""
     torch.manual_seed(seed)
@@ -240,7 +248,7 @@ def train(
         batch = augmented(next(source), rng)
         asked = prompts(batch, rng)
         soft = F.avg_pool2d(torch.from_numpy(asked.masks)[:, None].float(), SIDE // LOW)[:, 0]
-        set_rate(steppers, trapezium(step, done))
+        set_rate(steppers, trapezium(step, done, fall=fall))
         with torch.autocast("cpu", torch.bfloat16):
             images = fast.sam_encoder(model.image_encoder, pixels(batch.images))
         total = torch.zeros(())
@@ -262,8 +270,6 @@ def train(
             line = {"step": step, "minutes": round((time.monotonic() - started) / 60, 1), "loss": round(mean, 4), **examined(model, test)}
             with (out / "sam.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            torch.save(
-                {"model": model.state_dict(), "optimisers": [s.state_dict() for s in steppers], "step": step}, state.with_suffix(".part")
-            )
-            state.with_suffix(".part").replace(state)
+            save_state(state, model, steppers, step)
+    save_state(state, model, steppers, step)
     return model
