@@ -17,6 +17,7 @@ from fseg.errors import FsegError, InvalidClasses
 from fseg.evaluation.cli import ablate_command, datasets_command, eval_command, merge_command, table_command
 from fseg.figures import layers_figure, steps_figure
 from fseg.files import check_writable, write_atomically
+from fseg.options import BackboneOption, DeviceOption, DtypeOption, RecipeOption, SamOption
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.result import Failure, Result
@@ -31,13 +32,6 @@ app = typer.Typer(
 MOST_CLASSES = 255
 """A palette PNG has 256 values, and 0 is the background."""
 
-RecipeOption = Annotated[str, typer.Option(help="A registered recipe (see `fseg recipes`) or a .toml file.")]
-BackboneOption = Annotated[str | None, typer.Option(help="Instead of the recipe's model: a hub id or a local folder.", metavar="ID_OR_DIR")]
-SamOption = Annotated[
-    str | None, typer.Option(help="Instead of the recipe's SAM: a hub id, a folder, or a .pth or .safetensors file.", metavar="ID_OR_FILE")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, for the language model.")]
 AssumeOption = Annotated[bool, typer.Option("--assume-present", help="Do not ask whether a class is there: have the model describe each.")]
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from fseg.evaluation.metric import Counts
 from fseg.figures import panel
 from fseg.files import write_atomically
 from fseg.glyphs import CLASSES, Scene, scene
@@ -35,18 +34,13 @@ def run_demo(out: Path, seeds: Iterable[int]) -> None:
 
 def table(seed: int, shown: Scene, result: Result) -> Iterator[str]:
     """A line for each class that is there or was said to be, then one for all others."""
+    ious = Counts.of(result.labels, shown.labels, len(CLASSES) + 1, ignored=None).iou()
     others = 0
     for i, name in enumerate(CLASSES):
         there, evidence = name in shown.classes, result.evidence[name]
         if not (there or evidence.present):
             others += 1
             continue
-        iou = f"{intersection_over_union(result.labels == i + 1, shown.labels == i + 1):.2f}" if there else ""
+        iou = f"{ious[i + 1]:.2f}" if there else ""
         yield f"{seed:>7}  {name:<16} {'yes' if there else 'no':<9} {iou:>5}  {evidence.answer}"
     yield f"{seed:>7}  {f'{others} others':<16} {'no':<9} {'':>5}  (a no each)"
-
-
-def intersection_over_union(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> float:
-    """IoU of two masks, 0..1; two empty ones agree."""
-    union = int((predicted | true).sum())
-    return 1.0 if union == 0 else int((predicted & true).sum()) / union

@@ -13,7 +13,7 @@ from probe.backbones import Backbone, backbone_for
 from probe.discover import Modules, discover
 from probe.encoding import Answer, Encoding, Pictures
 from probe.engine import Engine
-from probe.errors import InvalidRead, LoadError, ProbeError, ProcessorNeeded
+from probe.errors import InvalidRead, LoadError, ProcessorNeeded
 from probe.generation import generation_options
 from probe.images import ImageLike, open_images
 from probe.inspection import Inspection, inspect_model
@@ -323,6 +323,3 @@ def load(
         name = model.config._name_or_path or type(model).__name__
     model.eval().requires_grad_(False)
     return Probe(model, processor, preparation, str(name), revision or getattr(model.config, "_commit_hash", None))
-
-
-__all__ = ["Messages", "Preparation", "Probe", "ProbeError", "load"]

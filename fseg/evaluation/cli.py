@@ -12,20 +12,14 @@ from fseg.evaluation.published import ABLATIONS
 from fseg.evaluation.readers import BENCHMARKS, DATA_SETS, data_set, found, tree
 from fseg.evaluation.results import table, too_many_failed
 from fseg.evaluation.tables import ablation_rows, ablation_table, comparison, passes, read_results
+from fseg.options import BackboneOption, DeviceOption, DtypeOption, RecipeOption, SamOption
 from fseg.recipe import get_recipe
 
 SetOption = Annotated[str, typer.Option(help=f"{', '.join(DATA_SETS)}: see `fseg datasets`.", metavar="NAME")]
 RootOption = Annotated[Path, typer.Option(help="The folder that holds the set's tree.")]
-RecipeOption = Annotated[str, typer.Option(help="A registered recipe (see `fseg recipes`) or a .toml file.")]
-BackboneOption = Annotated[str | None, typer.Option(help="Instead of the recipe's model: a hub id or a local folder.", metavar="ID_OR_DIR")]
-SamOption = Annotated[
-    str | None, typer.Option(help="Instead of the recipe's SAM: a hub id, a folder, or a .pth or .safetensors file.", metavar="ID_OR_FILE")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. With several workers, cuda gives each a GPU.")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, for the language model.")]
 ClassesOption = Annotated[str, typer.Option(help="benchmark, natural, or a file with one class a line.", metavar="LIST_OR_FILE")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, each with models of its own.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, each with models of its own; with --device cuda, each on a GPU of its own.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Of each worker on the CPU. Runs that agree in every pixel have the same.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go on where files are missing; the result says so.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Do images again that failed in an earlier run.")]

@@ -53,11 +53,6 @@ class Glyph:
     ink: Image.Image
     solid: Image.Image
 
-    @property
-    def aspect(self) -> float:
-        """Width over height."""
-        return self.ink.width / self.ink.height
-
 
 def _font_file() -> Path:
     import matplotlib
