@@ -19,7 +19,9 @@ SetOption = Annotated[str, typer.Option(help=f"{', '.join(DATA_SETS)}: see `fseg
 RootOption = Annotated[Path, typer.Option(help="The folder that holds the set's tree.")]
 ClassesOption = Annotated[str, typer.Option(help="benchmark, natural, or a file with one class a line.", metavar="LIST_OR_FILE")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, each with models of its own; with --device cuda, each on a GPU of its own.")]
+WorkersOption = Annotated[
+    int, typer.Option(min=1, help="Processes, each with models of its own; with --device cuda, each on a GPU of its own.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Of each worker on the CPU. Runs that agree in every pixel have the same.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go on where files are missing; the result says so.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Do images again that failed in an earlier run.")]
