@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from probe.errors import GridUnknown, NotRead
+from probe.errors import GridUnknown, NotRead, PackageNeeded
 from probe.layout import Grid, ImageLayout
 
 DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "row", "col", "height", "width")
@@ -166,9 +166,15 @@ class Activation:
         return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
 
     def to_xarray(self) -> Any:
-        """The data as an `xarray.DataArray` with the same names (needs the extra: `pip install fseg-llava[xarray]`)."""
-        import xarray
+        """The data as an `xarray.DataArray` with the same names.
 
+        Raises:
+            PackageNeeded: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ModuleNotFoundError as error:
+            raise PackageNeeded("to_xarray() needs xarray, which is not installed: pip install 'fseg-llava[xarray]'.") from error
         return xarray.DataArray(
             self.numpy(), dims=self.dims, coords={name: list(label) for name, label in self.coords.items() if name in self.dims}
         )

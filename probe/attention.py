@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probe.errors import UnmodelledAttention, WrongRows
 
-_KNOWN = frozenset({"scaling", "softcap", "is_causal", "sliding_window"})
+_KNOWN = frozenset({"scaling", "softcap", "is_causal", "sliding_window", "position_bias", "sinks", "s_aux"})
 # What the kernels read for themselves, or ignore; none of it changes the weights at inference.
 _HARMLESS = frozenset(
     {
@@ -26,7 +26,10 @@ _HARMLESS = frozenset(
         "use_cache",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "return_dict",
+        "image_position_ids",
+        "pixel_values",
         "position_embeddings",
     }
     | {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch", "past_key_values", "logits_to_keep"}
@@ -59,6 +62,16 @@ class AttentionCall:
     is_causal: bool
     where: str
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many queries, and how many keys."""
+        return self.query.shape[2], self.key.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the queries are."""
+        return self.query.device
+
     @classmethod
     def from_inputs(cls, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], where: str) -> AttentionCall:
         """The call as Hugging Face's attention interface makes it: (module, query, key, value, mask, **arguments).
@@ -70,6 +83,9 @@ class AttentionCall:
         arguments = dict(keywords)
         mask = rest[0] if rest else arguments.pop("attention_mask", None)
         arguments = {name: argument for name, argument in arguments.items() if argument is not None and name not in _HARMLESS}
+        if isinstance(mask, Tensor):
+            # The keys that an indexer chose: in the mask already, and named besides for a kernel that takes no mask.
+            arguments.pop("block_indices", None)
         unknown = sorted(set(arguments) - _KNOWN)
         if unknown or not (mask is None or isinstance(mask, Tensor)):
             what = f"the argument {unknown[0]!r}" if unknown else f"a mask of type {type(mask).__name__}"
@@ -80,7 +96,8 @@ class AttentionCall:
         return cls(query, key, value, mask, arguments, bool(arguments.get("is_causal", getattr(module, "is_causal", True))), where)
 
     def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
-        """softmax(scale * q k^T + mask) of selected query positions: `attentions[layer][batch][:, positions]`, float32 (float64 of float64).
+        """softmax(scale * q k^T + bias + mask) of selected query positions: `attentions[layer][batch][:, positions]`, float32 (float64 of
+        float64). Under an attention sink, which takes a share of the softmax, a row sums to less than 1.
 
         Args:
             positions: columns of the query axis.
@@ -92,7 +109,18 @@ class AttentionCall:
         softcap = self.arguments.get("softcap")
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        return torch.softmax(self._masked(scores, batch, positions), dim=-1)
+        bias = self.arguments.get("position_bias")
+        if bias is not None:
+            scores = scores + self._wide(bias[batch % bias.shape[0]].index_select(1, positions)[..., : scores.shape[-1]])
+        return self._softmax(self._masked(scores, batch, positions), batch, positions)
+
+    def _softmax(self, scores: Tensor, batch: int, positions: Tensor) -> Tensor:
+        """Over the keys, and over a sink: one more score of each row, (head) or (batch, head, query, 1), whose value is zero."""
+        sink = self.arguments.get("s_aux", self.arguments.get("sinks"))
+        if sink is None:
+            return torch.softmax(scores, dim=-1)
+        column = sink[:, None, None].expand(-1, len(positions), 1) if sink.ndim == 1 else sink[batch].index_select(1, positions)
+        return torch.softmax(torch.cat([scores, self._wide(column)], dim=-1), dim=-1)[..., :-1]
 
     def _masked(self, scores: Tensor, batch: int, positions: Tensor) -> Tensor:
         if self.mask is not None and self.mask.ndim == 4:
@@ -132,3 +160,60 @@ class AttentionCall:
 
     def _wide(self, values: Tensor) -> Tensor:
         return values.double() if self.query.dtype == torch.float64 else values.float()
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """Attention weights that a module computes by itself and returns, whatever the kernel.
+
+    Attributes:
+        weights: (batch, head, query, key).
+        where: the module, for messages.
+    """
+
+    weights: Tensor
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many queries, and how many keys."""
+        return self.weights.shape[2], self.weights.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.device
+
+    @classmethod
+    def from_output(cls, output: Any, where: str) -> AttentionWeights:
+        """What a module returns beside its output.
+
+        Raises:
+            UnmodelledAttention: it returns no weights, and calls no attention function whose queries and keys we could take.
+        """
+        returned = output if isinstance(output, tuple) else (output,)
+        weights = next((value for value in returned if isinstance(value, Tensor) and value.ndim == 4), None)
+        if weights is None:
+            raise UnmodelledAttention(
+                f"{where} computes its attention without transformers' attention interface and returns no weights; its rows cannot be "
+                "read. Hidden states can be."
+            )
+        return cls(weights, where)
+
+    def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
+        """`attentions[layer][batch][:, positions]`, float32 (float64 of float64)."""
+        rows = self.weights[batch].index_select(1, positions)
+        return rows if rows.dtype == torch.float64 else rows.float()
+
+    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: Any) -> float:
+        """That these are weights: how far the sum of a row is from 1.
+
+        Raises:
+            WrongRows: they are not.
+        """
+        difference = float((rows.sum(-1) - 1).abs().max())
+        if not difference <= TOLERANCE.get(self.weights.dtype, 1e-4):
+            raise WrongRows(
+                f"{self.where} returns what we took for attention weights, but its rows sum to something {difference:.2g} from 1."
+            )
+        return difference

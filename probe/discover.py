@@ -1,14 +1,22 @@
-"""Where things are in a Hugging Face model, found from its structure and from what transformers itself declares."""
+"""Where things are in a Hugging Face model, found from what transformers itself declares and from its structure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
+from probe.backbones.base import backbone_for
 from probe.errors import LoadError
+
+_ATTENTION = ("self_attn", "attention", "attn", "cross_attn", "self_attention")
+_IMAGE_TOKEN = ("image_token_id", "image_token_index", "video_token_index")
+_PICTURES = ("pixel_values", "flattened_patches")
 
 
 @dataclass(frozen=True)
@@ -18,18 +26,22 @@ class Modules:
     Attributes:
         layers: the decoder blocks.
         attention: for each decoder block its attention module; None where it has none.
-        norm: the final norm of the decoder; "" where there is none.
+        last: the module whose output is the last hidden state, after the final norm as in Hugging Face.
         vision: the vision tower; "" where there is none.
         vision_blocks: its blocks.
         image_token_id: the id that stands for image tokens; None where there is none.
+        axes: the axes of a block's output.
+        unreadable: read -> why this family cannot give it, and what to read instead.
     """
 
     layers: tuple[str, ...]
     attention: tuple[str | None, ...]
-    norm: str
+    last: str
     vision: str
     vision_blocks: tuple[str, ...]
     image_token_id: int | None
+    axes: tuple[str, ...] = ("batch", "token", "feature")
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 def discover(model: Any) -> Modules:
@@ -39,49 +51,108 @@ def discover(model: Any) -> Modules:
         LoadError: no stack of decoder blocks as deep as the text configuration says.
     """
     names = {module: name for name, module in model.named_modules()}
-    decoder = model.get_decoder()
-    depth = model.config.get_text_config(decoder=True).num_hidden_layers
-    stack = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
-    if stack is None:
-        raise LoadError(
-            f"{type(model).__name__} has no list of {depth} decoder blocks inside {type(decoder).__name__}. Register a backbone for it."
-        )
-    recorded = getattr(decoder, "_can_record_outputs", None) or {}
-    vision = _vision_tower(model)
+    decoder, blocks, last = _decoder(model)
+    backbone = backbone_for(model.config)
+    vision, vision_blocks = _vision(model, decoder) if "Vision" not in backbone.unreadable else (None, [])
+    declared = _recorded(decoder, "attentions")
     return Modules(
-        layers=tuple(names[block] for block in stack),
-        attention=tuple(_attention(block, names, recorded.get("attentions")) for block in stack),
-        norm=next((names[child] for name, child in decoder.named_children() if "norm" in name.lower()), ""),
+        layers=tuple(names[block] for block in blocks),
+        attention=tuple(_attention(names[block], block, declared) for block in blocks),
+        last=names[last] if backbone.last_is_normed else names[blocks[-1]],
         vision=names[vision] if vision is not None else "",
-        vision_blocks=tuple(names[block] for block in _longest_stack(vision)) if vision is not None else (),
-        image_token_id=getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None)),
+        vision_blocks=tuple(names[block] for block in vision_blocks),
+        image_token_id=next((found for name in _IMAGE_TOKEN if (found := getattr(model.config, name, None)) is not None), None),
+        axes=backbone.axes,
+        unreadable=backbone.unreadable,
     )
 
 
-def _attention(block: nn.Module, names: dict[nn.Module, str], declared: Any) -> str | None:
-    """The attention module of a block: of the class that transformers records, or called so."""
-    kinds = tuple(kind for kind in _flat(declared) if isinstance(kind, type))
-    for name, child in block.named_children():
-        if (kinds and isinstance(child, kinds)) or name in ("self_attn", "attention", "attn", "cross_attn"):
-            return names[child]
+def _decoder(model: Any) -> tuple[nn.Module, list[nn.Module], nn.Module]:
+    """The innermost decoder, its blocks and what returns its last state: blocks of the classes that transformers records there, which also
+    takes the decoder's own output for the last state; or else the list as deep as the configuration says, and the norm behind it."""
+    root = model.get_decoder()
+    while isinstance(root, PreTrainedModel) and root.get_decoder() is not root:
+        root = root.get_decoder()
+    for module in root.modules():
+        blocks = _declared_blocks(module)
+        if blocks:
+            return module, blocks, module
+    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in root.modules():
+        stack = next((child for child in module.children() if isinstance(child, nn.ModuleList) and len(child) == depth), None)
+        if stack is not None:
+            norms = (child for name, child in module.named_children() if "norm" in name.lower() and "embed" not in name)
+            return module, list(stack), next(norms, stack[-1])
+    raise LoadError(
+        f"{type(model).__name__} has no list of {depth} decoder blocks inside {type(root).__name__}. Register a backbone for it."
+    )
+
+
+def _declared_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks whose outputs transformers records as this module's hidden states: its own, not those of a model inside it."""
+    kinds = tuple(kind for kind, _ in _recorded(module, "hidden_states"))
+    return [block for block in _own(module) if isinstance(block, kinds)] if kinds else []
+
+
+def _own(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if not isinstance(child, PreTrainedModel):
+            yield child
+            yield from _own(child)
+
+
+def _recorded(module: nn.Module, what: str) -> list[tuple[type, str]]:
+    """What transformers records of a module: classes, each with the name that it must have on the way to it ("": any)."""
+    entries = (getattr(module, "_can_record_outputs", None) or {}).get(what, ())
+    listed = entries if isinstance(entries, (list, tuple)) else [entries]
+    found = [(getattr(entry, "target_class", entry), getattr(entry, "layer_name", None) or "") for entry in listed]
+    return [(kind, name.strip(".")) for kind, name in found if isinstance(kind, type)]
+
+
+def _attention(path: str, block: nn.Module, declared: Sequence[tuple[type, str]]) -> str | None:
+    """The attention module of a block: of the class that transformers records; where it records none, called so."""
+    for name, module in block.named_modules():
+        known = any(isinstance(module, kind) and (not under or f".{under}." in f".{name}.") for kind, under in declared)
+        if known or (not declared and name in _ATTENTION):
+            return f"{path}.{name}{_calling(module)}"
     return None
 
 
-def _flat(declared: Any) -> Iterator[Any]:
-    for entry in declared if isinstance(declared, (list, tuple)) else [declared]:
-        yield getattr(entry, "target_class", entry)
+def _calling(module: nn.Module) -> str:
+    """The part of an attention module that calls transformers' attention interface: itself, or one that it wraps."""
+    for name, part in module.named_modules():
+        kind: Any = type(part)
+        if _calls_interface(kind):
+            return name and f".{name}"
+    return ""
 
 
-def _vision_tower(model: Any) -> nn.Module | None:
-    tower = model.get_encoder(modality="image")
-    return tower if isinstance(tower, nn.Module) and tower is not model and _longest_stack(tower) else None
+@cache
+def _calls_interface(kind: type[nn.Module]) -> bool:
+    try:
+        return "attention_interface" in inspect.getsource(inspect.unwrap(kind.forward))
+    except (OSError, TypeError):  # a class without source
+        return False
 
 
-def _longest_stack(tower: nn.Module) -> list[nn.Module]:
-    """The longest list of blocks that contain attention."""
-    stacks = [
-        list(module)
-        for module in tower.modules()
-        if isinstance(module, nn.ModuleList) and any("attn" in name or "attention" in name for name, _ in module.named_modules())
+def _vision(model: Any, decoder: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
+    """The vision tower and its blocks: in what the model calls its image encoder, else in the first part that takes pictures and is not
+    the decoder, the longest list of blocks with attention (of equals the last): those that transformers records, else a ModuleList."""
+    inner = [
+        module for module in model.modules() if getattr(module, "main_input_name", "") in _PICTURES and isinstance(module, PreTrainedModel)
     ]
-    return max(stacks, key=len, default=[])
+    for tower in (model.get_encoder(modality="image"), *inner):
+        if isinstance(tower, nn.Module) and decoder not in set(tower.modules()):
+            # An encoder of the picture and the prompt has blocks for words too.
+            parts = [part for part in tower.modules() if not hasattr(part, "embed_tokens")]
+            declared = [(part, _declared_blocks(part)) for part in parts]
+            listed = [(tower, list(part)) for part in parts if isinstance(part, nn.ModuleList)]
+            for stacks in (declared, listed):
+                fitting = [(part, blocks) for part, blocks in stacks if any(map(_attends, blocks))]
+                if fitting:
+                    return max(reversed(fitting), key=lambda found: len(found[1]))
+    return None, []
+
+
+def _attends(block: nn.Module) -> bool:
+    return any("attn" in name or "attention" in name for name, _ in block.named_modules())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from probe.errors import TemplateError
 from probe.layout import ImageLayout
 from probe.spans import Span, TokenMap
 
@@ -44,7 +45,7 @@ class Encoding:
     prompt: str
     prompt_length: int
     _suffix: Callable[[str, str], tuple[int, ...]]
-    _fill: Mapping[str, int]
+    _fill: Mapping[str, int | None]
 
     def with_answer(self, text: str) -> Answer:
         """The prompt with a given answer behind it, for teacher forcing; tokenised in the context of the prompt."""
@@ -54,7 +55,15 @@ class Encoding:
         """The prompt with an answer's own token ids behind it, as generated. An end-of-sequence token is named `end`, not `answer`.
 
         Spans of the prompt are kept; those that lie in an earlier answer go with it.
+
+        Raises:
+            TemplateError: an image token among them, behind which the model would look for another picture.
         """
+        shown = {self.tokens.ids[position] for image in self.tokens.images for position in image}
+        if shown & set(ids):
+            raise TemplateError(
+                f"The answer's ids hold the image token, {min(shown & set(ids))}. Leave it out: the pictures are those of the prompt."
+            )
         start = self.prompt_length
         kept = tuple(ids)
         while kept and kept[-1] in self.tokens.special:
@@ -66,7 +75,8 @@ class Encoding:
         for name, fill in self._fill.items():
             if name in inputs:
                 head = inputs[name][:, :start]
-                inputs[name] = torch.cat([head, head.new_full(answer.shape, fill)], dim=1)
+                tail = head[:, -1:] if fill is None else head.new_full((1, 1), fill)
+                inputs[name] = torch.cat([head, tail.expand(-1, len(ids), *head.shape[2:])], dim=1)
         spans = {
             **{name: span for name, span in self.tokens.spans.items() if all(p < start for p in span.positions) and name != "answer"},
             "answer": Span(tuple(range(start, start + len(kept))), "answer"),
@@ -76,6 +86,20 @@ class Encoding:
             del spans["end"]
         tokens = replace(self.tokens, ids=self.tokens.ids[:start] + tuple(ids), spans=spans, _texts={})
         return Answer(inputs, tokens, self.prompt, start, self._suffix, self._fill, margin)
+
+    @property
+    def token_inputs(self) -> frozenset[str]:
+        """The inputs that say something of every token; the others are the pictures."""
+        return frozenset(self._fill) | {"input_ids"}
+
+    def with_pictures_of(self, other: Encoding) -> Encoding:
+        """The same prompt, its pictures in the tensors of another one where they are equal, so that they are held once."""
+        shared = {
+            name: other.inputs[name]
+            for name, value in self.inputs.items()
+            if name not in self.token_inputs and name in other.inputs and _equal(value, other.inputs[name])
+        }
+        return replace(self, inputs={**self.inputs, **shared})
 
     def with_spans(self, spans: Mapping[str, Span]) -> Any:
         """The same with names of your own, usable in reads."""
@@ -96,3 +120,7 @@ class Answer(Encoding):
     def text(self) -> str:
         """The answer's text, special tokens left out."""
         return self.tokens.text("answer")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other))

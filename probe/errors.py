@@ -23,6 +23,10 @@ class TemplateError(ProbeError):
     """A chat template that is unknown, or whose text does not fit the images given."""
 
 
+class PackageNeeded(ProbeError):
+    """A package that is not installed, and that `probe` itself does without."""
+
+
 class ProcessorNeeded(ProbeError):
     """The model was loaded without a processor, and this step has to tokenise text or prepare an image."""
 
@@ -69,6 +73,10 @@ class WrongRows(ProbeError):
 
 class NestedTrace(ProbeError):
     """A run was started from inside a run of the same model."""
+
+
+class InvalidPolicy(InvalidRead):
+    """A way to share the image between questions that there is not, or that this model cannot honour."""
 
 
 class SessionClosed(ProbeError):

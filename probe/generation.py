@@ -43,3 +43,36 @@ def generation_options(options: dict[str, Any], pad_token_id: int | None, image_
     if (several or 1) > 1:
         raise ProbeError(f"num_return_sequences={several}: an answer is one sequence. Call generate() several times, with do_sample=True.")
     return settings
+
+
+_UNFOLLOWED = (
+    "num_beams",
+    "min_length",
+    "min_new_tokens",
+    "bad_words_ids",
+    "sequence_bias",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "begin_suppress_tokens",
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "guidance_scale",
+    "penalty_alpha",
+    "dola_layers",
+    "prompt_lookup_num_tokens",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "stop_strings",
+    "watermarking_config",
+)
+"""What a checkpoint's generation settings may hold that `probe.decoding` does not follow."""
+
+
+def unfollowed(settings: GenerationConfig) -> tuple[str, ...]:
+    """The settings, away from their defaults, that `probe.decoding.Greedy` does not follow: each question has to be asked alone."""
+    plain = GenerationConfig()
+    idle = (None, False, 0, 1)
+    return tuple(
+        name for name in _UNFOLLOWED if (value := getattr(settings, name, None)) not in idle and value != getattr(plain, name, None)
+    )

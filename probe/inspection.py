@@ -7,6 +7,7 @@ from typing import Any
 
 from probe.backbones import Backbone
 from probe.discover import Modules
+from probe.prefix import offered_policies
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,43 @@ def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processo
     text = model.config.get_text_config(decoder=True)
     attention = [path for path in modules.attention if path]
     heads = getattr(text, "num_attention_heads", "?")
-    declared = type(backbone) is not Backbone
-    return Inspection(
+    placed = modules.image_token_id is not None or type(backbone).leading is not Backbone.leading
+    rows = (
+        ("family", f"{model.config.model_type} ({type(model).__name__})"),
+        ("layers", f"{len(modules.layers)} decoder blocks, hidden_states 0 (embeddings) to {len(modules.layers)}"),
+        ("heads", f"{heads}, {getattr(text, 'num_key_value_heads', None) or heads} for keys and values"),
+        ("hidden size", str(text.hidden_size)),
+        ("vision blocks", f"{len(modules.vision_blocks)}" if modules.vision_blocks else "none found"),
+        ("image token", "none" if modules.image_token_id is None else f"id {modules.image_token_id}"),
+        ("grid", _grid(backbone)),
+        ("prefix sharing", _sharing(model, backbone)),
+        ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
+        ("kernel", str(model.config._attn_implementation)),
+        ("Hidden", _pattern(modules.layers)),
         (
-            ("family", f"{model.config.model_type} ({type(model).__name__})"),
-            ("layers", f"{len(modules.layers)} decoder blocks, hidden_states 0 (embeddings) to {len(modules.layers)}"),
-            ("heads", f"{heads}, {getattr(text, 'num_key_value_heads', None) or heads} for keys and values"),
-            ("hidden size", str(text.hidden_size)),
-            ("vision blocks", f"{len(modules.vision_blocks)}" if modules.vision_blocks else "none found"),
-            ("image token", "none" if modules.image_token_id is None else f"id {modules.image_token_id}"),
-            ("grid", f"declared by {type(backbone).__name__}" if declared else "not declared: maps cannot be folded onto the image"),
-            ("prefix sharing", "none: each question is asked alone"),
-            ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
-            ("kernel", str(model.config._attn_implementation)),
-            ("Hidden", _pattern(modules.layers)),
-            (
-                "Attention",
-                f"{_pattern(attention)} ({len(attention)} of {len(modules.layers)} blocks)" if attention else "no attention found",
-            ),
-            ("Vision", _pattern(modules.vision_blocks) if modules.vision_blocks else "not available"),
-            ("Projected", f"input of {modules.layers[0]} at the image tokens" if modules.image_token_id is not None else "not available"),
-            ("Logits", "output of the model"),
-        )
+            "Attention",
+            f"{_pattern(attention)} ({len(attention)} of {len(modules.layers)} blocks)" if attention else "no attention found",
+        ),
+        ("Vision", _pattern(modules.vision_blocks) if modules.vision_blocks else "not available"),
+        ("Projected", f"input of {modules.layers[0]} at the image tokens" if placed else "not available"),
+        ("Logits", "output of the model"),
     )
+    return Inspection(
+        tuple((what, f"not available: {modules.unreadable[what]}" if what in modules.unreadable else row) for what, row in rows)
+    )
+
+
+def _grid(backbone: Backbone) -> str:
+    if backbone.gridless:
+        return f"none: {backbone.gridless}"
+    if type(backbone).layout is Backbone.layout:
+        return "not declared: maps cannot be folded onto the image"
+    return f"declared by {type(backbone).__name__}"
+
+
+def _sharing(model: Any, backbone: Backbone) -> str:
+    offered, reason = offered_policies(model, backbone)
+    return ", ".join(offered) or f"none: each question is asked alone ({reason})"
 
 
 def _pattern(paths: tuple[str, ...] | list[str]) -> str:

@@ -52,16 +52,25 @@ class ImageLayout:
 
     Attributes:
         grids: the views of the image, in the order of the sequence.
-        separators: indices (among the image's tokens) of newline and separator tokens.
+        separators: indices (among the image's tokens) of newline and separator tokens, and of tokens that are no cell.
+        unplaced: why no token is a cell, where the family has no grid.
+        shown: what the vision tower looks at, where that is one view and the image tokens are no cells of it.
     """
 
     grids: tuple[Grid, ...]
     separators: tuple[int, ...] = ()
+    unplaced: str = ""
+    shown: Grid | None = None
 
     @property
     def tokens(self) -> int:
         """How many image tokens this layout accounts for."""
         return sum(len(grid.tokens) for grid in self.grids) + len(self.separators)
+
+    @property
+    def view(self) -> Grid | None:
+        """The one view that the tower looks at; None: it looks at several."""
+        return self.grids[0] if len(self.grids) == 1 else self.shown
 
     def check(self, tokens: int, family: str) -> ImageLayout:
         """The law of layout: cells + separators == image tokens in input_ids.
@@ -70,7 +79,7 @@ class ImageLayout:
             GridMismatch: with both numbers.
         """
         if self.tokens != tokens:
-            laid = " + ".join(f"{grid.rows} x {grid.cols}" for grid in self.grids)
+            laid = " + ".join(f"{grid.rows} x {grid.cols}" for grid in self.grids) or "no grid"
             separators = f" and {len(self.separators)} separators" if self.separators else ""
             raise GridMismatch(
                 f"{family} lays out {laid}{separators} = {self.tokens} image tokens for this image, but input_ids has {tokens}. "
@@ -82,8 +91,10 @@ class ImageLayout:
         """The view of this name; the only one where no name is given.
 
         Raises:
-            GridUnknown: no such view, or several and no name.
+            GridUnknown: no such view, several and no name, or none because the family has no grid.
         """
+        if not self.grids:
+            raise GridUnknown(f"These image tokens cannot be folded onto the picture: {self.unplaced}.")
         names = ", ".join(f"{g.name!r} ({g.rows} x {g.cols})" for g in self.grids)
         if view is None:
             if len(self.grids) != 1:

@@ -65,6 +65,8 @@ def load_checkpoint(
     if isinstance(given, os.PathLike) or os.path.exists(name) or name.startswith((".", "/")):
         _check_folder(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": remote_code}
+    # Left to transformers, it is sdpa in every part of the model that supports it; asked for by name, a part that does not is an error.
+    kernel = None if attn_implementation == "sdpa" else attn_implementation
     try:
         config = AutoConfig.from_pretrained(name, **options)
         if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote_code:
@@ -72,7 +74,7 @@ def load_checkpoint(
                 f"{name} is a {config.model_type!r} model, which takes no images. Name an image-text model, such as llava-hf/llava-1.5-7b-hf."
             )
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype or "auto", attn_implementation=attn_implementation, device_map=device_map, use_safetensors=True, **options
+            name, dtype=dtype or "auto", attn_implementation=kernel, device_map=device_map, use_safetensors=True, **options
         )
         processor = AutoProcessor.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

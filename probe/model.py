@@ -10,17 +10,19 @@ from typing import Any, Literal
 import torch
 
 from probe.backbones import Backbone, backbone_for
+from probe.decoding import Room, last_logits
 from probe.discover import Modules, discover
 from probe.encoding import Answer, Encoding, Pictures
-from probe.engine import Engine
+from probe.engine import Engine, Recorded
 from probe.errors import InvalidRead, LoadError, ProcessorNeeded
 from probe.generation import generation_options
 from probe.images import ImageLike, open_images
 from probe.inspection import Inspection, inspect_model
 from probe.layout import ImageLayout
 from probe.loading import load_checkpoint, resolve_device, resolve_dtype
-from probe.plan import Plan, plan
-from probe.prompt import Messages, build_prompt
+from probe.plan import Plan, Seat, plan
+from probe.prefix import Feed
+from probe.prompt import Messages, build_prompt, image_token
 from probe.reads import Read
 from probe.session import Session
 from probe.spans import Span, TokenMap
@@ -63,6 +65,7 @@ class Probe:
         direct: whether pictures are resized straight to the tower's input, so that the grid covers the whole picture.
         family: `config.model_type`.
         modules: where its layers are.
+        engine: runs its forwards.
         name, revision: what was loaded, for the record.
     """
 
@@ -73,7 +76,8 @@ class Probe:
         self.backbone: Backbone = backbone_for(model.config)
         self.direct = preparation.direct(self.backbone)
         self.modules: Modules = discover(model)
-        self._engine = Engine(model, self.modules)
+        self.engine = Engine(model, self.modules)
+        self._rooms: dict[str, Room] = {}
 
     def __repr__(self) -> str:
         return f"Probe({self.name}, {self.family}, {len(self.modules.layers)} layers, {self.model.dtype}, {self.model.device})"
@@ -111,23 +115,27 @@ class Probe:
             images: one image (PIL, path or array), a list of them, or what `prepare` gave.
             text: the user's words, or a list of chat messages.
             chat: False takes `text` as the whole raw prompt, image tokens included.
-            template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template.
+            template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template, or where it has
+                none what the family declares.
 
         Raises:
             ImageError, TemplateError, ProcessorNeeded, GridMismatch.
         """
         processor = self._processor("encode")
         pictures = images if isinstance(images, Pictures) else self.prepare(images)
-        prompt, words = build_prompt(processor, text, len(pictures.images), chat=chat, template=template)
+        if template is None and processor.chat_template is None and isinstance(text, str):
+            template = self.backbone.template
+        marked = len(pictures.images) if self.backbone.marks_images else 0
+        prompt, words = build_prompt(processor, text, marked, chat=chat, template=template)
         inputs, layouts = self._inputs(processor, pictures, prompt)
-        tokens = token_map(self.family, processor.tokenizer, self._image_token_id(), inputs["input_ids"][0].tolist(), layouts, words)
+        tokens = token_map(self.family, processor.tokenizer, self.image_token_id(), inputs["input_ids"][0].tolist(), layouts, words)
         tokens.check_layouts()
 
         def suffix(before: str, answer: str) -> tuple[int, ...]:
-            refuse_image_token(answer, processor.image_token)
+            refuse_image_token(answer, image_token(processor))
             return suffix_ids(processor.tokenizer, before, answer)
 
-        return Encoding(self._to_device(inputs), tokens, prompt, len(tokens), suffix, self.backbone.answer_fill)
+        return Encoding(self.to_device(inputs), tokens, prompt, len(tokens), suffix, self.backbone.answer_fill)
 
     def generate(self, encoding: Encoding, *, begin: str | None = None, **options: Any) -> Answer:
         """The model's answer: greedy, of at most 64 tokens, unless told otherwise.
@@ -144,8 +152,8 @@ class Probe:
         if isinstance(start, Answer) and "end" in start.tokens.spans:
             return start
         known = start.inputs["input_ids"].shape[1]
-        settings = generation_options(options, self._processor("generate").tokenizer.pad_token_id, self._image_token_id())
-        with self._engine.lock, torch.no_grad():
+        settings = generation_options(options, self._processor("generate").tokenizer.pad_token_id, self.image_token_id())
+        with self.engine.lock, torch.no_grad():
             inputs = self.backbone.forward_inputs(self.model, start.inputs)
             output = self.model.generate(**inputs, **settings)
         ids = getattr(output, "sequences", output)[0].tolist()
@@ -154,9 +162,18 @@ class Probe:
 
     def next_logits(self, encoding: Encoding) -> torch.Tensor:
         """Logits (vocabulary) of the token that follows, float32: `logits[0, -1]` of Hugging Face."""
-        with self._engine.lock, torch.no_grad():
+        with self.engine.lock, torch.no_grad():
             logits: torch.Tensor = self.model(**self.backbone.forward_inputs(self.model, encoding.inputs), logits_to_keep=1).logits
         return logits[0, -1].float()
+
+    def last_logits(self, feed: Feed) -> torch.Tensor:
+        """Logits (sequence, vocabulary) of the tokens that follow sequences behind a shared prefix."""
+        with self.engine.lock, torch.no_grad():
+            return last_logits(self.model, feed)
+
+    def room(self, policy: str) -> Room:
+        """How much goes through this model at once under a policy of sharing."""
+        return self._rooms.setdefault(policy, Room())
 
     def run(self, encoding: Encoding | Mapping[str, Any], reads: Iterable[Read] | Read) -> Trace:
         """One forward over the whole sequence (an answer in it is teacher-forced), reading what was asked, stopping after the last read.
@@ -173,14 +190,18 @@ class Probe:
         if not asked:
             raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
         rows: tuple[TokenMap, ...]
-        offsets: tuple[int, ...]
+        seats: tuple[Seat, ...]
         if isinstance(encoding, Encoding):
-            inputs, rows, offsets = encoding.inputs, (encoding.tokens,), (0,)
+            inputs, rows, seats = encoding.inputs, (encoding.tokens,), (Seat(0),)
         else:
-            inputs, rows, offsets = self._plain(encoding)
+            inputs, rows, seats = self._plain(encoding)
         what: Plan = plan(asked, self.modules, rows)
         backbone, model = self.backbone, self.model
-        recorded = self._engine.run(lambda given: model(**backbone.forward_inputs(model, given), use_cache=False), inputs, what, offsets)
+        recorded = self.engine.run(lambda given: model(**backbone.forward_inputs(model, given), use_cache=False), inputs, what, seats)
+        return self.traced(rows, recorded, what)
+
+    def traced(self, rows: tuple[TokenMap, ...], recorded: Recorded, what: Plan) -> Trace:
+        """What was recorded of these sequences, as a Trace."""
         depth = (len(self.modules.layers) + 1, len(self.modules.layers))
         return Trace(rows, recorded.row_differences, recorded, what, depth, self._vision_place(rows))
 
@@ -203,7 +224,8 @@ class Probe:
             )
         return self.processor
 
-    def _image_token_id(self) -> int:
+    def image_token_id(self) -> int:
+        """The id that stands for image tokens."""
         if self.modules.image_token_id is None:
             raise LoadError(
                 f"{self.family} declares no image token id, so its images cannot be found in input_ids. Register a backbone for it."
@@ -218,11 +240,14 @@ class Probe:
             inputs = processor(images=list(pictures.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
             sizes = [(image.height, image.width) for image in pictures.images]
             return dict(inputs), [self.backbone.layout(self.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
-        token, pieces = processor.image_token, prompt.split(processor.image_token)
+        token = image_token(processor)
+        pieces = prompt.split(token)
         expanded = pieces[0] + "".join(token * layout.tokens + piece for layout, piece in zip(pictures.layouts, pieces[1:], strict=True))
         return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **pictures.inputs}, list(pictures.layouts)
 
-    def _to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors where the model is, those of numbers with a fraction in its dtype."""
+
         def moved(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
                 return value
@@ -230,40 +255,51 @@ class Probe:
 
         return {name: moved(value) for name, value in inputs.items()}
 
-    def _plain(self, encoding: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[TokenMap, ...], tuple[int, ...]]:
-        """A plain Hugging Face encoding: its rows without padding, and how much padding stands before each."""
-        if "input_ids" not in encoding:
+    def _plain(self, encoding: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[TokenMap, ...], tuple[Seat, ...]]:
+        """A plain Hugging Face encoding: its rows without padding, and where they sit behind it."""
+        # Where an encoder reads the prompt, the decoder's sequence is the answer.
+        own = "decoder_" if "decoder_input_ids" in encoding else ""
+        if f"{own}input_ids" not in encoding:
             raise InvalidRead(
-                f"A plain encoding has input_ids; this one has {', '.join(encoding) or 'nothing'}. Pass what a processor returned."
+                f"A plain encoding has input_ids, or decoder_input_ids of a model with an encoder; this one has "
+                f"{', '.join(encoding) or 'nothing'}. Pass what a processor returned."
             )
-        inputs = self._to_device(encoding)
-        ids = inputs["input_ids"]
-        given = inputs.get("attention_mask")
+        inputs = self.to_device(encoding)
+        ids = inputs[f"{own}input_ids"]
+        given = inputs.get(f"{own}attention_mask")
         mask = (torch.ones_like(ids) if given is None else given).bool()
         if mask.shape != ids.shape or any(len(set(row.tolist())) > 1 and not _unbroken(row) for row in mask):
             raise InvalidRead(
                 "The attention_mask of a plain encoding has the shape of input_ids, and its padding lies at one or both ends."
             )
-        rows, offsets = [], []
+        leading = self.backbone.leading(self.model, inputs)
+        if leading and not bool(mask[:, 0].all()):
+            raise InvalidRead(f"{self.family} puts its pictures before input_ids, so padding has to lie behind them. Pad on the right.")
+        rows, seats = [], []
         for row in range(len(ids)):
-            real = ids[row][mask[row]].tolist()
-            images = tuple(i for i, token in enumerate(real) if token == self.modules.image_token_id)
+            real = [NO_WORD] * leading + ids[row][mask[row]].tolist()
+            images = tuple(i for i, token in enumerate(real) if token in (NO_WORD, self.modules.image_token_id))
             spans = {"image": Span(images, "image")} if images else {}
             rows.append(TokenMap(tuple(real), (images,) if images else (), (None,) if images else (), spans, family=self.family))
-            offsets.append(int(mask[row].int().argmax()))
-        return inputs, tuple(rows), tuple(offsets)
+            seats.append(Seat(row, int(mask[row].int().argmax())))
+        return inputs, tuple(rows), tuple(seats)
 
     def _vision_place(self, rows: Sequence[TokenMap]) -> VisionPlace:
         depth = len(self.modules.vision_blocks) + 1
         layouts = [layout for row in rows for layout in row.layouts]
-        view = layouts[0].grids[0] if len(layouts) == 1 and layouts[0] is not None and len(layouts[0].grids) == 1 else None
-        grid = self.backbone.vision_grid(self.model, view)
-        patches = None if grid is None else len(grid.tokens)
+        view = layouts[0].view if len(layouts) == 1 and layouts[0] is not None else None
+        grid, classes = self.backbone.vision_grid(self.model, view), self.backbone.class_tokens
+        patches = None if grid is None or classes == "kept" else len(grid.tokens)
         if view is None:
-            return VisionPlace(depth, patches, None, "the tower looks at several pictures or tiles, or at one whose layout is not known")
+            reason = "the tower looks at several pictures or tiles, or at one whose layout is not known"
+            return VisionPlace(depth, patches, None, reason, classes)
         if grid is None:
-            return VisionPlace(depth, None, None, "the family does not say how the tower's patches lie")
-        return VisionPlace(depth, patches, ImageLayout((grid,)), "")
+            return VisionPlace(depth, None, None, "the family does not say how the tower's patches lie", classes)
+        return VisionPlace(depth, patches, ImageLayout((grid,)), "", classes)
+
+
+NO_WORD = -1
+"""The id, of no word, at positions that the model itself puts before `input_ids`."""
 
 
 def _unbroken(mask: torch.Tensor) -> bool:
@@ -294,7 +330,8 @@ def load(
             longer require gradients.
         device: "cpu", "cuda", "cuda:1"...; for a loaded model: where it is.
         dtype: "float32", "bfloat16"...; None: float32 on the CPU, the checkpoint's own elsewhere.
-        attn_implementation: the kernel; attention rows are exact under each that goes through transformers' attention interface.
+        attn_implementation: the kernel; attention rows are exact under each that goes through transformers' attention interface. "sdpa":
+            eager in parts of a model that do not support it.
         device_map: accelerate's, for models larger than one device.
         resize: "processor", what the checkpoint's own processor does, or "stretch", the whole picture directly at the tower's input size.
         tiles: False: the base view alone, for families that cut pictures into tiles.

@@ -52,6 +52,29 @@ class Plan:
     keys: dict[AttentionPlace, Rows] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Seat:
+    """Where one sequence sits in the tensors of a forward.
+
+    Attributes:
+        row: of the batch.
+        start: before which many tokens of its row its own begin.
+        shared: how many of its first positions are a prefix that was read before: they are the first keys, and have no states here.
+    """
+
+    row: int
+    start: int = 0
+    shared: int = 0
+
+    def tokens(self, positions: Sequence[int]) -> list[int]:
+        """Indices on the axis of tokens, of those positions that are not the prefix's."""
+        return [self.start + position - self.shared for position in positions if position >= self.shared]
+
+    def keys(self, positions: Sequence[int]) -> list[int]:
+        """Indices on the axis of keys."""
+        return [position if position < self.shared else self.start + position for position in positions]
+
+
 def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> Plan:
     """Resolve reads against a model and the sequences of a batch.
 
@@ -63,6 +86,8 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
     vision: tuple[int, ...] = ()
     logits: dict[Place | None, None] = {}
     for read in merge(reads):
+        if type(read).__name__ in modules.unreadable:
+            raise InvalidRead(f"{type(read).__name__}() cannot be read from this family: {modules.unreadable[type(read).__name__]}")
         match read:
             case Hidden(layers, at):
                 numbers = resolve_layers(layers, len(modules.layers) + 1, "hidden states", "0 (embeddings)")

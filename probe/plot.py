@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image
 
 from probe.activation import Activation
-from probe.errors import GridUnknown
+from probe.errors import GridUnknown, PackageNeeded
 
 
 def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opacity: float = 0.6) -> Image.Image:
@@ -22,7 +21,14 @@ def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opa
 
     Raises:
         GridUnknown: not one single map, or a map of another picture.
+        PackageNeeded: matplotlib, whose colours are used, is not installed.
     """
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise PackageNeeded(
+            "overlay() takes its colours from matplotlib, which is not installed: pip install matplotlib. heat.numpy() has the numbers."
+        ) from error
     pixels = heat.to_pixels() if heat.dims[-2:] == ("row", "col") else heat
     values = pixels.data.float().squeeze().cpu()
     if pixels.dims[-2:] != ("height", "width") or values.shape != (image.height, image.width):

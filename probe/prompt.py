@@ -27,7 +27,7 @@ def build_prompt(
     Raises:
         TemplateError: no template, one that does not fit, or another number of image tokens than images.
     """
-    token = processor.image_token
+    token = image_token(processor)
     if not chat:
         if not isinstance(text, str):
             raise TemplateError("chat=False takes the raw prompt as a string, not messages.")
@@ -45,12 +45,17 @@ def build_prompt(
     return prompt, words
 
 
+def image_token(processor: Any) -> str:
+    """What stands for a picture in a prompt; some processors keep it as a token, not as its text."""
+    return str(processor.image_token)
+
+
 def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words | None]:
     if processor.chat_template is None:
         raise TemplateError("This checkpoint has no chat template. Name one: template='vicuna_v1', or pass chat=False and a raw prompt.")
     if isinstance(text, str):
         text = [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
-    messages = [{**message, "content": _parts(message, processor.image_token)} for message in text]
+    messages = [{**message, "content": _parts(message, image_token(processor))} for message in text]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     place = _last_words(messages)
     if place is None:
@@ -62,12 +67,12 @@ def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words
     return prompt, Words.at(prompt, words, start) if start >= 0 and words.strip() else None
 
 
-def _parts(message: Mapping[str, Any], image_token: str) -> list[Mapping[str, Any]]:
+def _parts(message: Mapping[str, Any], token: str) -> list[Mapping[str, Any]]:
     """A message's content as a list of parts, which every multimodal chat template reads."""
     content = message.get("content") or []
     parts: list[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     for part in parts:
-        refuse_image_token(str(part.get("text", "")), image_token)
+        refuse_image_token(str(part.get("text", "")), token)
     return parts
 
 

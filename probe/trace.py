@@ -24,15 +24,24 @@ class VisionPlace:
 
     Attributes:
         depth: how many `hidden_states` the tower has.
-        patches: tokens of one picture that are patches; the class and register tokens before them are left out. None: not known.
+        patches: tokens of one picture that are patches; the class and register tokens beside them are left out. None: all are kept.
         layout: where the patches lie, if the tower looks at one picture.
         reason: why there is no layout.
+        classes: "first" or "last": where the class tokens stand.
     """
 
     depth: int
     patches: int | None
     layout: ImageLayout | None
     reason: str
+    classes: str = "first"
+
+    def of_patches(self, states: Tensor) -> Tensor:
+        """The states (..., token, feature) of the patches alone."""
+        if self.patches is None:
+            return states
+        first = 0 if self.classes == "last" else states.shape[-2] - self.patches
+        return states.narrow(-2, first, self.patches)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Trace:
     Attributes:
         tokens: the TokenMap of each row of the batch.
         row_differences: attention block -> largest difference of rows @ values from the call's own output, where it was compared.
+        vision_place: how the vision tower's states are laid out.
     """
 
     tokens: tuple[TokenMap, ...]
@@ -51,7 +61,7 @@ class Trace:
     _recorded: Recorded
     _plan: Plan
     _depth: tuple[int, int]
-    _vision: VisionPlace
+    vision_place: VisionPlace
 
     def hidden(self, at: Places = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Any:
         """Hidden states.
@@ -71,6 +81,12 @@ class Trace:
         """
         wanted: Sequence[Place | None] = places(at, "hidden(at=...)") or _only(self._plan.asked, "hidden states")
         numbers = self._layers(wanted, layer, layers)
+        widths = sorted({self._recorded.hidden[number, place][0].shape[-1] for number in numbers for place in wanted})
+        if len(widths) > 1:
+            raise NotRead(
+                f"Layers {', '.join(map(str, numbers))} have states of {' and '.join(map(str, widths))} features: residual streams are side "
+                "by side until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
+            )
         rows = [
             _stacked([torch.cat([self._recorded.hidden[number, place][row] for place in wanted]) for number in numbers])
             for row in range(len(self.tokens))
@@ -141,20 +157,22 @@ class Trace:
     def vision(self, layer: int | None = None) -> Activation:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
 
-        Equals `vision_tower(..., output_hidden_states=True).hidden_states[layer]` without its class token. `batch` counts pictures, or
+        Equals `vision_tower(..., output_hidden_states=True).hidden_states[layer]` without its class token; the last is what the last block
+        returns, where some towers have Hugging Face put their own output, behind a norm or a merger. `batch` counts pictures, or
         tiles where the model cuts a picture into tiles; a tower for pictures of any size has all their patches in one row.
 
         Args:
             layer: the tower's `hidden_states` index, negative from the end; may be left out if only one was read.
         """
         have = sorted(self._recorded.vision)
-        place = self._vision
+        place = self.vision_place
         numbers = _chosen(have, layer if layer is not None else have[0] if len(have) == 1 else None, None, place.depth, "vision state")
         data = _stacked([self._recorded.vision[number] for number in numbers])
         if data.ndim == 3:
             data = data[:, None]  # a tower for pictures of any size takes the patches of all pictures as one sequence
-        if place.patches is not None:
-            data = data[:, :, data.shape[2] - place.patches :]
+        if data.ndim == 5:
+            data = data.flatten(2, 3)  # a tower of windows keeps its patches as (row, col)
+        data = place.of_patches(data)
         dims: tuple[str, ...] = ("layer", "batch", "token", "feature")
         if len(numbers) == 1:
             data, dims = data[0], dims[1:]

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from probe.encoding import Answer
+from probe.engine import token_states
 from probe.errors import GridUnknown, ProbeError
 from probe.images import ImageLike, open_image
 from probe.layout import Grid
@@ -97,18 +98,21 @@ def verify(model: Probe, image: ImageLike | None = None, *, cells: int = 6) -> R
         ProcessorNeeded: the model was loaded without one.
     """
     picture = open_image(image) if image is not None else _noise(96, 160)
-    checks, left_out = list(_reads(model, picture)), {}
+    checks, left_out = list(_reads(model, picture)), dict(model.modules.unreadable)
     if not model.modules.vision_blocks:
-        left_out["Vision"] = "no vision tower was found"
+        left_out.setdefault("Vision", "no vision tower was found")
     failed = {check.what for check in checks if not check.passed}
     if failed:
         exact = Probe(copy.deepcopy(model.model).double(), model.processor, model.preparation, model.name, model.revision)
         again = {check.what: check for check in _reads(exact, picture)}
         checks = [_explained(check, again.get(check.what)) if check.what in failed else check for check in checks]
-    try:
-        checks += _perturbed(model, picture, cells)
-    except GridUnknown as error:
-        left_out["Grid"] = str(error)
+    if model.backbone.gridless:
+        left_out["Grid"] = model.backbone.gridless
+    elif "Projected" not in left_out:
+        try:
+            checks += _perturbed(model, picture, cells)
+        except GridUnknown as error:
+            left_out["Grid"] = str(error)
     return Report(repr(model), tuple(checks), left_out)
 
 
@@ -118,15 +122,16 @@ def _reads(model: Probe, picture: Image.Image) -> Iterator[Check]:
     same = f"the same {kernel} kernel on the same inputs"
     depth = range(len(model.modules.layers) + 1)
     plain, towers = _plain(model, answered, output_hidden_states=True)
-    trace = model.run(answered, [Hidden("all"), Projected(), Logits(at=None)])
-    states = plain.hidden_states
+    projected = "Projected" not in model.modules.unreadable
+    trace = model.run(answered, [Hidden("all"), Logits(at=None), *([Projected()] if projected else [])])
+    states = [token_states(state, model.modules.axes) for state in plain.hidden_states]
     yield Check("Hidden, every layer", max(_apart(trace.hidden(layer=i).data, states[i]) for i in depth), 0.0, same)
     yield Check("Logits", _apart(trace.logits(None).data, plain.logits), 0.0, same)
-    if plain.get("image_hidden_states") is not None:
+    if projected and plain.get("image_hidden_states") is not None and model.backbone.projected_states:
         yield Check("Projected", _apart(trace.projected().data[0], _in_one_piece(plain.image_hidden_states)), 0.0, same)
     if towers:
         ours = model.run(answered, Vision("all"))
-        read = max(_apart(ours.vision(layer=i + 1).data, _patches(ours, i + 1, towers[i])) for i in range(len(towers)))
+        read = max(_apart(ours.vision(layer=i + 1).data, _patches(ours, towers[i])) for i in range(len(towers)))
         yield Check("Vision, every block", read, 0.0, "PyTorch hooks on the same blocks")
     rows = Attention("all", query="answer")
     fast = model.run(answered, rows)
@@ -157,7 +162,8 @@ def _plain(model: Probe, answered: Answer, **outputs: bool) -> tuple[Any, list[T
     try:
         with torch.no_grad():
             inputs = model.backbone.forward_inputs(model.model, answered.inputs)
-            return model.model(**inputs, **outputs, use_cache=False, return_dict=True), seen
+            plain = model.model(**inputs, **outputs, use_cache=False, return_dict=True)
+            return getattr(plain, "language_model_outputs", plain), seen
     finally:
         for hook in hooks:
             hook.remove()
@@ -166,7 +172,9 @@ def _plain(model: Probe, answered: Answer, **outputs: bool) -> tuple[Any, list[T
 @contextmanager
 def _kernel(model: Probe, name: str) -> Iterator[None]:
     """Another attention kernel for a while."""
-    before = model.model.config._attn_implementation
+    config = model.model.config
+    parts = {part: getattr(config, part) for part in config.sub_configs}
+    before = {"": config._attn_implementation, **{part: own._attn_implementation for part, own in parts.items() if own is not None}}
     model.model.set_attn_implementation(name)
     try:
         yield
@@ -174,9 +182,10 @@ def _kernel(model: Probe, name: str) -> Iterator[None]:
         model.model.set_attn_implementation(before)
 
 
-def _patches(trace: Trace, layer: int, theirs: Tensor) -> Tensor:
-    ours, theirs = trace.vision(layer=layer).data, theirs if theirs.ndim == 3 else theirs[None]
-    return theirs[:, theirs.shape[1] - ours.shape[1] :]
+def _patches(trace: Trace, theirs: Tensor) -> Tensor:
+    if theirs.ndim == 4:
+        theirs = theirs.flatten(1, 2)
+    return trace.vision_place.of_patches(theirs if theirs.ndim == 3 else theirs[None])
 
 
 def _in_one_piece(projected: Any) -> Tensor:

@@ -1,20 +1,48 @@
 """The families that say more than discovery can find. Importing this package registers the built-in ones."""
 
-from probe.backbones import idefics3, internvl, lfm2_vl, llava, llava_next, llava_onevision, native, ovis2, square
+from probe.backbones import (
+    beside,
+    encoders,
+    idefics3,
+    internvl,
+    janus,
+    lfm2_vl,
+    llama4,
+    llava,
+    llava_next,
+    llava_onevision,
+    mllama,
+    native,
+    ovis2,
+    perception_lm,
+    resampled,
+    square,
+    streams,
+    strided,
+)
 from probe.backbones.base import Backbone, backbone_for, register, registered
 
 __all__ = [
     "Backbone",
     "backbone_for",
+    "beside",
+    "encoders",
     "idefics3",
     "internvl",
+    "janus",
     "lfm2_vl",
+    "llama4",
     "llava",
     "llava_next",
     "llava_onevision",
+    "mllama",
     "native",
     "ovis2",
+    "perception_lm",
     "register",
     "registered",
+    "resampled",
     "square",
+    "streams",
+    "strided",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
+from torch import Tensor
 
 from probe.errors import LoadError
 from probe.layout import Grid, ImageLayout
@@ -22,8 +23,55 @@ class Backbone:
     tiled: ClassVar[bool] = False
     """Whether the family's processor cuts a picture into tiles beside its base view."""
 
-    answer_fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
-    """What an answer's tokens have in the inputs that say something of every token, where the processor made them."""
+    answer_fill: ClassVar[Mapping[str, int | None]] = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+    """What an answer's tokens have in the inputs that say something of every token, where the processor made them; None: what the prompt's
+    last token has."""
+
+    gridless: ClassVar[str] = ""
+    """Why the image tokens lie nowhere on the picture, where they do not: the grid's error says it."""
+
+    template: ClassVar[str | None] = None
+    """How a question is asked where the checkpoint comes without a chat template: a name or text as `encode(template=...)` takes it."""
+
+    marks_images: ClassVar[bool] = True
+    """Whether a prompt has an image token for each picture; False: the processor itself puts them before the prompt."""
+
+    class_tokens: ClassVar[Literal["first", "last", "kept"]] = "first"
+    """Where the tower's class tokens stand among its patches; `Vision` leaves them out, "kept" are those that stand between patches."""
+
+    projected_states: ClassVar[bool] = True
+    """Whether the `image_hidden_states` of Hugging Face's output are the projected tokens; False: those before the projector."""
+
+    prefix: ClassVar[tuple[str, ...]] = ()
+    """How questions can share the image's part of the prompt with the answers that each alone would get, the best first: "packed" (one
+    row, kept apart by a mask), "batched" (rows of a batch); nothing: each question is asked alone."""
+
+    axes: ClassVar[tuple[str, ...]] = ("batch", "token", "feature")
+    """The axes of what a decoder block returns. A `stream` among them is a residual stream: `Hidden` has the streams of a token side by
+    side in its features."""
+
+    last_is_normed: ClassVar[bool] = True
+    """Whether the last of Hugging Face's `hidden_states` is after the final norm; False: it is what the last block returns."""
+
+    unreadable: ClassVar[Mapping[str, str]] = {}
+    """A read ("Hidden", "Attention", "Vision", "Projected", "Logits") -> why this family cannot give it, and what to read instead."""
+
+    def leading(self, model: Any, inputs: Mapping[str, Any]) -> int:
+        """How many positions the model puts before `input_ids` for the pictures of a row."""
+        return 0
+
+    def next_position(self, model: Any, length: int) -> int:
+        """The rotary position of the token behind a prefix of this many tokens; asked right after the forward over the prefix."""
+        return length
+
+    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: Tensor) -> dict[str, Any]:
+        """What the forward takes beside ids, mask and cache for tokens behind a prefix.
+
+        Args:
+            inputs: those of the prefix.
+            positions: (row, token), the tokens' rotary positions.
+        """
+        return {"position_ids": positions}
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         """Where the image tokens lie that the checkpoint's own processor made of a picture.
@@ -58,6 +106,9 @@ class Backbone:
         """What the model's forward and generate take for these encoded inputs; called where the tower may run."""
         return dict(inputs)
 
+
+SHARING: tuple[str, ...] = ("packed", "batched")
+"""What most families can: their decoder takes any mask, cache and positions, and their image tokens do not look ahead."""
 
 _REGISTRY: dict[str, type[Backbone]] = {}
 

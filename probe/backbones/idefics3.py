@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from probe.backbones.base import Backbone, register
+from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.llava import square_patches
 from probe.backbones.tiles import tiled_layout
 from probe.layout import Grid, ImageLayout
@@ -16,6 +16,7 @@ class Idefics3(Backbone):
     """Tiles, then the base view."""
 
     tiled = True
+    prefix = SHARING
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         _, rows, cols = processor.image_processor.get_number_of_image_patches(*image_size, {})

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers.models.cohere2_vision import image_processing_cohere2_vision as cohere2_vision
 from transformers.models.got_ocr2 import image_processing_got_ocr2 as got_ocr2
 
-from probe.backbones.base import Backbone, register
+from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.llava import square_patches
 from probe.backbones.tiles import tiled_layout
 from probe.layout import Grid, ImageLayout
@@ -19,19 +19,24 @@ class InternVL(Backbone):
     """Tiles, then the base view; the tokens of a tile stay row by row."""
 
     tiled = True
+    prefix = SHARING
     canvas: ClassVar[Callable[..., tuple[int, int]]] = staticmethod(got_ocr2.get_optimal_tiled_canvas)
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        images, side = processor.image_processor, self.side(processor)
-        # Whether tiles are cut at all is merged from the defaults of both processors, which only the processor itself does.
-        (tiles,) = processor._get_num_multimodal_tokens(image_sizes=[image_size])["num_image_patches"]
-        if tiles == 1:
-            return tiled_layout(1, 1, side, image_size)
-        cols, rows = self.canvas(image_size, (images.size["height"], images.size["width"]), images.min_patches, images.max_patches)
-        return tiled_layout(rows, cols, side, image_size)
+        return tiled_layout(*self.cut(processor, image_size), self.side(processor), image_size)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)
+
+    def cut(self, processor: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+        """How many tiles the picture is cut into, down and across."""
+        # Whether tiles are cut at all is merged from the defaults of both processors, which only the processor itself does.
+        (tiles,) = processor._get_num_multimodal_tokens(image_sizes=[image_size])["num_image_patches"]
+        if tiles == 1:
+            return 1, 1
+        images = processor.image_processor
+        cols, rows = self.canvas(image_size, (images.size["height"], images.size["width"]), images.min_patches, images.max_patches)
+        return rows, cols
 
     def side(self, processor: Any) -> int:
         """Image tokens across one tile."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from probe.backbones.base import Backbone, register
+from probe.backbones.base import SHARING, Backbone, register
 from probe.images import normalise, resize_directly
 from probe.layout import Box, Grid, ImageLayout
 
@@ -16,6 +16,8 @@ from probe.layout import Box, Grid, ImageLayout
 @register("llava", "vipllava")
 class Llava(Backbone):
     """LLaVA-1.5: the tower's patches in order; the stock processor shows it the central square of the picture."""
+
+    prefix = SHARING
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         return self.square(model, image_size, processed_box(processor.image_processor, image_size))

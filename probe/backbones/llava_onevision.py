@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
-from probe.backbones.base import Backbone, register
+from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.llava import patches_per_side
 from probe.backbones.llava_next import rows_of_tokens, tiled_grid
 from probe.layout import Grid, ImageLayout
@@ -17,6 +17,7 @@ class LlavaOnevision(Backbone):
     """Tiles are shrunk until they are at most as many tokens as the base view has, times the number in `anyres_max_9`."""
 
     tiled = True
+    prefix = SHARING
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         side, config = patches_per_side(model), model.config

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.vision_utils import get_vision_window_index
 
-from probe.backbones.base import Backbone, register
+from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.tiles import tiled_grid
 from probe.layout import Grid, ImageLayout
 
@@ -17,6 +17,15 @@ from probe.layout import Grid, ImageLayout
 @register("qwen2_vl", "qwen3_vl", "glm4v")
 class MergedPatches(Backbone):
     """Squares of merge x merge patches become one token each, row by row; in the tower the patches of a square stand together."""
+
+    prefix = SHARING
+
+    def next_position(self, model: Any, length: int) -> int:
+        # A picture's tokens have rotary positions by row and column, so that the text behind it goes on from a smaller number.
+        return length + int(model.model.rope_deltas)
+
+    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: torch.Tensor) -> dict[str, Any]:
+        return {"position_ids": positions.expand(3, -1, -1)}
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         _, rows, cols = inputs["image_grid_thw"][index].tolist()
@@ -46,6 +55,8 @@ class WindowedPatches(MergedPatches):
 @register("mistral3", "llava/pixtral")
 class RowBreaks(Backbone):
     """A token of another id ends each row, so that the image tokens themselves are the cells, row by row."""
+
+    prefix = SHARING
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         cell = processor.patch_size * processor.spatial_merge_size

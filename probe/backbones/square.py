@@ -1,18 +1,20 @@
-"""The whole picture as one square: PaliGemma and Gemma 3."""
+"""The picture as one square, row by row: PaliGemma, Gemma 3 and Chameleon."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from probe.backbones.base import Backbone, register
-from probe.backbones.llava import square_patches
+from probe.backbones.base import SHARING, Backbone, register
+from probe.backbones.llava import processed_box, square_patches
 from probe.layout import Grid, ImageLayout
 
 
 @register("gemma3")
 class Square(Backbone):
     """A square of image tokens, row by row; Gemma 3 pools the tower's patches to it, and its processor leaves pan and scan off."""
+
+    prefix = SHARING
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         side = round(processor.image_seq_length**0.5)
@@ -24,10 +26,25 @@ class Square(Backbone):
 
 @register("paligemma")
 class PaliGemma(Square):
-    """The prompt is read in both directions (token type 0), an answer in one (1)."""
+    """The prompt is read in both directions (token type 0), an answer in one (1): image tokens see the question."""
 
-    answer_fill: ClassVar[Mapping[str, int]] = {**Backbone.answer_fill, "token_type_ids": 1}
+    prefix = ()
+    answer_fill: ClassVar[Mapping[str, int | None]] = {**Backbone.answer_fill, "token_type_ids": 1}
 
     def forward_inputs(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         # The processor makes labels of the prompt alone, for training; they do not fit a prompt with an answer.
         return {name: value for name, value in inputs.items() if name != "labels"}
+
+
+@register("chameleon")
+class Chameleon(Backbone):
+    """The central square, quantised into words of the vocabulary: one for each cell, without a tower of attention blocks."""
+
+    unreadable: ClassVar[Mapping[str, str]] = {
+        "Vision": "convolutions turn the picture into words of the vocabulary; there is no tower of blocks. Read Projected() instead."
+    }
+    template = "<image>{question}"
+
+    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
+        side, box = round(processor.image_seq_length**0.5), processed_box(processor.image_processor, image_size)
+        return ImageLayout((Grid.whole(side, side, image_size, box=box),))

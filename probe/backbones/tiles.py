@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from probe.layout import Grid, ImageLayout
+from probe.layout import Box, Grid, ImageLayout
 
 
 def tiled_layout(rows: int, cols: int, side: int, image_size: tuple[int, int], *, base: Literal["first", "last"] = "last") -> ImageLayout:
@@ -33,3 +33,14 @@ def tiled_grid(rows: int, cols: int, side: int, image_size: tuple[int, int], *, 
     )
     height, width = image_size
     return Grid(name, rows * side, cols * side, tokens, (0.0, 0.0, float(width), float(height)), image_size)
+
+
+def padded_canvas(image_size: tuple[int, int], canvas: tuple[int, ...], filled: tuple[int, ...]) -> Box:
+    """What a canvas covers, in pixels of the picture that fills its upper left part; the rest is padding.
+
+    Args:
+        image_size: (height, width) of the original picture.
+        canvas, filled: (height, width) of the canvas, and of the resized picture on it.
+    """
+    height, width = (float(pixels * edge / used) for pixels, edge, used in zip(image_size, canvas, filled, strict=True))
+    return (0.0, 0.0, width, height)

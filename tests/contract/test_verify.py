@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import probe
 from probe.backbones.llava import Llava
 from probe.backbones.llava_next import LlavaNext
 from probe.layout import Grid, ImageLayout
-from tests import zoo
+from tests import processors, zoo
 
 CASES: dict[str, tuple[Callable[[], tuple[Any, Any]], dict[str, Any]]] = {
     "llava": (zoo.llava, {}),
@@ -55,6 +56,37 @@ def test_two_rows_exchanged_in_the_layout_are_found(monkeypatch: pytest.MonkeyPa
     report = probe.verify(probe.load(model=hf, processor=processor), cells=32)
     assert [check.what for check in report.checks if not check.passed] == ["Grid 'tiles', 4 x 8"]
     assert "FAIL" in str(report)
+
+
+@pytest.mark.parametrize("name", processors.FAMILIES)
+def test_a_saved_checkpoint_of_every_declared_family_passes(name: str, tmp_path: Path) -> None:
+    report = probe.verify(probe.load(zoo.save(processors.build(name), tmp_path)), cells=3)
+    assert report.passed, str(report)
+    gridless = name in ("idefics2", "blip_2", "instructblip", "mllama")
+    assert ("Grid" in report.left_out) == gridless
+    assert any(check.what.startswith("Grid") for check in report.checks) != gridless
+
+
+@pytest.mark.parametrize("name", ["llama4", "perception_lm", "janus", "fast_vlm", "got_ocr2", "chameleon"])
+def test_a_layout_turned_on_its_side_is_found_in_every_family(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf, processor = processors.build(name)
+    model = probe.load(model=hf, processor=processor)
+    right = model.backbone.layout
+
+    def wrong(*given: Any) -> ImageLayout:
+        layout = right(*given)
+        assert layout is not None
+        return replace(layout, grids=tuple(_turned(grid) for grid in layout.grids))
+
+    monkeypatch.setattr(model.backbone, "layout", wrong)
+    report = probe.verify(model)
+    assert not report.passed
+    assert all(check.what.startswith("Grid") for check in report.checks if not check.passed)
+
+
+def _turned(grid: Grid) -> Grid:
+    """The same grid with its cells taken column by column."""
+    return replace(grid, tokens=tuple(grid.tokens[row * grid.cols + col] for col in range(grid.cols) for row in range(grid.rows)))
 
 
 def test_a_wrong_read_fails_and_float64_tells_it_from_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from probe.attention import AttentionCall
+from probe.attention import AttentionCall, AttentionWeights
 from probe.errors import UnmodelledAttention, WrongRows
 
 MODULE = SimpleNamespace(is_causal=True)
@@ -20,7 +20,7 @@ def call(mask: torch.Tensor | None = None, heads: int = 1, **arguments: Any) -> 
     return AttentionCall.from_inputs(((MODULE, line.repeat(1, heads, 1, 1), line, line, mask), {"scaling": 1.0, **arguments}), "block 0")
 
 
-def rows(made: AttentionCall, *positions: int) -> torch.Tensor:
+def rows(made: AttentionCall | AttentionWeights, *positions: int) -> torch.Tensor:
     return made.rows(0, torch.tensor(positions))
 
 
@@ -46,7 +46,52 @@ def test_softcap_bends_the_scores() -> None:
     assert torch.allclose(rows(call(softcap=1.5), 2)[0, 0], torch.softmax(1.5 * torch.tanh(score / 1.5), 0))
 
 
-@pytest.mark.parametrize("argument", ["position_bias", "s_aux"])
+def test_a_position_bias_is_added_to_the_scores() -> None:
+    bias = torch.zeros(1, 1, 3, 3)
+    bias[0, 0, 2] = torch.tensor([3.0, 0.0, -4.0])
+    assert torch.allclose(rows(call(position_bias=bias), 2)[0, 0], torch.softmax(torch.tensor([3.0, 2.0, 0.0]), 0))
+
+
+def test_a_sink_takes_its_share_of_the_softmax() -> None:
+    row = rows(call(s_aux=torch.tensor([0.0])), 0)[0, 0]  # one score of 0, and the sink's
+    assert torch.allclose(row, torch.tensor([0.5, 0.0, 0.0]))
+
+
+def test_a_sink_may_differ_from_token_to_token() -> None:
+    sinks = torch.tensor([0.0, 1.0, 4.0]).reshape(1, 1, 3, 1)
+    assert torch.allclose(rows(call(sinks=sinks), 2)[0, 0], torch.softmax(torch.tensor([0.0, 2.0, 4.0, 4.0]), 0)[:3])
+
+
+def test_rows_without_the_sink_that_the_kernel_had_are_stopped() -> None:
+    made, positions = call(), torch.tensor([2])
+    output = (rows(call(s_aux=torch.tensor([0.0])), 2) @ made.value[0]).transpose(0, 1)[None].expand(1, 3, 1, 1)
+    with pytest.raises(WrongRows):
+        made.check(0, positions, rows(made, 2), output)
+
+
+def test_chosen_keys_are_taken_from_the_mask_and_refused_without_one() -> None:
+    chosen = torch.zeros(1, 1, 3, 1)
+    assert call(torch.ones(1, 1, 3, 3, dtype=torch.bool), block_indices=chosen).where == "block 0"
+    with pytest.raises(UnmodelledAttention, match="block_indices"):
+        call(block_indices=chosen)
+
+
+def test_weights_that_a_module_returns_are_its_rows() -> None:
+    weights = torch.softmax(torch.arange(9.0).reshape(1, 1, 3, 3), dim=-1)
+    made = AttentionWeights.from_output((torch.zeros(1, 3, 1), weights), "block 0")
+    assert torch.equal(rows(made, 2)[0, 0], weights[0, 0, 2])
+    assert made.check(0, torch.tensor([2]), rows(made, 2), None) < 1e-6
+
+
+def test_what_is_no_weights_is_not_taken_for_rows() -> None:
+    with pytest.raises(UnmodelledAttention, match="returns no weights"):
+        AttentionWeights.from_output((torch.zeros(1, 3, 8), None), "block 0")
+    scores = AttentionWeights.from_output((torch.zeros(1, 3, 8), torch.ones(1, 1, 3, 3)), "block 0")
+    with pytest.raises(WrongRows, match="sum to something 2 from 1"):
+        scores.check(0, torch.tensor([2]), rows(scores, 2), None)
+
+
+@pytest.mark.parametrize("argument", ["head_scale", "relative_bias"])
 def test_an_argument_that_changes_the_weights_is_not_swallowed(argument: str) -> None:
     with pytest.raises(UnmodelledAttention, match=f"block 0 calls its attention with the argument '{argument}'"):
         call(**{argument: torch.zeros(1)})

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from probe.backbones.llava import processed_box
 from probe.backbones.llava_next import tiled_grid
+from probe.backbones.strided import leaning
+from probe.backbones.tiles import padded_canvas
 from probe.errors import GridUnknown
 from probe.layout import Grid, ImageLayout
+from probe.trace import VisionPlace
 from tests import zoo
 
 
@@ -49,3 +53,30 @@ def test_several_views_have_to_be_named() -> None:
         layout.grid()
     with pytest.raises(GridUnknown, match="No view 'tile'"):
         layout.grid("tile")
+
+
+def test_a_padded_canvas_reaches_past_the_picture() -> None:
+    # 10 x 20 pixels fill 14 x 28 of the canvas 28 x 28: the canvas is as high as 20 pixels of the picture.
+    assert padded_canvas((10, 20), (28, 28), (14, 28)) == (0, 0, 20, 20)
+
+
+def test_strided_convolutions_are_centred_on_the_first_unit_of_a_cell() -> None:
+    # Cells of 4 units: a field's centre is half a unit into its cell, one and a half units before the cell's middle.
+    grid = leaning(Grid.whole(1, 2, (4, 8)), stride=4)
+    assert grid.box == (-1.5, -1.5, 6.5, 2.5)
+    assert grid.cell_box(0, 1) == (2.5, -1.5, 6.5, 2.5)
+
+
+def test_tokens_that_are_no_cells_are_counted_and_say_why() -> None:
+    shown = Grid.whole(2, 2, (10, 10))
+    layout = ImageLayout((), (0, 1, 2), "they mix all of the picture", shown)
+    assert layout.tokens == 3
+    assert layout.view is shown
+    with pytest.raises(GridUnknown, match="they mix all of the picture"):
+        layout.grid()
+
+
+@pytest.mark.parametrize(("classes", "patches"), [("first", [1, 2]), ("last", [0, 1])])
+def test_class_tokens_are_left_out_where_they_stand(classes: str, patches: list[int]) -> None:
+    states = torch.arange(3.0)[:, None]
+    assert VisionPlace(4, 2, None, "", classes).of_patches(states).flatten().tolist() == patches

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import probe
@@ -54,6 +56,12 @@ def test_attention_of_a_block_without_it_names_those_that_have_it() -> None:
 def test_hidden_states_count_one_more_than_blocks() -> None:
     assert sorted(plan([Hidden("all")], MODULES, ()).hidden) == [0, 1, 2, 3]
     assert sorted(plan([Hidden(-1)], MODULES, ()).hidden) == [3]
+
+
+def test_what_a_family_cannot_give_is_refused_with_its_reason() -> None:
+    modules = replace(MODULES, unreadable={"Vision": "there is no tower. Read Projected() instead."})
+    with pytest.raises(InvalidRead, match=r"Vision\(\) cannot be read from this family: there is no tower\. Read Projected\(\) instead\."):
+        plan([Hidden(1), Vision(-1)], modules, ())
 
 
 def test_only_reads_are_merged() -> None:

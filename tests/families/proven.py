@@ -1,52 +1,17 @@
-"""Tiny random models of the families, and an encoded input with an image for each.
-
-Built from configurations; weights as large as trained ones, so that no branch is dead.
-"""
+"""The families whose grids are proved in tests/contract/test_grids.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers as hf
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-from tests.zoo import enliven
-
-IMAGE = 150
-TEXT: dict[str, Any] = {
-    "vocab_size": 160,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-VISION: dict[str, Any] = {
-    "hidden_size": 24,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 7,
-}
-SIGLIP = {"model_type": "siglip_vision_model", **VISION}
-Built = tuple[Any, dict[str, Any]]
+from tests.families.tiny import IMAGE, SIGLIP, TEXT, VISION, Built, family, ids, pixels
 
 
-def _ids(images: int) -> torch.Tensor:
-    return torch.tensor([[1, 5, 6, *[IMAGE] * images, 7, 8, 9, 10, 11]])
-
-
-def _pixels(*leading: int) -> torch.Tensor:
-    return torch.randn(*leading, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-
-
+@family()
 def llava_onevision() -> Built:
     config = hf.LlavaOnevisionConfig(
         vision_config=hf.SiglipVisionConfig(**VISION),
@@ -56,10 +21,11 @@ def llava_onevision() -> Built:
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
-    inputs = {"input_ids": _ids(16 + 16 + 4), "pixel_values": _pixels(1, 2), "image_sizes": torch.tensor([[28, 28]])}
+    inputs = {"input_ids": ids(16 + 16 + 4), "pixel_values": pixels(1, 2), "image_sizes": torch.tensor([[28, 28]])}
     return hf.LlavaOnevisionForConditionalGeneration(config), inputs
 
 
+@family()
 def vipllava() -> Built:
     config = hf.VipLlavaConfig(
         vision_config=hf.CLIPVisionConfig(**VISION),
@@ -67,17 +33,19 @@ def vipllava() -> Built:
         image_token_index=IMAGE,
         vision_feature_layers=[-2, -1, 1],
     )
-    return hf.VipLlavaForConditionalGeneration(config), {"input_ids": _ids(16), "pixel_values": _pixels(1)}
+    return hf.VipLlavaForConditionalGeneration(config), {"input_ids": ids(16), "pixel_values": pixels(1)}
 
 
+@family()
 def paligemma() -> Built:
     text = {"model_type": "gemma", **TEXT, "head_dim": 8}
     config = hf.PaliGemmaConfig(vision_config=SIGLIP, text_config=text, image_token_index=IMAGE, projection_dim=32, vocab_size=160)
-    ids = _ids(16)
-    inputs = {"input_ids": ids, "pixel_values": _pixels(1), "token_type_ids": torch.zeros_like(ids)}
+    tokens = ids(16)
+    inputs = {"input_ids": tokens, "pixel_values": pixels(1), "token_type_ids": torch.zeros_like(tokens)}
     return hf.PaliGemmaForConditionalGeneration(config), inputs
 
 
+@family()
 def gemma3() -> Built:
     """Sliding windows, query and key norms, attention in both directions within the image."""
     config = hf.Gemma3Config(
@@ -88,18 +56,19 @@ def gemma3() -> Built:
         boi_token_index=148,
         eoi_token_index=149,
     )
-    ids = _ids(4)
+    tokens = ids(4)
     return hf.Gemma3ForConditionalGeneration(config), {
-        "input_ids": ids,
-        "pixel_values": _pixels(1),
-        "token_type_ids": (ids == IMAGE).long(),
+        "input_ids": tokens,
+        "pixel_values": pixels(1),
+        "token_type_ids": (tokens == IMAGE).long(),
     }
 
 
+@family()
 def internvl() -> Built:
     vision = hf.InternVLVisionConfig(**{**VISION, "image_size": [28, 28], "patch_size": [7, 7]})
     config = hf.InternVLConfig(vision_config=vision, text_config=hf.Qwen2Config(**TEXT), image_token_id=IMAGE)
-    return hf.InternVLForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+    return hf.InternVLForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1)}
 
 
 def _qwen(kind: str, **vision: Any) -> Built:
@@ -112,24 +81,27 @@ def _qwen(kind: str, **vision: Any) -> Built:
         vision_end_token_id=146,
         video_token_id=145,
     )
-    ids = torch.tensor([[1, 5, 147, *[IMAGE] * 6, 146, 7, 8, 9]])
+    tokens = torch.tensor([[1, 5, 147, *[IMAGE] * 6, 146, 7, 8, 9]])
     inputs = {
-        "input_ids": ids,
+        "input_ids": tokens,
         "pixel_values": torch.randn(24, 3 * 2 * 16, generator=torch.Generator().manual_seed(1)),
         "image_grid_thw": torch.tensor([[1, 4, 6]]),
-        "mm_token_type_ids": (ids == IMAGE).int(),
+        "mm_token_type_ids": (tokens == IMAGE).int(),
     }
     return getattr(hf, f"{kind}ForConditionalGeneration")(config), inputs
 
 
+@family()
 def qwen2_vl() -> Built:
     return _qwen("Qwen2VL", embed_dim=24, hidden_size=32)
 
 
+@family()
 def qwen2_5_vl() -> Built:
     return _qwen("Qwen2_5_VL", hidden_size=24, intermediate_size=48, out_hidden_size=32, window_size=16, fullatt_block_indexes=[2])
 
 
+@family()
 def qwen3_vl() -> Built:
     """Visual states are added between the decoder's blocks, so a block's output is not the next one's input."""
     return _qwen(
@@ -142,20 +114,23 @@ def qwen3_vl() -> Built:
     )
 
 
+@family()
 def idefics3() -> Built:
     config = hf.Idefics3Config(
         vision_config=hf.Idefics3VisionConfig(**VISION), text_config=hf.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2
     )
-    return hf.Idefics3ForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1, 1)}
+    return hf.Idefics3ForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1, 1)}
 
 
+@family()
 def smolvlm() -> Built:
     config = hf.SmolVLMConfig(
         vision_config=hf.SmolVLMVisionConfig(**VISION), text_config=hf.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2
     )
-    return hf.SmolVLMForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1, 1)}
+    return hf.SmolVLMForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1, 1)}
 
 
+@family()
 def mistral3() -> Built:
     config = hf.Mistral3Config(
         vision_config=hf.PixtralVisionConfig(**VISION),
@@ -164,10 +139,11 @@ def mistral3() -> Built:
         spatial_merge_size=2,
         vision_feature_layer=-1,
     )
-    inputs = {"input_ids": _ids(4), "pixel_values": _pixels(1), "image_sizes": torch.tensor([[28, 28]])}
+    inputs = {"input_ids": ids(4), "pixel_values": pixels(1), "image_sizes": torch.tensor([[28, 28]])}
     return hf.Mistral3ForConditionalGeneration(config), inputs
 
 
+@family()
 def aya_vision() -> Built:
     config = hf.AyaVisionConfig(
         vision_config=hf.SiglipVisionConfig(**VISION),
@@ -175,9 +151,10 @@ def aya_vision() -> Built:
         image_token_index=IMAGE,
         alignment_intermediate_size=48,
     )
-    return hf.AyaVisionForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+    return hf.AyaVisionForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1)}
 
 
+@family()
 def cohere2_vision() -> Built:
     config = hf.Cohere2VisionConfig(
         vision_config=hf.SiglipVisionConfig(**VISION),
@@ -185,9 +162,10 @@ def cohere2_vision() -> Built:
         image_token_id=IMAGE,
         alignment_intermediate_size=48,
     )
-    return hf.Cohere2VisionForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+    return hf.Cohere2VisionForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1)}
 
 
+@family()
 def glm4v() -> Built:
     return _qwen(
         "Glm4v",
@@ -198,6 +176,7 @@ def glm4v() -> Built:
     )
 
 
+@family()
 def ovis2() -> Built:
     """Image tokens are mixtures of a visual vocabulary; the tokens between them have embeddings of their own from it."""
     vision = hf.Ovis2VisionConfig(**VISION, vocab_size=64, hidden_stride=2)
@@ -209,9 +188,10 @@ def ovis2() -> Built:
         hidden_size=32,
         vocab_size=160,
     )
-    return hf.Ovis2ForConditionalGeneration(config), {"input_ids": _ids(4), "pixel_values": _pixels(1)}
+    return hf.Ovis2ForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1)}
 
 
+@family()
 def lfm2_vl() -> Built:
     """Convolutions in two of the decoder's blocks; a tower for pictures of any size."""
     vision = {name: value for name, value in VISION.items() if name != "image_size"}
@@ -220,7 +200,7 @@ def lfm2_vl() -> Built:
         vision_config=hf.Siglip2VisionConfig(**vision, num_patches=16), text_config=text, image_token_id=IMAGE, projector_hidden_size=48
     )
     inputs = {
-        "input_ids": _ids(4),
+        "input_ids": ids(4),
         "pixel_values": torch.randn(1, 16, 3 * 49, generator=torch.Generator().manual_seed(1)),
         "pixel_attention_mask": torch.ones(1, 16, dtype=torch.int32),
         "spatial_shapes": torch.tensor([[4, 4]]),
@@ -228,6 +208,7 @@ def lfm2_vl() -> Built:
     return hf.Lfm2VlForConditionalGeneration(config), inputs
 
 
+@family()
 def pixtral() -> Built:
     """Pixtral 12B: a LLaVA whose tower takes pictures of any size."""
     config = hf.LlavaConfig(
@@ -237,10 +218,11 @@ def pixtral() -> Built:
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
-    inputs = {"input_ids": _ids(16), "pixel_values": _pixels(1), "image_sizes": torch.tensor([[28, 28]])}
+    inputs = {"input_ids": ids(16), "pixel_values": pixels(1), "image_sizes": torch.tensor([[28, 28]])}
     return hf.LlavaForConditionalGeneration(config), inputs
 
 
+@family()
 def mllama() -> Built:
     """Blocks 1 and 3 attend across to vision features; one image token stands for the picture."""
     vision = MllamaVisionConfig(
@@ -257,44 +239,12 @@ def mllama() -> Built:
         intermediate_layers_indices=[0, 1],
     )
     text = MllamaTextConfig(**TEXT, cross_attention_layers=[1, 3])
-    ids = _ids(1)
+    tokens = ids(1)
     inputs = {
-        "input_ids": ids,
-        "pixel_values": _pixels(1, 1, 1),
+        "input_ids": tokens,
+        "pixel_values": pixels(1, 1, 1),
         "aspect_ratio_ids": torch.tensor([[1]]),
         "aspect_ratio_mask": torch.tensor([[[1]]]),
-        "cross_attention_mask": torch.ones(1, ids.shape[1], 1, 1, dtype=torch.long),
+        "cross_attention_mask": torch.ones(1, tokens.shape[1], 1, 1, dtype=torch.long),
     }
     return hf.MllamaForConditionalGeneration(hf.MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)), inputs
-
-
-FAMILIES: dict[str, Callable[[], Built]] = {
-    build.__name__: build
-    for build in (
-        llava_onevision,
-        vipllava,
-        paligemma,
-        gemma3,
-        internvl,
-        qwen2_vl,
-        qwen2_5_vl,
-        qwen3_vl,
-        idefics3,
-        smolvlm,
-        mistral3,
-        pixtral,
-        aya_vision,
-        cohere2_vision,
-        glm4v,
-        ovis2,
-        lfm2_vl,
-        mllama,
-    )
-}
-
-
-def build(name: str) -> Built:
-    """The model and input of a family."""
-    torch.manual_seed(0)
-    model, inputs = FAMILIES[name]()
-    return enliven(model), inputs

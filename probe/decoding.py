@@ -1,0 +1,166 @@
+"""Greedy decoding of many sequences behind one prefix: each with the tokens that Hugging Face's generate() would give it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
+
+from probe.prefix import Continuations, Feed
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """How tokens are chosen, and where an answer ends.
+
+    Attributes:
+        penalties: what a checkpoint does to its logits, by what was said before.
+        forbidden: a token that is never chosen.
+        ends: the tokens that end an answer; they belong to it.
+    """
+
+    penalties: LogitsProcessorList
+    forbidden: int
+    ends: frozenset[int]
+
+    @classmethod
+    def of(cls, settings: GenerationConfig, image_token_id: int) -> Greedy:
+        """The rules of a checkpoint; its image token is never generated."""
+        penalties = LogitsProcessorList()
+        if (settings.repetition_penalty or 1.0) != 1.0:
+            penalties.append(RepetitionPenaltyLogitsProcessor(penalty=settings.repetition_penalty))
+        if settings.no_repeat_ngram_size:
+            penalties.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
+        ends = settings.eos_token_id
+        return cls(penalties, image_token_id, frozenset([] if ends is None else ends if isinstance(ends, list) else [ends]))
+
+    def choose(self, known: Sequence[Sequence[int]], logits: Float[Tensor, "sequence vocabulary"]) -> list[int]:
+        """The token that follows each sequence."""
+        scores = logits.float()
+        if self.penalties:
+            ids = [torch.tensor([one], dtype=torch.long, device=logits.device) for one in known]
+            scores = torch.cat([self._penalised(one, score[None]) for one, score in zip(ids, scores, strict=True)])
+        scores = scores.index_fill(1, torch.tensor([self.forbidden], device=logits.device), -torch.inf)
+        chosen: list[int] = scores.argmax(-1).tolist()
+        return chosen
+
+    def _penalised(self, ids: Tensor, scores: Tensor) -> Tensor:
+        penalised: Tensor = self.penalties(ids, scores)
+        return penalised
+
+
+@dataclass(frozen=True)
+class Start:
+    """A sequence to go on with.
+
+    Attributes:
+        known: all of its tokens, the prefix among them.
+        own: those behind the prefix, one or more.
+        room: how many more it may get.
+    """
+
+    known: tuple[int, ...]
+    own: tuple[int, ...]
+    room: int
+
+
+def decode(
+    sequences: Continuations,
+    starts: Sequence[Start],
+    forward: Callable[[Feed], Float[Tensor, "sequence vocabulary"]],
+    rules: Greedy,
+    goes_on: Callable[[int, Float[Tensor, " vocabulary"]], bool],
+) -> list[tuple[int, ...]]:
+    """Decode all sequences together, each until it ends by itself: what was added to each.
+
+    Args:
+        forward: runs the model on a feed and returns the logits of each sequence's last token.
+        goes_on: whether a sequence is generated at all, by its number and the logits of its first place.
+    """
+    logits = forward(sequences.feed([start.own for start in starts]))
+    answers: list[list[int]] = [[] for _ in starts]
+    active = [number for number, start in enumerate(starts) if goes_on(number, logits[number].float()) and start.room > 0]
+    logits = logits[active]
+    sequences.retain(active)
+    while active:
+        chosen = rules.choose([(*starts[number].known, *answers[number]) for number in active], logits)
+        for number, token in zip(active, chosen, strict=True):
+            answers[number].append(token)
+        going = [row for row, number in enumerate(active) if chosen[row] not in rules.ends and len(answers[number]) < starts[number].room]
+        active = [active[row] for row in going]
+        sequences.retain(going)
+        if active:
+            logits = forward(sequences.feed([answers[number][-1:] for number in active]))
+    return [tuple(answer) for answer in answers]
+
+
+class Room:
+    """How much goes through a model at once: as much as fits, found by halving when memory runs out, and remembered.
+
+    Attributes:
+        most: the present limit, in tokens.
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self.most = most
+
+    def together(self, items: Sequence[Item], sizes: Sequence[int], work: Callable[[list[Item]], list[Made]]) -> list[Made]:
+        """`work` on all items, in groups of like size, the results in the items' order.
+
+        Args:
+            sizes: the tokens of each item. A group takes as many as its largest, times its items.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError, MemoryError: one item alone does not fit.
+        """
+        waiting = sorted(range(len(items)), key=lambda place: -sizes[place])
+        made: dict[int, Made] = {}
+        while waiting:
+            count = max(1, min(len(waiting), self.most // max(1, sizes[waiting[0]])))
+            group = waiting[:count]
+            done = self._attempt(work, [items[place] for place in group], last=count == 1)
+            if done is None:
+                self.most = max(1, count * sizes[waiting[0]] // 2)
+                continue
+            made |= dict(zip(group, done, strict=True))
+            waiting = waiting[count:]
+        return [made[place] for place in range(len(items))]
+
+    @staticmethod
+    def _attempt(work: Callable[[list[Item]], list[Made]], group: list[Item], *, last: bool) -> list[Made] | None:
+        """None: memory ran out. The error is let go of before the next try, and with it the tensors of the frames that it came through."""
+        try:
+            return work(group)
+        except (RuntimeError, MemoryError) as error:
+            if last or not _out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def last_logits(model: Any, feed: Feed) -> Float[Tensor, "sequence vocabulary"]:
+    """Run the model on a feed: the logits of each sequence's last token."""
+    places = sorted({index for _, index in feed.last})
+    kept = torch.tensor(places, dtype=torch.long, device=model.device)
+    logits: Tensor = model(**feed.inputs, logits_to_keep=kept).logits
+    rows = torch.tensor([row for row, _ in feed.last], device=logits.device)
+    cols = torch.tensor([places.index(index) for _, index in feed.last], device=logits.device)
+    return logits[rows, cols]

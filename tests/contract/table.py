@@ -1,0 +1,75 @@
+"""Write docs/zoo.md: `python -m tests.contract.table`. Sorted by name; the same on every run."""
+
+from __future__ import annotations
+
+import probe  # isort: skip  # noqa: F401  # first: transformers imports torchvision
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformers
+
+from tests import families
+from tests.contract.parity import NOT_THE_FEATURES, Parity, measure
+
+PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
+HEAD = f"""# The zoo: every image-text-to-text model of transformers
+
+Written by `python -m tests.contract.table` (transformers {transformers.__version__}, torch {torch.__version__.split("+")[0]}, CPU, float32); asserted by
+`tests/contract/test_discovered_families.py`. Each family is built tiny, with random weights as large as trained ones and a picture in its
+input, and what `probe` reads is compared with plain Hugging Face's tensors: the largest absolute difference.
+
+- *Hidden*, *Logits*: every layer and position, of the same attention kernel.
+- *Rows*: attention of the last two positions in every block that has it, against a separate forward with eager attention, which itself
+  differs from the running kernel's by the order of sums. *Law 5*: the rows times the values against the running kernel's own output,
+  relative to a head's largest value.
+- *Vision*: every state of the tower, against PyTorch hooks and the tower's own `hidden_states`. The last one is what the last block returns;
+  some towers have Hugging Face put their own output there, behind a norm or a merger.
+- *Projected*: the image tokens that the first block takes, against `get_image_features`.
+- *Grid*: whether a backbone says where image tokens lie on the picture ([how to add one](backbones.md)); "none" where they lie nowhere.
+
+`mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no picture and words.
+
+| family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Grid | remarks |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def lines() -> Iterator[str]:
+    """A row for each family."""
+    for name in sorted(families.FAMILIES):
+        found = measure(name)
+        cells = [
+            f"`{name}`",
+            f"`{found.model}`",
+            _bound(found.hidden),
+            _bound(found.rows),
+            _bound(found.formula),
+            _bound(found.vision),
+            _bound(found.projected),
+            _bound(found.logits),
+            found.grid,
+            _remarks(found),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _bound(difference: float | None) -> str:
+    """The power of ten below which a difference lies, so that a page written elsewhere says the same."""
+    if difference is None:
+        return "–"
+    return "0" if difference == 0 else f"< 1e{math.floor(math.log10(difference)) + 1}"
+
+
+def _remarks(found: Parity) -> str:
+    said = [" ".join((families.FAMILIES[found.family].__doc__ or "").split())]
+    said += [f"*{read}*: {reason}" for read, reason in found.unreadable.items()]
+    if found.family in NOT_THE_FEATURES:
+        said.append(f"*Projected* is not what `get_image_features` returns: {NOT_THE_FEATURES[found.family]}.")
+    return " ".join(filter(None, said))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(HEAD + "\n".join(lines()) + "\n")

@@ -1,0 +1,77 @@
+"""Families whose image tokens lie nowhere on the picture: they say why, and fold the states of their towers."""
+
+from __future__ import annotations
+
+import pytest
+
+import probe
+from tests import processors
+from tests.contract.test_grids import inverted, opened, picture, shows
+
+REASONS = {
+    "idefics2": "a perceiver resamples each picture into latents",
+    "blip_2": "a Q-Former resamples the picture into query tokens",
+    "instructblip": "a Q-Former resamples the picture into query tokens",
+    "mllama": "one token stands for the picture",
+}
+# 28 pixels a tile, 7 a patch. Idefics 2: 96 x 160 becomes 16 x 28 pixels and 200 x 64 becomes 28 x 14, never below 14; Mllama: 2 x 2 and 3 x 1 tiles.
+PATCHES = {"idefics2": ((2, 4), (4, 2)), "blip_2": ((4, 4), (4, 4)), "instructblip": ((4, 4), (4, 4)), "mllama": ((8, 8), (16, 4))}
+
+
+def test_every_family_without_a_grid_is_here() -> None:
+    assert set(REASONS) == {name for name in processors.FAMILIES if opened(name).backbone.gridless}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_folding_image_tokens_says_why_there_is_no_grid(name: str) -> None:
+    model = opened(name)
+    states = model.run(model.encode(picture("wide"), "What?"), probe.Hidden([1], at="image")).hidden(layer=1)
+    with pytest.raises(probe.errors.GridUnknown, match=REASONS[name]):
+        states.grid()
+    assert REASONS[name] in model.inspect()["grid"]
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_the_layout_counts_the_image_tokens_of_each_picture(name: str) -> None:
+    model = opened(name)
+    encoding = model.encode([picture("wide"), picture("tall")] if name in ("idefics2", "mllama") else picture("wide"), "What?")
+    tokens = {"mllama": 1}.get(name, 4)
+    assert [len(image) for image in encoding.tokens.images] == [tokens] * len(encoding.tokens.layouts)
+    assert encoding.tokens.text("question") == "What?"
+
+
+@pytest.mark.parametrize("shape", ["wide", "tall"])
+@pytest.mark.parametrize("name", REASONS)
+def test_painting_a_patch_moves_its_own_state_in_the_tower(name: str, shape: str) -> None:
+    model, image = opened(name), picture(shape)
+
+    def look(shown: object) -> probe.Activation:
+        return model.run(model.encode(shown, "What?"), probe.Vision([0])).vision().grid()  # type: ignore[arg-type]
+
+    before = look(image)
+    view = before.view
+    assert view is not None
+    assert (view.rows, view.cols) == PATCHES[name][shape == "tall"]
+    inside = [(row, col) for row in range(view.rows) for col in range(view.cols) if shows(image, view.cell_box(row, col))]
+    for row, col in (inside[0], inside[len(inside) // 2], inside[-1]):
+        moved = (look(inverted(image, view.cell_box(row, col))).data - before.data)[0].norm(dim=-1)
+        assert divmod(int(moved.argmax()), view.cols) == (row, col)
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_an_answer_is_read_as_it_was_generated(name: str) -> None:
+    model = opened(name)
+    answer = model.generate(model.encode(picture("small"), "What is this?"), max_new_tokens=4, min_new_tokens=4)
+    logits = model.run(answer, probe.Logits(at=None)).logits(None).data[0]
+    written = answer.tokens.ids[answer.prompt_length :]
+    assert len(written) == 4
+    assert logits[answer.prompt_length - 1 : -1].argmax(dim=-1).tolist() == list(written)
+
+
+def test_idefics2_counts_five_pictures_where_its_processor_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened("idefics2")
+    monkeypatch.setattr(model.processor.image_processor, "do_image_splitting", True)
+    encoding = model.encode(picture("wide"), "What?")
+    assert len(encoding.tokens.span("image")) == 5 * 4
+    with pytest.raises(probe.errors.GridUnknown, match="several pictures or tiles"):
+        model.run(encoding, probe.Vision([0])).vision().grid()

@@ -1,0 +1,72 @@
+"""What the processors share: a real vocabulary, a chat template, and the tiny model of a family as wide as the vocabulary."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from probe.discover import discover
+from tests import families, zoo
+
+TILE, PATCH = 28, 7
+Pair = tuple[Any, Any]
+FAMILIES: dict[str, Callable[[], Pair]] = {}
+"""Family -> its tiny model and its processor."""
+
+
+def listed(build: Callable[[], Pair]) -> Callable[[], Pair]:
+    """List a family under its function's name."""
+    FAMILIES[build.__name__] = build
+    return build
+
+
+def template(image: str) -> str:
+    """A chat template that writes this for a picture, and every text as it is."""
+    return (
+        "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        + image
+        + "{% else %}{{ c['text'] }}{% endif %}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+
+
+def tokenizer(*tokens: str, **named: str) -> Any:
+    """Mistral-7B's vocabulary with more special tokens; the named ones become attributes too, as `tokenizer.boi_token`."""
+    made = copy.deepcopy(zoo.tokenizer())
+    made.add_special_tokens({"additional_special_tokens": [*tokens, *named.values()]}, replace_extra_special_tokens=False)
+    made._set_model_specific_special_tokens(named)
+    return made
+
+
+def model(name: str, words: Any, **ids: Any) -> Any:
+    """The tiny model of a family, as wide as this vocabulary, with these of its configuration's values changed (in parts: a dictionary)."""
+    torch.manual_seed(0)
+    small, _ = families.FAMILIES[name]()
+    config = copy.deepcopy(small.config)
+    config.get_text_config(decoder=True).vocab_size = len(words)
+    for key, value in ids.items():
+        if isinstance(part := getattr(config, key), PreTrainedConfig):
+            vars(part).update(value)
+        else:
+            setattr(config, key, words.convert_tokens_to_ids(value) if value in words.all_special_tokens else value)
+    return _local(zoo.enliven(type(small)(config)))
+
+
+def _local(made: Any) -> Any:
+    """A tower whose patches mix little, as a trained one's do: what changes in one cell then moves that cell's token most."""
+    for path in discover(made).vision_blocks:
+        block = made.get_submodule(path).named_modules()
+        *_, output = (part for name, part in block if "att" in name and isinstance(part, torch.nn.Linear))
+        output.weight.data *= 0.05
+    return made
+
+
+def smoothed(part: torch.nn.Module) -> None:
+    """Kernels with one sign over all their taps, strongest in the middle, as trained ones mostly are: what a position sees has a centre."""
+    for convolution in (module for module in part.modules() if isinstance(module, torch.nn.Conv2d) and module.kernel_size[0] % 2):
+        middle = convolution.kernel_size[0] // 2
+        bump = 1 - (torch.arange(2 * middle + 1) - middle).abs() / (middle + 1)
+        convolution.weight.data = convolution.weight.data[:, :, middle, middle, None, None] * bump[:, None] * bump
