@@ -141,11 +141,11 @@ class Segmenter:
         Where the model says no, its answer is written for it, so that there is a class token to compare with.
         """
         names = check_classes([name])
-        with self.model.open(image, template=self.recipe.ask.template) as session:
+        read = probe.Hidden(layers="all", at=("image", "class"))
+        with self.model.open(image, keep=[read], template=self.recipe.ask.template) as session:
             answered = self.recipe.ask(session, names)[0]
             if not answered.present:
                 answered = replace(self.recipe.ask, presence="assume")(session, names)[0]
-            read = probe.Hidden(layers="all", at=("image", "class"))
             (trace,) = session.trace([answered.answer], [read])
         cells, word = trace.hidden("image").grid(), trace.hidden("class")
         layers = word.coords["layer"]

@@ -119,13 +119,13 @@ def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, picture: Im
         assert torch.equal(maps.get_tensor("1/refined"), result.evidence["pottedplant"].refined)
 
 
-def test_the_same_layers_are_read_once_for_all_stages(model: probe.Probe, picture: Image.Image) -> None:
+def test_the_tower_looks_once_for_all_questions_and_all_stages(model: probe.Probe, picture: Image.Image) -> None:
     made = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
     forwards: list[int] = []
     hook = model.model.model.vision_tower.register_forward_pre_hook(lambda *_: forwards.append(1))
-    made(picture, ["cat"])
+    made(picture, ["cat", "dog", "boat"])
     hook.remove()
-    assert len(forwards) == 2  # one generation, one teacher-forced pass
+    assert len(forwards) == 1
 
 
 def test_layer_distances_cover_every_layer(model: probe.Probe, picture: Image.Image) -> None:

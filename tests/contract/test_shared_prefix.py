@@ -1,0 +1,90 @@
+"""Questions that share the image's part of the prompt get the answers and the activations that each gets alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+import probe
+from tests import processors, zoo
+
+TOLERANCE = 1e-5  # float32, max abs: the same sums in another order, over states of size 1 to 10
+QUESTIONS = [
+    "Is there a cat?",
+    "And a dog?",
+    "What is on the table, and what lies below it on the floor beside the chair?",
+    "Why?",
+    "Describe the picture.",
+    "Is there a </s> in it?",
+    "Where is the umbrella, to the left of the boat or to the right of it, or is there none at all?",
+    "cat",
+    "How many birds are in the tree?",
+    "Name the colours of the flag.",
+    "Is the man older than the woman?",
+    "What time is it?",
+]
+SHARED = {
+    "llava": lambda: zoo.llava(),
+    "llava_next": lambda: zoo.llava_next(),
+    **{
+        name: (lambda name=name: processors.build(name))
+        for name in ("qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm", "mistral3", "gemma3", "mllama")
+    },
+}
+ALONE = ("paligemma", "instructblip")
+
+
+def _opened(name: str) -> probe.Probe:
+    model, processor = SHARED[name]() if name in SHARED else processors.build(name)
+    return probe.load(model=model, processor=processor)
+
+
+@pytest.fixture(scope="module", params=SHARED)
+def model(request: pytest.FixtureRequest) -> probe.Probe:
+    return _opened(request.param)
+
+
+@pytest.mark.parametrize("policy", ["packed", "batched"])
+def test_answers_and_activations_are_those_of_each_question_alone(model: probe.Probe, policy: str, wide_image: Image.Image) -> None:
+    if policy not in model.backbone.prefix:
+        with pytest.raises(probe.errors.InvalidPolicy, match="can be asked under"):
+            model.open(wide_image, policy=policy)
+        return
+    with model.open(wide_image, policy="none") as session:
+        alone = session.ask(QUESTIONS, max_new_tokens=12)
+    reads = _reads(model)
+    kept = [probe.Hidden(layers="all", at="image")]
+    with model.open(wide_image, policy=policy, keep=kept) as session:
+        together = session.ask(QUESTIONS, max_new_tokens=12)
+        traces = session.trace(alone, reads)
+    assert [answer.tokens.ids for answer in together] == [answer.tokens.ids for answer in alone]
+    assert len({answer.tokens.ids[-12:] for answer in alone}) > 3
+    for answer, trace in zip(alone, traces, strict=True):
+        expected = model.run(answer, reads)
+        pairs = [(trace.hidden(at), expected.hidden(at)) for at in ("image", "prompt", "answer")]
+        pairs += [(trace.logits(), expected.logits()), (trace.attention(), expected.attention())]
+        for ours, theirs in pairs:
+            assert ours.dims == theirs.dims
+            assert float((ours.data - theirs.data).abs().max()) <= TOLERANCE * max(1.0, float(theirs.data.abs().max()))
+        for layer in trace._recorded.vision:
+            torch.testing.assert_close(trace._recorded.vision[layer], expected._recorded.vision[layer], rtol=0, atol=0)
+
+
+def _reads(model: probe.Probe) -> list[probe.Read]:
+    crossed = model.family == "mllama"
+    attention = probe.Attention(layers=[0, 2], query="answer", key=None if crossed else "image", heads="mean")
+    return [probe.Hidden(layers="all", at=("image", "prompt", "answer")), attention, probe.Vision(layers=[-1]), probe.Logits(at="answer")]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_families_whose_image_depends_on_the_question_ask_alone(name: str, wide_image: Image.Image) -> None:
+    model = _opened(name)
+    with model.open(wide_image) as session:
+        assert session.policy == "none"
+        answers = session.ask(QUESTIONS[:3], max_new_tokens=4)
+        (trace,) = session.trace(answers[:1], [probe.Hidden(layers=[2], at="answer")])
+    alone = [model.generate(model.encode(wide_image, question), max_new_tokens=4) for question in QUESTIONS[:3]]
+    assert [answer.tokens.ids for answer in answers] == [answer.tokens.ids for answer in alone]
+    expected = model.run(answers[0], probe.Hidden(layers=[2], at="answer"))
+    torch.testing.assert_close(trace.hidden().data, expected.hidden().data, rtol=0, atol=0)
