@@ -81,5 +81,9 @@ class RunLocked(FsegError):
     """Another process works in the folder of an evaluation."""
 
 
+class ClusterNotFound(FsegError):
+    """A Ray cluster was asked for that does not answer, or Ray is not installed."""
+
+
 class WorkerDied(FsegError):
     """A worker process of an evaluation ended before its work did."""

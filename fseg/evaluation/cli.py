@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fseg.errors import InvalidOption
 from fseg.evaluation.job import Job, Shard
 from fseg.evaluation.published import ABLATIONS
 from fseg.evaluation.readers import BENCHMARKS, DATA_SETS, data_set, found, tree
 from fseg.evaluation.results import table, too_many_failed
-from fseg.evaluation.tables import ablation_rows, ablation_table, comparison, passes, read_results
+from fseg.evaluation.tables import ablation_markdown, ablation_rows, ablation_table, comparison, passes, read_results
 from fseg.options import BackboneOption, DeviceOption, DtypeOption, RecipeOption, SamOption
 from fseg.recipe import get_recipe
+
+
+class Engine(StrEnum):
+    """Where the workers of a run live."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
 
 SetOption = Annotated[str, typer.Option(help=f"{', '.join(DATA_SETS)}: see `fseg datasets`.", metavar="NAME")]
 RootOption = Annotated[Path, typer.Option(help="The folder that holds the set's tree.")]
@@ -25,6 +36,13 @@ WorkersOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Of each worker on the CPU. Runs that agree in every pixel have the same.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go on where files are missing; the result says so.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Do images again that failed in an earlier run.")]
+EngineOption = Annotated[Engine, typer.Option(help="local: processes of this machine. ray: actors of a Ray cluster (fseg-llava[ray]).")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster's head, or auto. Without it RAY_ADDRESS, or a cluster of this machine for the run.", metavar="HOST:PORT"
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="The folder of the run. Started again with the same one, it goes on.")]
 
 
@@ -57,6 +75,8 @@ def eval_command(
     shard: Annotated[str, typer.Option(help="The part to do, 2/8 the second of eight; then `fseg merge`.", metavar="I/N")] = "1/1",
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    address: AddressOption = None,
     save_masks: Annotated[
         bool, typer.Option("--save-masks", help="Keep the label maps as PNGs, in the values of the set's truth.")
     ] = False,
@@ -86,7 +106,7 @@ def eval_command(
         allow_missing=allow_missing,
         save_masks=save_masks,
     )
-    show(evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed), out)
+    show(evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed, cluster=_cluster(engine, address)), out)
 
 
 def merge_command(
@@ -114,6 +134,8 @@ def ablate_command(
     limit: LimitOption = None,
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    address: AddressOption = None,
     allow_missing: MissingOption = False,
     retry_failed: RetryOption = False,
 ) -> None:
@@ -138,7 +160,7 @@ def ablate_command(
         limit=limit,
         allow_missing=allow_missing,
     )
-    results = evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed)
+    results = evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed, cluster=_cluster(engine, address))
     looks = "one look of the model" if passes(rows) == 1 else f"{passes(rows)} looks of the model, one for each question,"
     typer.echo(f"{ablation_table(number, results)}\n\n{len(rows)} rows from {looks} at each image\n")
     show(results, out)
@@ -147,14 +169,26 @@ def ablate_command(
 def table_command(
     number: Annotated[int, typer.Argument(min=1, max=max(ABLATIONS), help="The table of the paper, 1 to 6.")],
     results: Annotated[list[Path] | None, typer.Option(help="A folder with finished runs in it, once or several times.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print an ablation, 2 to 6, in Markdown.")] = False,
 ) -> None:
     """Print a table of the paper. Table 1 gets a row for each recipe in --results, and the two stronger methods that the paper leaves out."""
     measured = read_results(results or [])
     if number not in ABLATIONS:
+        if markdown:
+            raise InvalidOption("--markdown is for the ablations, Tables 2 to 6.")
         typer.echo(comparison(measured))
         return
     fitting = [one for one in measured if any(f"/table-{number}/" in row["recipe"]["name"] for row in one.get("rows", {}).values())]
-    typer.echo("\n\n".join(ablation_table(number, one) for one in fitting) if fitting else ablation_table(number))
+    render = ablation_markdown if markdown else ablation_table
+    typer.echo("\n\n".join(render(number, one) for one in fitting) if fitting else render(number))
+
+
+def _cluster(engine: Engine, address: str | None) -> str | None:
+    if engine is Engine.RAY:
+        return address or os.environ.get("RAY_ADDRESS") or "local"
+    if address is not None:
+        raise InvalidOption(f"--address {address} is of a Ray cluster, and the engine is {engine}. Add --engine ray.")
+    return None
 
 
 def show(results: dict[str, Any], out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from fseg import toml
-from fseg.errors import InvalidRecipe, RunMismatch
+from fseg.errors import ClusterNotFound, InvalidRecipe, RunMismatch
 from fseg.evaluation.job import Job, Task, look_up, open_models, work
 from fseg.evaluation.measure import headline
 from fseg.evaluation.readers import DataSet, Sample, data_set
@@ -28,7 +29,9 @@ RESULTS = "results.json"
 TABLE = "table.txt"
 
 
-def evaluate(job: Job, out: Path, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False) -> dict[str, Any]:
+def evaluate(
+    job: Job, out: Path, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False, cluster: str | None = None
+) -> dict[str, Any]:
     """Evaluate a job, or go on with it: images that have a record are not done again.
 
     Args:
@@ -37,6 +40,8 @@ def evaluate(job: Job, out: Path, *, workers: int = 1, threads: int | None = Non
         threads: of each worker on the CPU; None: those of the machine, divided among the workers. Sums of floating-point numbers depend
             on how many threads share them, in their last bit: runs that have to agree in every pixel need the same number.
         retry_failed: do images that failed in an earlier run again.
+        cluster: the address of a Ray cluster whose actors are the workers, "local" for one of this machine, started for the run; see
+            `fseg.evaluation.ray_workers`. None: processes of this machine.
 
     Returns:
         what `results.json` holds: see `fseg.evaluation.results.summarise`.
@@ -44,12 +49,18 @@ def evaluate(job: Job, out: Path, *, workers: int = 1, threads: int | None = Non
     Raises:
         InvalidDataSet, MissingFiles, InvalidClasses, InvalidRecipe: before anything is done.
         OutputError, RunLocked, RunMismatch: the folder cannot be written, is in use, or holds another run.
+        ClusterNotFound: Ray is not installed, or does not answer.
         WorkerDied: a process ended before its work did.
     """
-    if workers > 1 and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
-        raise InvalidRecipe("Several workers open models of their own. Give the backbone and the SAM by name or path, or use one worker.")
+    if (workers > 1 or cluster is not None) and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
+        raise InvalidRecipe(
+            "Workers in other processes open models of their own. Give the backbone and the SAM by name or path, or use one worker of this process."
+        )
     task = look_up(job)
-    devices(job.device, workers)
+    if cluster is None:
+        devices(job.device, workers)
+    elif find_spec("ray") is None:
+        raise ClusterNotFound("Ray is not installed, which spreads an evaluation over a cluster: pip install 'fseg-llava[ray]'.")
     check_writable(out)
     with locked(out) as lock:
         folder = _Folder(out, task)
@@ -59,7 +70,12 @@ def evaluate(job: Job, out: Path, *, workers: int = 1, threads: int | None = Non
             records = {image: record for image, record in records.items() if record.error is None}
         todo = [sample for sample in task.samples if sample.name not in records]
         if todo:
-            finished = _alone(task, todo, folder, threads) if workers == 1 else _together(task, todo, folder, workers, threads, lock)
+            if cluster is not None:
+                finished = _on_cluster(task, todo, folder, cluster, workers, threads)
+            elif workers == 1:
+                finished = _alone(task, todo, folder, threads)
+            else:
+                finished = _together(task, todo, folder, workers, threads, lock)
             for record in _shown(task, records, finished):
                 records[record.image] = record
         return folder.finish(list(records.values()))
@@ -123,6 +139,12 @@ def _alone(task: Task, todo: Sequence[Sample], folder: _Folder, threads: int | N
 def _together(task: Task, todo: Sequence[Sample], folder: _Folder, workers: int, threads: int | None, lock: int) -> Iterator[Record]:
     parts = [todo[number::workers] for number in range(min(workers, len(todo)))]
     return run_workers(task, parts, folder.out, lock, folder.begin, threads)
+
+
+def _on_cluster(task: Task, todo: Sequence[Sample], folder: _Folder, address: str, workers: int, threads: int | None) -> Iterator[Record]:
+    from fseg.evaluation.ray_workers import run_on_cluster  # Ray is an extra
+
+    return run_on_cluster(task, todo, folder.out, address, workers, folder.begin, threads)
 
 
 def _shown(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:

@@ -69,19 +69,31 @@ def ablation_table(number: int, results: Mapping[str, Any] | None = None) -> str
     Args:
         results: of `fseg ablate`; None: the printed figures alone.
     """
+    rows = _beside_the_papers(number, results)
+    width = max(len(name) for name, *_ in rows)
+    lines = [_ablation_title(number, results), f"{'':<{width}}  {'ours':>6}  {'LLaVA-1.5':>9}  {'LLaVA-1.6':>9}"]
+    lines += [f"{name:<{width}}  {ours:>6}  {first:>9}  {second:>9}" for name, ours, first, second in rows]
+    return "\n".join(lines)
+
+
+def ablation_markdown(number: int, results: Mapping[str, Any] | None = None) -> str:
+    """The same table in Markdown, under its title."""
+    lines = [f"{_ablation_title(number, results)}.", "", "| | ours | LLaVA-1.5 | LLaVA-1.6 |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join((f'`{name}`', *figures))} |" for name, *figures in _beside_the_papers(number, results)]
+    return "\n".join(lines)
+
+
+def _ablation_title(number: int, results: Mapping[str, Any] | None) -> str:
+    where = f"ours on {results['data_set']}, {results['images']} images; " if results else ""
+    return f"Table {number}: {ABLATIONS[number].key}, mIoU in percent ({where}the paper on VOC21)"
+
+
+def _beside_the_papers(number: int, results: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    """Each row's name, our figure, and the two that the paper prints."""
     table = ABLATIONS[number]
     ours = {name: row["miou"] for name, row in results["rows"].items()} if results else {}
-    names = list(ours) or list(table.rows)
-    width = max(len(name) for name in names)
-    where = f"ours on {results['data_set']}, {results['images']} images; " if results else ""
-    lines = [
-        f"Table {number}: {table.key}, mIoU in percent ({where}the paper on VOC21)",
-        f"{'':<{width}}  {'ours':>6}  {'LLaVA-1.5':>9}  {'LLaVA-1.6':>9}",
-    ]
-    for name in names:
-        printed = table.rows[name].printed if name in table.rows else (None, None)
-        lines.append(f"{name:<{width}}  {percent(ours.get(name))}  {_figure(printed[0]):>9}  {_figure(printed[1]):>9}")
-    return "\n".join(lines)
+    printed = {name: table.rows[name].printed if name in table.rows else (None, None) for name in ours or table.rows}
+    return [(name, percent(ours.get(name)).strip(), _figure(first), _figure(second)) for name, (first, second) in printed.items()]
 
 
 def comparison(results: Sequence[Mapping[str, Any]] = ()) -> str:

@@ -36,6 +36,11 @@ def devices(device: str | None, workers: int) -> list[str | None]:
     return [f"cuda:{number}" for number in range(workers)]
 
 
+def threads_of_each(threads: int | None, workers: int) -> int:
+    """The threads of each worker on the CPU; None: this process's, divided among them."""
+    return threads or max(1, torch.get_num_threads() // workers)
+
+
 class Lock:
     """A run's lock in the hands of a worker: the folder is free when the last of them is gone."""
 
@@ -69,7 +74,7 @@ def run_workers(
         WorkerDied: a process ended before its work did, or could not begin. Its finished images are kept.
     """
     context = multiprocessing.get_context("spawn")
-    threads = threads or max(1, torch.get_num_threads() // len(parts))
+    threads = threads_of_each(threads, len(parts))
     workers: dict[Connection, Any] = {}
     try:
         for number, (part, device) in enumerate(zip(parts, devices(task.job.device, len(parts)), strict=True)):

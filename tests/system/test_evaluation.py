@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,9 +20,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fseg
-from fseg.errors import WorkerDied
-from fseg.evaluation.job import Job
+from fseg.errors import ClusterNotFound, WorkerDied
+from fseg.evaluation.job import Job, look_up
 from fseg.evaluation.runner import evaluate
+from probe.errors import DeviceNotFound
 from tests import zoo
 from tests.planted import plant
 from tests.unit.fseg.evaluation import trees
@@ -138,9 +142,89 @@ def test_a_worker_that_cannot_begin_says_why(place: Path, tmp_path: Path) -> Non
         evaluate(job, tmp_path, workers=2)  # of one image, one worker comes to life
 
 
+on_a_cluster = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'fseg-llava[ray]'")
+
+
+@on_a_cluster
+def test_actors_of_a_cluster_count_what_one_worker_counts(place: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ended = subprocess.run(
+        command(place, out, "--engine", "ray", "--workers", "2", "--threads", "1", "--save-masks"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 of 12 images failed" in ended.stderr
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]
+    assert len(list((out / "masks").iterdir())) == IMAGES - 1
+
+
+@on_a_cluster
+def test_an_actor_that_is_killed_loses_nothing(place: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = subprocess.Popen(command(place, out, "--engine", "ray", "--workers", "2", "--threads", "1"), stderr=subprocess.DEVNULL)
+    while len(records(out)) < 2 and run.poll() is None:
+        time.sleep(0.002)
+    actors = [child for child in psutil.Process(run.pid).children(recursive=True) if child.name().startswith("ray::Worker")]
+    assert actors
+    actors[0].kill()
+    assert run.wait() == 1  # for the image that cannot be read, as without the kill
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]
+
+
+class EndsItsReader:
+    """Stands for a picture of which a worker dies: a process that unpickles it ends."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+@on_a_cluster
+def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fseg.evaluation import ray_workers
+    from fseg.evaluation.ray_workers import LOCAL, run_on_cluster
+
+    monkeypatch.setattr(ray_workers, "ATTEMPTS", 2)  # each costs a process that imports torch
+    recipe = fseg.get_recipe(place / "tiny.toml")
+    job = Job("folder", place / "set", {recipe.name: recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"), limit=2)
+    task = look_up(job)
+    deadly = replace(task.samples[0], image=EndsItsReader())
+    opened: list[Any] = []
+    done = list(run_on_cluster(task, [deadly, task.samples[1]], tmp_path, LOCAL, 1, opened.append, threads=1))
+    assert [(record.image, record.error is None) for record in done] == [("00", False), ("01", True)]
+    assert "2 workers ended while they did this image" in str(done[0].error)
+    assert len(opened) == 3  # two that died and one for the rest
+
+
+@on_a_cluster
+def test_a_cluster_that_cannot_do_the_work_is_named(place: Path, tmp_path: Path) -> None:
+    recipe = fseg.get_recipe(place / "tiny.toml")
+    job = Job("folder", place / "set", {recipe.name: recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"))
+    with pytest.raises(ClusterNotFound, match=r"No Ray cluster answers at '127\.0\.0\.1:1': .*Connection refused.* HOST:PORT"):
+        evaluate(job, tmp_path, cluster="127.0.0.1:1")
+    with pytest.raises(DeviceNotFound, match="2 workers with 1 GPU each were asked for; the cluster has 0"):
+        evaluate(replace(job, device="cuda"), tmp_path, workers=2, cluster="local")
+    deep = replace(job, rows={"deep": recipe.with_({"respond.layers": (7, 13)})})
+    with pytest.raises(WorkerDied, match=r"InvalidRecipe: .* layer 7 were asked for"):
+        evaluate(deep, tmp_path, cluster="local")
+    assert not list(tmp_path.glob("manifest.json"))
+
+
+def test_a_cluster_without_ray_says_what_to_install(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    recipe = fseg.get_recipe(place / "tiny.toml")
+    with pytest.raises(ClusterNotFound, match=r"pip install 'fseg-llava\[ray\]'"):
+        evaluate(Job("folder", place / "set", {recipe.name: recipe}), tmp_path, cluster="local")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (("--address", "head:6379"), "Add --engine ray"),
         (("--dataset", "voc21"), "val.txt' cannot be read"),
         (("--dataset", "imagenet"), "No data set 'imagenet'. There are voc21, context60"),
         (("--root", "/no/such/folder"), "classes.txt"),

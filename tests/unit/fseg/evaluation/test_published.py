@@ -11,7 +11,7 @@ import pytest
 import fseg
 from fseg.errors import InvalidDataSet, UnknownRecipe
 from fseg.evaluation.published import COLUMNS, TABLE_1, ablation
-from fseg.evaluation.tables import ablation_rows, ablation_table, comparison, passes, read_results
+from fseg.evaluation.tables import ablation_markdown, ablation_rows, ablation_table, comparison, passes, read_results
 from probe.errors import LoadError
 from tests import zoo
 
@@ -92,6 +92,14 @@ def test_our_figure_stands_beside_the_papers() -> None:
     lines = [line.split() for line in ablation_table(5, ours).splitlines()]
     assert lines[2:] == [["D", "74.3", "67.3", "65.6"], ["M_A", "-", "27.3", "34.7"], ["D*M_A", "75.5", "68.0", "65.9"]]
     assert "ours on glyphs, 200 images" in ablation_table(5, ours)
+
+
+def test_in_markdown_it_is_the_same_table() -> None:
+    ours = {"data_set": "glyphs", "images": 200, "rows": {"D": {"miou": 0.743}, "D*M_A": {"miou": 0.755}}}
+    title, _, *lines = ablation_markdown(5, ours).splitlines()
+    assert title == "Table 5: respond.fusion, mIoU in percent (ours on glyphs, 200 images; the paper on VOC21)."
+    assert lines[0] == "| | ours | LLaVA-1.5 | LLaVA-1.6 |"
+    assert lines[2:] == ["| `D` | 74.3 | 67.3 | 65.6 |", "| `D*M_A` | 75.5 | 68.0 | 65.9 |"]
 
 
 def test_a_band_that_the_paper_did_not_try_has_no_printed_figure() -> None:

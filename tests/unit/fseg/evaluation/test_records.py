@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OutputError, match="the disk is full"):
         file.append(RECORD)
     assert (tmp_path / "records/worker-0.jsonl").read_bytes() == whole
+
+
+def test_a_full_disk_that_takes_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = RecordFile(tmp_path / "records/worker-0.jsonl")
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OutputError, match=r"worker-0\.jsonl' cannot be written: No space left on device"):
+        file.append(RECORD)
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError, RunMismatch
 from fseg.evaluation import job as job_module
 from fseg.evaluation.job import Job, Shard
 from fseg.evaluation.runner import evaluate, merge
+from fseg.evaluation.tables import ablation_rows
 from fseg.evaluation.workers import devices
 from fseg.sweep import Sweep
 from probe.errors import DeviceNotFound
@@ -142,6 +144,40 @@ def test_an_image_that_fails_is_recorded_and_does_not_stop_the_run(job: Job, tmp
     seen.clear()
     assert evaluate(replace(job, root=root), tmp_path / "out") == results
     assert seen == []
+
+
+BAD_PAIRS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "a JPEG that is cut short": (
+        lambda image, _: image.write_bytes(image.read_bytes()[:-100]),
+        r"ImageError: .*a\.jpg.* cannot be decoded",
+    ),
+    "an image without a byte": (lambda image, _: image.write_bytes(b""), r"ImageError: .*a\.jpg"),
+    "a palette PNG opened as RGB": (
+        lambda _, truth: Image.open(truth).convert("RGB").save(truth),
+        r"InvalidTruth: .*mode RGB.* take the file as it was distributed",
+    ),
+    "truth of 16 bits": (lambda _, truth: Image.new("I;16", (60, 60)).save(truth), "InvalidTruth: .*mode I;16"),
+    "truth of another size than its image": (
+        lambda _, truth: Image.new("L", (59, 60)).save(truth),
+        r"InvalidTruth: .*60 x 59 pixels \(height x width\), their image 60 x 60",
+    ),
+    "an index beyond the class list": (
+        lambda _, truth: Image.new("L", (60, 60), 2).save(truth),
+        r"InvalidTruth: .*the values 2.*0\.\.1, 255 do",
+    ),
+    "truth that is cut short": (lambda _, truth: truth.write_bytes(truth.read_bytes()[:60]), r"InvalidTruth: .*a\.png' cannot be read"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_PAIRS)
+def test_a_bad_pair_of_files_is_a_failure_that_says_what_is_wrong(job: Job, tmp_path: Path, bad: str) -> None:
+    root = trees.folder(tmp_path / "set", "background\ncat\n", {"b": [[0, 1]]})
+    truth = trees.labels(root / "labels/a.png", [[0, 1] * 30] * 60, colours=True)
+    spoil, message = BAD_PAIRS[bad]
+    spoil(trees.picture(root / "images/a.jpg", (60, 60)), truth)
+    results = evaluate(replace(job, root=root), tmp_path / "out")
+    assert (results["images"], list(results["failures"])) == (1, ["a"])
+    assert re.match(message, results["failures"]["a"])
 
 
 def test_failures_are_tried_again_when_asked_for(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +313,20 @@ def test_rows_of_a_job_share_the_models_work_and_count_as_they_would_alone(
     assert results["rows"]["M_A"]["miou"] == alone["miou"]
     assert "miou" not in results
     assert results["images"] == 6
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_all_rows_of_an_ablation_come_from_one_session_and_one_pass_an_image(
+    number: int, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, traced = [], []
+    real_open, real_trace = probe.Probe.open, probe.Session.trace
+    monkeypatch.setattr(probe.Probe, "open", lambda *given, **options: opened.append(1) or real_open(*given, **options))
+    monkeypatch.setattr(probe.Session, "trace", lambda *given, **options: traced.append(1) or real_trace(*given, **options))
+    rows = ablation_rows(number, RECIPE, str(zoo.save(zoo.llava(), tmp_path / "llava")))
+    results = evaluate(replace(job, rows=rows, save_masks=False), tmp_path / "out")
+    assert (results["images"], len(results["rows"])) == (6, 3)
+    assert (len(opened), len(traced)) == (6, 6)
 
 
 def test_threads_are_those_that_were_asked_for_and_only_for_the_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
