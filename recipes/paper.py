@@ -1,4 +1,7 @@
-"""The paper's four recipes (section 4.2): one method, and l_e and beta by language model."""
+"""The paper's four recipes (section 4.2): one method, and l_e and beta by language model.
+
+The gate only saves time: where yes has the smaller logit, the answer cannot begin with it, and is not generated.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def _recipe(name: str, backbone: str, template: str, last_layer: int, beta: floa
     return Recipe(
         name=name,
         backbone=backbone,
-        ask=Ask(template=template),
+        ask=Ask(template=template, gate=True),
         respond=Respond("D*M_A", {"layers": (7, last_layer), "alpha": ALPHA, "beta": beta}),
         refine=Refine(alpha=ALPHA, beta=beta),
         sam=Sam("facebook/sam-vit-huge"),

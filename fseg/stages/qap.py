@@ -13,7 +13,7 @@ from fseg.errors import InvalidClasses, InvalidOption
 from fseg.questions import QUESTIONS, Article, affirmation, question
 
 ARTICLES = ("a", "auto", "none")
-PRESENCES = ("ask", "assume")
+PRESENCES = ("ask", "assume", "gate")
 TEMPLATES = ("vicuna_v1", "mistral_instruct")
 
 _FIRST_WORD = re.compile(r"\W*([^\W_]+)")
@@ -76,7 +76,8 @@ class ClassAnswer:
         answer: of a class that is present, with the spans "class" and "description" named; of an absent one, as it was given.
         text: the answer's text.
         margin: logit of yes minus logit of no at the first answer position; None without a gate.
-        flags: "class-forced" (S_0 did not name the class and was written for the model), "presence-assumed", "no-description" (no S_1).
+        flags: "class-forced" (S_0 did not name the class and was written for the model), "presence-assumed", "presence-by-gate",
+            "no-description" (no S_1).
     """
 
     name: str
@@ -99,7 +100,8 @@ class Ask:
         max_new_tokens: longest answer.
         gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides.
         threshold: of the gate, in logits.
-        presence: "ask" the model, or "assume" that every class is in the image and have it describe each.
+        presence: "ask" the model; "assume" that every class is in the image and have it describe each; or "gate", the gate alone decides,
+            nothing is generated, and S_0 is written behind the question, without a description.
     """
 
     question: str = "class"
@@ -140,8 +142,12 @@ class Ask:
         if self.presence == "assume":
             assumed = self._affirmed(session, names)
             return [_present(*pair, answer, None, "presence-assumed") for pair, answer in zip(names, assumed, strict=True)]
-        gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold) if self.gate else None
-        answers = session.ask([self._question(synonym) for _, synonym in names], max_new_tokens=self.max_new_tokens, gate=gate)
+        gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold)
+        if self.presence == "gate":
+            return self._by_gate(session, names, gate)
+        answers = session.ask(
+            [self._question(synonym) for _, synonym in names], max_new_tokens=self.max_new_tokens, gate=gate if self.gate else None
+        )
         silent = [place for place, answer in enumerate(answers) if says_yes(answer.text) and name_spans(answer, names[place][1]) is None]
         forced = dict(zip(silent, self._affirmed(session, [names[place] for place in silent]), strict=True))
         result = []
@@ -157,12 +163,32 @@ class Ask:
     def _question(self, name: str) -> str:
         return question(name, self.question, self.article)
 
+    def _by_gate(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice) -> list[ClassAnswer]:
+        """One forward of each question, none of an answer."""
+        scored = session.ask([self._question(synonym) for _, synonym in names], max_new_tokens=0, gate=gate)
+        passing = [place for place, answer in enumerate(scored) if answer.margin is not None and answer.margin > gate.threshold]
+        said = [names[place][1] for place in passing]
+        written = session.answer([self._question(synonym) for synonym in said], [affirmation(synonym, self.article) for synonym in said])
+        yes = dict(zip(passing, self._spanned([names[place] for place in passing], written), strict=True))
+        return [
+            _present(name, synonym, yes[place], answer.margin, "presence-by-gate")
+            if place in yes
+            else ClassAnswer(name, synonym, False, answer, answer.text, answer.margin)
+            for place, ((name, synonym), answer) in enumerate(zip(names, scored, strict=True))
+        ]
+
     def _affirmed(self, session: probe.Session, names: Sequence[tuple[str, str]]) -> list[probe.Answer]:
         """The answers that begin with S_0 as the question asks for it, their spans named."""
         if not names:
             return []
         begin = [affirmation(synonym, self.article) for _, synonym in names]
-        answers = session.ask([self._question(synonym) for _, synonym in names], max_new_tokens=self.max_new_tokens, begin=begin)
+        return self._spanned(
+            names, session.ask([self._question(synonym) for _, synonym in names], max_new_tokens=self.max_new_tokens, begin=begin)
+        )
+
+    @staticmethod
+    def _spanned(names: Sequence[tuple[str, str]], answers: Sequence[probe.Answer]) -> list[probe.Answer]:
+        """Answers that name their classes, the spans named."""
         spanned = []
         for (name, synonym), answer in zip(names, answers, strict=True):
             found = name_spans(answer, synonym)

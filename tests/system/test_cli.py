@@ -151,11 +151,15 @@ def test_the_recipes_are_listed(shell: Shell) -> None:
     code, out, _ = shell(fseg.cli, "recipes")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == [
-        "fseg-llava-1.5-vicuna-7b",
-        "fseg-llava-1.6-mistral-7b",
-        "fseg-llava-1.6-vicuna-13b",
-        "fseg-llava-1.6-vicuna-7b",
-        "glyphs",
+        name + variant
+        for name in (
+            "fseg-llava-1.5-vicuna-7b",
+            "fseg-llava-1.6-mistral-7b",
+            "fseg-llava-1.6-vicuna-13b",
+            "fseg-llava-1.6-vicuna-7b",
+            "glyphs",
+        )
+        for variant in ("", "-fast")
     ]
     assert "table-3/7-17" in shell(fseg.cli, "recipes", "--ablations")[1]
 

@@ -101,3 +101,6 @@ class FakeSession:
     ) -> list[FakeAnswer]:
         self.calls.append({"questions": list(questions), "max_new_tokens": max_new_tokens, "gate": gate, "begin": begin})
         return [self.reply(question, start) for question, start in zip(questions, begin or [None] * len(questions), strict=True)]
+
+    def answer(self, questions: Sequence[str], texts: Sequence[str]) -> list[FakeAnswer]:
+        return [self.reply(question, text) for question, text in zip(questions, texts, strict=True)]

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+import probe
 from fseg.errors import UnknownRecipe
 from fseg.recipe import Recipe
 from recipes.ablations import TABLES, rows, table
+from recipes.fast import FAST
 from recipes.glyphs import GLYPHS
 from recipes.paper import LLAVA_1_5_VICUNA_7B, PAPER
 
@@ -20,7 +22,7 @@ def test_the_papers_settings_by_language_model():
     assert {(r.respond.options["alpha"], r.refine.alpha, r.sam.checkpoint) for r in PAPER} == {(0.75, 0.75, "facebook/sam-vit-huge")}
 
 
-@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *rows()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *FAST, *rows()], ids=lambda recipe: recipe.name)
 def test_every_recipe_survives_its_toml(recipe):
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
@@ -41,3 +43,10 @@ def test_a_row_changes_its_switch_and_nothing_else():
 def test_a_table_that_is_no_ablation_lists_those_that_are():
     with pytest.raises(UnknownRecipe, match=r"Table 1 is no ablation of the paper\. Ablations: 2, 3, 4, 5, 6"):
         table(1)
+
+
+def test_a_fast_recipe_generates_nothing_and_reads_no_attention():
+    assert [recipe.name for recipe in FAST] == [f"{recipe.name}-fast" for recipe in (GLYPHS, *PAPER)]
+    for recipe in FAST:
+        assert recipe.ask.presence == "gate"
+        assert [read for read in (*recipe.respond.reads(), *recipe.refine.reads()) if isinstance(read, probe.Attention)] == []

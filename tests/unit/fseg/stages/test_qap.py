@@ -131,6 +131,16 @@ def test_presence_can_be_assumed():
     assert [call["begin"] for call in session.calls] == [["yes, it contains a cat."]]
 
 
+def test_presence_can_be_left_to_the_gate():
+    said = {"cat": words("", margin=0.7), "dog": words("", margin=0.4)}
+    session = FakeSession(lambda question, begin: words(begin) if begin else next(said[name] for name in said if name in question))
+    cat, dog = Ask(presence="gate", threshold=0.5)(session, {"cat": ["cat"], "dog": ["dog"]})
+    assert [call["max_new_tokens"] for call in session.calls] == [0]
+    assert (cat.present, cat.margin, cat.text, cat.flags) == (True, 0.7, "yes, it contains a cat.", ("presence-by-gate", "no-description"))
+    assert cat.answer.pieces("class") == [" cat."]
+    assert (dog.present, dog.margin) == (False, 0.4)
+
+
 def test_the_gate_compares_yes_with_no_and_its_margin_is_kept():
     result, session = ask(words("", margin=-2.5), stage=Ask(gate=True, threshold=0.5))
     gate = session.calls[0]["gate"]
