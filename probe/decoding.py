@@ -28,12 +28,12 @@ class Greedy:
 
     Attributes:
         penalties: what a checkpoint does to its logits, by what was said before.
-        forbidden: a token that is never chosen.
+        forbidden: tokens that are never chosen.
         ends: the tokens that end an answer; they belong to it.
     """
 
     penalties: LogitsProcessorList
-    forbidden: int
+    forbidden: tuple[int, ...]
     ends: frozenset[int]
 
     @classmethod
@@ -45,7 +45,8 @@ class Greedy:
         if settings.no_repeat_ngram_size:
             penalties.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
         ends = settings.eos_token_id
-        return cls(penalties, image_token_id, frozenset([] if ends is None else ends if isinstance(ends, list) else [ends]))
+        forbidden = (*(settings.suppress_tokens or ()), image_token_id)
+        return cls(penalties, forbidden, frozenset([] if ends is None else ends if isinstance(ends, list) else [ends]))
 
     def choose(self, known: Sequence[Sequence[int]], logits: Float[Tensor, "sequence vocabulary"]) -> list[int]:
         """The token that follows each sequence."""
@@ -53,7 +54,7 @@ class Greedy:
         if self.penalties:
             ids = [torch.tensor([one], dtype=torch.long, device=logits.device) for one in known]
             scores = torch.cat([self._penalised(one, score[None]) for one, score in zip(ids, scores, strict=True)])
-        scores = scores.index_fill(1, torch.tensor([self.forbidden], device=logits.device), -torch.inf)
+        scores = scores.index_fill(1, torch.tensor(self.forbidden, device=logits.device), -torch.inf)
         chosen: list[int] = scores.argmax(-1).tolist()
         return chosen
 
@@ -110,6 +111,8 @@ def decode(
 class Room:
     """How much goes through a model at once: as much as fits, found by halving when memory runs out, and remembered.
 
+    It begins at what keeps a processor busy; more would not be faster, since sequences in one row look past each other's keys.
+
     Attributes:
         most: the present limit, in tokens.
     """
@@ -159,8 +162,8 @@ def _out_of_memory(error: Exception) -> bool:
 def last_logits(model: Any, feed: Feed) -> Float[Tensor, "sequence vocabulary"]:
     """Run the model on a feed: the logits of each sequence's last token."""
     places = sorted({index for _, index in feed.last})
-    kept = torch.tensor(places, dtype=torch.long, device=model.device)
-    logits: Tensor = model(**feed.inputs, logits_to_keep=kept).logits
+    # On the CPU, which can index a tensor on any device: the last block may lie on another than the first.
+    logits: Tensor = model(**feed.inputs, logits_to_keep=torch.tensor(places, dtype=torch.long)).logits
     rows = torch.tensor([row for row, _ in feed.last], device=logits.device)
     cols = torch.tensor([places.index(index) for _, index in feed.last], device=logits.device)
     return logits[rows, cols]

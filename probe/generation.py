@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MappingProxyType
 from typing import Any
 
 from transformers import GenerationConfig
@@ -12,11 +13,14 @@ from probe.errors import ProbeError
 MAX_NEW_TOKENS = 64
 
 
-def generation_options(options: dict[str, Any], pad_token_id: int | None, image_token_id: int) -> dict[str, Any]:
+def generation_options(
+    options: dict[str, Any], pad_token_id: int | None, image_token_id: int, settings_of_model: GenerationConfig
+) -> dict[str, Any]:
     """What `model.generate` is given beside its inputs.
 
     Args:
         options: the user's. A `generation_config` is taken as it is, with the other options over it.
+        settings_of_model: the checkpoint's own, which hold where the options say nothing.
         image_token_id: never generated: Hugging Face would look for another picture behind it.
 
     Raises:
@@ -24,7 +28,7 @@ def generation_options(options: dict[str, Any], pad_token_id: int | None, image_
     """
     own = dict(options)
     config = own.pop("generation_config", None)
-    forbidden = [*(own.pop("suppress_tokens", None) or getattr(config, "suppress_tokens", None) or ()), image_token_id]
+    forbidden = [*(own.pop("suppress_tokens", None) or (config or settings_of_model).suppress_tokens or ()), image_token_id]
     if config is not None:
         made: GenerationConfig = copy.deepcopy(config)
         made.update(**own, suppress_tokens=forbidden)
@@ -45,34 +49,36 @@ def generation_options(options: dict[str, Any], pad_token_id: int | None, image_
     return settings
 
 
-_UNFOLLOWED = (
-    "num_beams",
-    "min_length",
-    "min_new_tokens",
-    "bad_words_ids",
-    "sequence_bias",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "begin_suppress_tokens",
-    "encoder_repetition_penalty",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "guidance_scale",
-    "penalty_alpha",
-    "dola_layers",
-    "prompt_lookup_num_tokens",
-    "remove_invalid_values",
-    "renormalize_logits",
-    "stop_strings",
-    "watermarking_config",
+_UNFOLLOWED = MappingProxyType(
+    {
+        "num_beams": 1,
+        "min_length": 0,
+        "min_new_tokens": 0,
+        "encoder_repetition_penalty": 1,
+        "encoder_no_repeat_ngram_size": 0,
+        "guidance_scale": 1,
+        "renormalize_logits": False,
+        "remove_invalid_values": False,
+        **dict.fromkeys(
+            (
+                "bad_words_ids",
+                "sequence_bias",
+                "forced_bos_token_id",
+                "forced_eos_token_id",
+                "begin_suppress_tokens",
+                "exponential_decay_length_penalty",
+                "penalty_alpha",
+                "dola_layers",
+                "prompt_lookup_num_tokens",
+                "stop_strings",
+                "watermarking_config",
+            )
+        ),
+    }
 )
-"""What a checkpoint's generation settings may hold that `probe.decoding` does not follow."""
+"""What a checkpoint's generation settings may hold that `probe.decoding` does not follow, and the value with which it does nothing."""
 
 
 def unfollowed(settings: GenerationConfig) -> tuple[str, ...]:
-    """The settings, away from their defaults, that `probe.decoding.Greedy` does not follow: each question has to be asked alone."""
-    plain = GenerationConfig()
-    idle = (None, False, 0, 1)
-    return tuple(
-        name for name in _UNFOLLOWED if (value := getattr(settings, name, None)) not in idle and value != getattr(plain, name, None)
-    )
+    """The settings that do something which `probe.decoding.Greedy` does not follow: each question has to be asked alone."""
+    return tuple(name for name, idle in _UNFOLLOWED.items() if getattr(settings, name, None) not in (None, idle))

@@ -77,7 +77,7 @@ class Probe:
         self.direct = preparation.direct(self.backbone)
         self.modules: Modules = discover(model)
         self.engine = Engine(model, self.modules)
-        self._rooms: dict[str, Room] = {}
+        self._rooms: dict[tuple[str, str], Room] = {}
 
     def __repr__(self) -> str:
         return f"Probe({self.name}, {self.family}, {len(self.modules.layers)} layers, {self.model.dtype}, {self.model.device})"
@@ -152,7 +152,9 @@ class Probe:
         if isinstance(start, Answer) and "end" in start.tokens.spans:
             return start
         known = start.inputs["input_ids"].shape[1]
-        settings = generation_options(options, self._processor("generate").tokenizer.pad_token_id, self.image_token_id())
+        settings = generation_options(
+            options, self._processor("generate").tokenizer.pad_token_id, self.image_token_id(), self.model.generation_config
+        )
         with self.engine.lock, torch.no_grad():
             inputs = self.backbone.forward_inputs(self.model, start.inputs)
             output = self.model.generate(**inputs, **settings)
@@ -171,9 +173,9 @@ class Probe:
         with self.engine.lock, torch.no_grad():
             return last_logits(self.model, feed)
 
-    def room(self, policy: str) -> Room:
-        """How much goes through this model at once under a policy of sharing."""
-        return self._rooms.setdefault(policy, Room())
+    def room(self, policy: str, work: str) -> Room:
+        """How much of some work ("ask", "trace") goes through this model at once under a policy of sharing."""
+        return self._rooms.setdefault((policy, work), Room())
 
     def run(self, encoding: Encoding | Mapping[str, Any], reads: Iterable[Read] | Read) -> Trace:
         """One forward over the whole sequence (an answer in it is teacher-forced), reading what was asked, stopping after the last read.

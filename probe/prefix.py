@@ -163,7 +163,7 @@ class Packed(Continuations):
         return Feed(self._inputs(ids[None], index[None], visible), seats, last)
 
     def retain(self, kept: Sequence[int]) -> None:
-        fresh = torch.full((len(self._fed) + 1,), _NOBODY, device=self._owner.device)  # the last entry is that of _EVERYONE, -1
+        fresh = torch.full((len(self._fed) + 2,), _NOBODY, device=self._owner.device)  # its last two entries: of _NOBODY and _EVERYONE
         fresh[self._tensor(kept)] = self._tensor(range(len(kept)))
         fresh[_EVERYONE] = _EVERYONE
         self._owner = fresh[self._owner]
@@ -172,7 +172,8 @@ class Packed(Continuations):
         if 2 * (len(alive) - len(self._prefix)) > len(self._owner) - len(self._prefix):
             return  # moving the keys costs more than looking past the dead ones
         for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[:, :, alive], layer.values[:, :, alive]
+            there = alive.to(layer.keys.device)  # a model may lie on several devices
+            layer.keys, layer.values = layer.keys[:, :, there], layer.values[:, :, there]
         self._owner, self._index = self._owner[alive], self._index[alive]
 
 
@@ -206,7 +207,7 @@ class Batched(Continuations):
             return
         rows = self._tensor(kept)
         for layer in self._cache.layers:
-            layer.batch_select_indices(rows)
+            layer.batch_select_indices(rows.to(layer.keys.device))
         self._real, self._index = self._real[rows], self._index[rows]
         self._fed = [self._fed[row] for row in kept]
 
@@ -218,13 +219,26 @@ def offered_policies(model: Any, backbone: Backbone) -> tuple[tuple[str, ...], s
     """The policies that a model can honour, the best first, and why there are not more."""
     if not backbone.prefix:
         return (), "no sharing is declared for its family"
-    kernel = model.config.get_text_config(decoder=True)._attn_implementation
+    text = model.config.get_text_config(decoder=True)
+    kernel = text._attn_implementation
     if kernel not in _MASKED_KERNELS:
         return (), f"the kernel {kernel} takes no mask; load with attn_implementation='sdpa'"
-    strange = unfollowed(model.generation_config)
+    strange = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if strange or getattr(text, "use_bidirectional_attention", False):
+        return (), f"no mask of ours fits its decoder's layers of {', '.join(sorted(strange)) or 'attention in both directions'}"
+    strange = set(unfollowed(model.generation_config))
     if strange:
-        return (), f"its generation settings have {', '.join(strange)}, which decoding together does not follow"
+        return (), f"its generation settings have {', '.join(sorted(strange))}, which decoding together does not follow"
     return backbone.prefix, ""
 
 
 _MASKED_KERNELS = ("sdpa", "eager")
+
+
+def reach(config: Any) -> float:
+    """How long a sequence may be so that its length does not change the rotary frequencies: those of a prefix were chosen by its own."""
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if rope.get("rope_type") not in ("dynamic", "longrope"):
+        return float("inf")
+    return float(rope.get("original_max_position_embeddings") or text.max_position_embeddings)

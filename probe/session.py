@@ -12,7 +12,7 @@ from probe.decoding import Greedy, Start, decode
 from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import InvalidPolicy, InvalidRead, SessionClosed
 from probe.images import ImageLike
-from probe.prefix import POLICIES, Prefix, offered_policies
+from probe.prefix import POLICIES, Prefix, offered_policies, reach
 from probe.reads import Read
 from probe.shared_trace import read_prefix, readable_behind, trace_behind
 
@@ -46,17 +46,26 @@ class Choice:
         """
 
         def best(words: Sequence[str]) -> float:
-            spans = (encoding.with_answer(word).tokens for word in words)
-            return float(logits[[tokens.ids[tokens.spans["answer"].positions[0]] for tokens in spans]].max())
+            return float(logits[[_first_token(encoding, word) for word in words]].max())
 
         return best(self.yes) - best(self.no)
+
+
+def _first_token(encoding: Encoding, word: str) -> int:
+    tokens = encoding.with_answer(word).tokens
+    if not tokens.spans["answer"].positions:
+        raise InvalidRead(
+            f"The gate's word {word!r} has no token of its own behind this prompt. Name a word that an answer can begin with."
+        )
+    return tokens.ids[tokens.spans["answer"].positions[0]]
 
 
 class Session:
     """One image (or one list of images) and any number of questions about it. A context manager: closing frees what it holds.
 
     Where the model's family allows it, the image's part of the prompt goes through the model once, at the first question, and every
-    question goes on from there; the answers are those that each question gets alone.
+    question goes on from there; in float32 the answers are those that each question gets alone (in half precision, as near as another
+    order of its sums is). Pictures that are resized directly are prepared once, others by the checkpoint's processor for each question.
 
     Args:
         keep: reads of the image that later traces will want; they are made in the pass over the image. Other reads of the image cost a
@@ -115,19 +124,22 @@ class Session:
             SessionClosed.
             InvalidPolicy: a policy was asked for by name, and a prompt has words of its own before the image.
         """
+        self._open()
+        _as_many("begin", begin, questions)
         if begin is not None and gate is not None:
             return self._begin_gated(questions, begin, max_new_tokens, gate)
         asked = [self._encode(question) for question in questions]
         begun = [one.with_answer(text) for one, text in zip(asked, begin, strict=True)] if begin is not None else asked
-        prefix = self._prefix_of(begun)
+        prefix = self._prefix_of(begun, max_new_tokens)
         if prefix is None:
             if self._insists and begun:
                 raise InvalidPolicy(
-                    f"policy={self.policy!r}: these prompts do not all begin with the same words and images, so that there is no prefix to "
-                    "share. Put the image before the question, or open the session without a policy."
+                    f"policy={self.policy!r}: these prompts do not all begin with the same words and images, or are longer than the model's "
+                    "rotary frequencies are fixed for, so that there is no prefix to share. Put the image before the question, or open the "
+                    "session without a policy."
                 )
             return [self._ask_alone(one, start, max_new_tokens, gate) for one, start in zip(asked, begun, strict=True)]
-        return self._model.room(self.policy).together(
+        return self._model.room(self.policy, "ask").together(
             list(zip(asked, begun, strict=True)),
             [len(start.tokens) - len(prefix) + EXPECTED for start in begun],
             lambda group: self._ask_together(prefix, group, max_new_tokens, gate),
@@ -135,20 +147,23 @@ class Session:
 
     def answer(self, questions: Sequence[str], texts: Sequence[str]) -> list[Answer]:
         """The questions with given answers behind them, for teacher forcing."""
+        _as_many("texts", texts, questions)
         return [self._encode(question).with_answer(text) for question, text in zip(questions, texts, strict=True)]
 
     def trace(self, answers: Sequence[Answer], reads: Iterable[Read]) -> list[Trace]:
         """What one teacher-forced pass over each answer reads. Passes are shared as questions are; image states come from the prefix.
+
+        Answers of another image, and reads of the image itself that are not states (attention from it, its logits), cost a pass of their own.
 
         Raises:
             SessionClosed; and what `Probe.run` raises.
         """
         self._open()
         asked = tuple(reads)
-        prefix = self._prefix_of(answers)
+        prefix = self._prefix_of(answers, 0)
         if prefix is None or not readable_behind(self._model, prefix, answers, asked):
             return [self._model.run(answer, asked) for answer in answers]
-        return self._model.room(self.policy).together(
+        return self._model.room(self.policy, "trace").together(
             answers,
             [len(answer.tokens) - len(prefix) for answer in answers],
             lambda group: trace_behind(self._model, POLICIES[self.policy], prefix, group, asked),
@@ -201,19 +216,30 @@ class Session:
 
     def _encode(self, question: str) -> Encoding:
         encoding = self._model.encode(self._open(), question, chat=self._chat, template=self._template)
-        if self._first is None:
-            self._first = encoding
-        return encoding.with_pictures_of(self._first)
+        with self._model.engine.lock:
+            first = self._first = self._first or encoding
+        return encoding.with_pictures_of(first)
 
-    def _prefix_of(self, encodings: Sequence[Encoding]) -> Prefix | None:
-        """What all of these begin with, read once; None: they are asked alone."""
+    def _prefix_of(self, encodings: Sequence[Encoding], room: int) -> Prefix | None:
+        """What all of these begin with, read once; None: they are asked alone.
+
+        Args:
+            room: tokens that each may get.
+        """
         if self.policy == ALONE or not encodings:
             return None
         with self._model.engine.lock:
             if self._prefix is None and self._first is not None:
                 self._prefix = read_prefix(self._model, self._first, self.keep)
             prefix = self._prefix
-        return prefix if prefix is not None and all(prefix.begins(encoding) for encoding in encodings) else None
+        longest = max(len(encoding.tokens) for encoding in encodings) + room
+        fits = prefix is not None and longest <= reach(self._model.model.config)
+        return prefix if prefix is not None and fits and all(prefix.begins(encoding) for encoding in encodings) else None
+
+
+def _as_many(name: str, given: Sequence[str] | None, questions: Sequence[str]) -> None:
+    if given is not None and len(given) != len(questions):
+        raise InvalidRead(f"{name}= has {len(given)} entries for {len(questions)} questions. Give one for each.")
 
 
 def _chosen_policy(model: Probe, policy: str | None) -> str:

@@ -101,7 +101,7 @@ class Ask:
         gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides.
         threshold: of the gate, in logits.
         presence: "ask" the model; "assume" that every class is in the image and have it describe each; or "gate", the gate alone decides,
-            nothing is generated, and S_0 is written behind the question, without a description.
+            nothing is generated (`max_new_tokens` says nothing), and S_0 is written behind the question, without a description.
     """
 
     question: str = "class"

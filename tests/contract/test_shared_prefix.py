@@ -29,7 +29,23 @@ SHARED = {
     "llava_next": lambda: zoo.llava_next(),
     **{
         name: (lambda name=name: processors.build(name))
-        for name in ("qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm", "mistral3", "gemma3", "mllama")
+        for name in (
+            "qwen2_vl",
+            "qwen2_5_vl",
+            "qwen3_vl",
+            "glm4v",
+            "internvl",
+            "aya_vision",
+            "cohere2_vision",
+            "idefics3",
+            "smolvlm",
+            "mistral3",
+            "pixtral",
+            "llava_onevision",
+            "vipllava",
+            "gemma3",
+            "mllama",
+        )
     },
 }
 ALONE = ("paligemma", "instructblip")
@@ -75,6 +91,24 @@ def _reads(model: probe.Probe) -> list[probe.Read]:
     crossed = model.family == "mllama"
     attention = probe.Attention(layers=[0, 2], query="answer", key=None if crossed else "image", heads="mean")
     return [probe.Hidden(layers="all", at=("image", "prompt", "answer")), attention, probe.Vision(layers=[-1]), probe.Logits(at="answer")]
+
+
+@pytest.mark.parametrize("policy", ["packed", "batched"])
+def test_answers_that_end_at_different_times_do_not_disturb_each_other(
+    model: probe.Probe, policy: str, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if policy not in model.backbone.prefix:
+        pytest.skip(f"{model.family} does not offer {policy}")
+    settings = model.model.generation_config
+    monkeypatch.setattr(settings, "eos_token_id", None)
+    with model.open(wide_image, policy="none") as session:
+        plain = [answer.tokens.ids[answer.prompt_length :] for answer in session.ask(QUESTIONS[:8], max_new_tokens=8)]
+        monkeypatch.setattr(settings, "eos_token_id", [plain[0][1], plain[1][2], plain[2][4], plain[3][5]])
+        alone = [answer.tokens.ids[answer.prompt_length :] for answer in session.ask(QUESTIONS[:8], max_new_tokens=8)]
+    with model.open(wide_image, policy=policy) as session:
+        together = [answer.tokens.ids[answer.prompt_length :] for answer in session.ask(QUESTIONS[:8], max_new_tokens=8)]
+    assert together == alone
+    assert len({len(answer) for answer in alone}) > 1
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import probe
-from probe.errors import InvalidPolicy, TemplateError
-from probe.prefix import Feed
+from probe.errors import InvalidPolicy, InvalidRead, TemplateError
+from probe.prefix import Feed, Packed
+from probe.shared_trace import read_prefix
 from tests import processors, zoo
 
 QUESTIONS = ["Is there a cat?", "What colour is the dog that sleeps on the mat?", "Why?", "Is there a boat in the picture?"]
@@ -51,6 +52,14 @@ def tall_image(wide_image: Image.Image) -> Image.Image:
 def answered(model: probe.Probe, image: Image.Image, policy: str | None, questions: list[str] | None = None) -> list[tuple[int, ...]]:
     with model.open(image, policy=policy) as session:
         return [answer.tokens.ids for answer in session.ask(questions or QUESTIONS, max_new_tokens=6)]
+
+
+def median_gate(model: probe.Probe, image: Image.Image) -> probe.Choice:
+    """A gate that half of the questions pass."""
+    gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
+    with model.open(image, policy="none") as session:
+        margins = sorted(answer.margin or 0.0 for answer in session.ask(QUESTIONS, max_new_tokens=0, gate=gate))
+    return replace(gate, threshold=(margins[1] + margins[2]) / 2)
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Callable[[Feed], bool]) -> list[int]:
@@ -110,14 +119,14 @@ def test_attention_from_the_image_is_read_in_a_pass_of_its_own(model: probe.Prob
 def test_when_memory_runs_out_half_as_much_is_tried_and_remembered(
     model: probe.Probe, wide_image: Image.Image, policy: str, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model.room(policy).most = 1000
+    model.room(policy, "ask").most = 1000
     sizes = failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda feed: len(feed.seats) == 4)
     assert answered(model, wide_image, policy) == alone
     assert max(sizes[1:]) == 2
     first = len(sizes)
     assert answered(model, wide_image, policy) == alone
     assert max(sizes[first:]) == 2
-    model.room(policy).most = 1000
+    model.room(policy, "ask").most = 1000
 
 
 def test_memory_that_is_short_for_one_question_alone_is_an_error(
@@ -142,14 +151,48 @@ def test_after_an_error_the_session_can_be_used(
 def test_no_questions_have_no_answers(model: probe.Probe, wide_image: Image.Image) -> None:
     with model.open(wide_image) as session:
         assert session.ask([]) == []
+        with pytest.raises(InvalidRead, match="texts= has 1 entries for 2 questions"):
+            session.answer(["?", "?"], ["No."])
         assert session.trace([], [probe.Hidden([1], at="image")]) == []
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_very_long_question_stands_among_short_ones(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
+def test_a_very_long_question_stands_among_short_ones(
+    model: probe.Probe, wide_image: Image.Image, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     questions = ["Is there a cat?", "and a dog " * 1000, "Why?"]
     assert len(model.encode(wide_image, questions[1]).tokens) > 2000
+    monkeypatch.setattr(model.room(policy, "ask"), "most", 100_000)
+    sizes = failing_once(monkeypatch, ValueError(), lambda feed: False)
     assert answered(model, wide_image, policy, questions) == answered(model, wide_image, "none", questions)
+    assert sizes[0] == 3
+
+
+def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.Image) -> None:
+    encodings = [model.encode(wide_image, question) for question in QUESTIONS]
+    prefix = read_prefix(model, encodings[0], ())
+    assert prefix is not None
+    packed = Packed(model.model, model.backbone, prefix, 4)
+    own = [encoding.tokens.ids[len(prefix) :][:3] for encoding in encodings]
+    model.last_logits(packed.feed(own))
+    packed.retain([0, 2, 3])
+    packed.retain([0, 1, 2])
+    model.last_logits(packed.feed([one[:1] for one in (own[0], own[2], own[3])]))
+    assert packed._owner[len(prefix) :].tolist() == [0] * 3 + [-2] * 3 + [1] * 3 + [2] * 3 + [0, 1, 2]
+    packed.retain([1])
+    assert packed._owner[len(prefix) :].tolist() == [0] * 4
+    assert packed._cache.get_seq_length() == len(prefix) + 4
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_gate_holds_some_questions_back_and_the_others_go_on(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
+    gate = median_gate(model, wide_image)
+    found = {}
+    for way in ("none", policy):
+        with model.open(wide_image, policy=way) as session:
+            found[way] = session.ask(QUESTIONS, max_new_tokens=8, gate=gate)
+    assert [answer.tokens.ids for answer in found[policy]] == [answer.tokens.ids for answer in found["none"]]
+    assert sorted(len(answer.tokens.span("answer")) for answer in found[policy]) == [0, 0, 8, 8]
 
 
 def test_an_image_token_among_an_answers_ids_is_refused(model: probe.Probe, wide_image: Image.Image) -> None:
@@ -171,15 +214,46 @@ def test_settings_of_the_checkpoint_hold_together_as_they_do_alone(model: probe.
     assert together == alone != plain
 
 
-def test_settings_that_cannot_be_followed_leave_each_question_alone(model: probe.Probe, wide_image: Image.Image) -> None:
-    model.model.generation_config.num_beams = 2
-    try:
-        with model.open(wide_image) as session:
-            assert session.policy == "none"
-        with pytest.raises(InvalidPolicy, match="its generation settings have num_beams"):
-            model.open(wide_image, policy="packed")
-    finally:
-        model.model.generation_config.num_beams = 1
+@pytest.mark.parametrize(("name", "value"), [("num_beams", 2), ("min_new_tokens", 1), ("forced_eos_token_id", 1), ("min_length", 5)])
+def test_settings_that_cannot_be_followed_leave_each_question_alone(
+    model: probe.Probe, wide_image: Image.Image, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.model.generation_config, name, value)
+    with model.open(wide_image) as session:
+        assert session.policy == "none"
+    with pytest.raises(InvalidPolicy, match=f"its generation settings have {name}"):
+        model.open(wide_image, policy="packed")
+
+
+@pytest.mark.parametrize("policy", ["none", *POLICIES])
+def test_tokens_that_the_checkpoint_never_says_are_never_said(
+    model: probe.Probe, wide_image: Image.Image, policy: str, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = alone[0][-1]
+    monkeypatch.setattr(model.model.generation_config, "suppress_tokens", [said])
+    (answer,) = answered(model, wide_image, policy, QUESTIONS[:1])
+    assert said not in answer[-6:]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("layer_types", ["chunked_attention", "full_attention"] * 2), ("use_bidirectional_attention", True)]
+)
+def test_decoders_that_our_masks_do_not_fit_are_asked_alone(name: str, value: object, wide_image: Image.Image) -> None:
+    other = opened()
+    setattr(other.model.config.get_text_config(), name, value)
+    with other.open(wide_image) as session:
+        assert session.policy == "none"
+    with pytest.raises(InvalidPolicy, match="no mask of ours fits"):
+        other.open(wide_image, policy="packed")
+
+
+def test_prompts_beyond_the_length_that_fixes_the_rotary_frequencies_are_asked_alone(wide_image: Image.Image) -> None:
+    other = opened()
+    other.model.config.get_text_config().rope_parameters = {"rope_type": "dynamic", "original_max_position_embeddings": 60, "factor": 2.0}
+    with other.open(wide_image, policy="packed") as session:
+        session.ask(["cat"], max_new_tokens=2)
+        with pytest.raises(InvalidPolicy, match="rotary frequencies"):
+            session.ask(["cat " * 60], max_new_tokens=2)
 
 
 def test_prompts_that_do_not_begin_with_the_image_are_asked_alone(model: probe.Probe, wide_image: Image.Image) -> None:
@@ -228,7 +302,7 @@ def test_sessions_can_be_interleaved_where_positions_depend_on_the_image(wide_im
 
 def test_two_threads_can_ask_one_session(model: probe.Probe, wide_image: Image.Image, alone: list[tuple[int, ...]]) -> None:
     found: dict[int, list[tuple[int, ...]]] = {}
-    with model.open(wide_image) as session:
+    with model.open(wide_image, policy="packed") as session:
 
         def ask(number: int) -> None:
             found[number] = [answer.tokens.ids for answer in session.ask(QUESTIONS, max_new_tokens=6)]
@@ -243,10 +317,7 @@ def test_two_threads_can_ask_one_session(model: probe.Probe, wide_image: Image.I
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_begun_answer_can_be_gated(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
-    gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
-    with model.open(wide_image, policy="none") as session:
-        margins = sorted(answer.margin or 0.0 for answer in session.ask(QUESTIONS, max_new_tokens=0, gate=gate))
-    gate = replace(gate, threshold=(margins[1] + margins[2]) / 2)
+    gate = median_gate(model, wide_image)
     begin = ["yes, it is."] * len(QUESTIONS)
     found = {}
     for way in ("none", policy):

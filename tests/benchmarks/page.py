@@ -1,0 +1,64 @@
+"""docs/speed.md from the recorded figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.timing import table
+
+INTRODUCTION = """# Speed and memory
+
+Every figure is taken beside what a user would otherwise do, in one process, in turns, after a warm-up; times are medians. The models are
+LLaVA-1.5 with 576 image tokens and random weights: `mid` is 512 wide with 16 blocks, in float32; `full` has LLaVA-1.5-7B's dimensions, in
+bfloat16; `embedded` is the package's own, with 196 image tokens. Run them again:
+
+```bash
+python -m tests.benchmarks --size mid --page docs/speed.md
+```
+"""
+
+SECTIONS = {
+    "rows": (
+        "Attention rows",
+        "`probe.Attention` of the last 10 tokens, every layer and head, to every key, under sdpa; against the plain forward, and against Hugging "
+        "Face's eager attention with `output_attentions=True`. Held is what remains in memory afterwards.",
+    ),
+    "overhead": (
+        "Hidden states",
+        "The image tokens' states of every layer: `probe.Hidden`, forward hooks on every block that keep the same slices, and "
+        "`output_hidden_states=True`; all three give equal tensors.",
+    ),
+    "questions": (
+        "Many questions about one image",
+        "40 tokens of answer to each question: Hugging Face's `generate()` one by one, against `session.ask`. The ratio that the operation count "
+        "allows is of multiplications in the decoder's blocks, unmasked pairs only; it may be exceeded, because many sequences at once use the processor "
+        "better than one token at a time does, and because the count leaves the vision tower out. One by one, 20 questions were timed at most, "
+        "and their mean stands for each of 80. The answers of all three ways are equal.",
+    ),
+    "image": (
+        "A whole image",
+        "The method of `fseg-llava-1.5` up to the prompts for SAM: 20 classes, 2 of them present, answers of 40 tokens, and of 3 for a no. Against "
+        "one `generate()` a class with eager attentions and hidden states, written with Hugging Face alone. D~ and A_v of the two agree to 2e-5.",
+    ),
+    "memory": ("From image to image", "Resident memory of one process that segments 200 scenes, one after the other."),
+    "fast": (
+        "The fast recipe",
+        "Held-out scenes, all 20 classes asked of each, the embedded model: `glyphs`, and `glyphs-fast`, which generates nothing and uses D alone.",
+    ),
+}
+
+
+def write(folder: Path, page: Path) -> None:
+    """Put the tables of every JSON file in a folder on one page."""
+    recorded: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
+    for file in sorted(folder.glob("*.json")):
+        recorded[file.stem.partition("-")[0]].append(json.loads(file.read_text(encoding="utf-8")))
+    parts = [INTRODUCTION]
+    for name, (title, text) in SECTIONS.items():
+        if recorded[name]:
+            parts.append(f"## {title}\n\n{text}\n")
+        for figures in recorded[name]:
+            parts.append(f"{table(figures['rows'])}\n\n{'; '.join(figures['machine'].values())}.\n")
+    page.write_text("\n".join(parts), encoding="utf-8")

@@ -1,0 +1,53 @@
+"""The embedded models on glyph scenes: whether memory grows from image to image, and what the fast recipe saves and costs."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import psutil
+
+import fseg
+from fseg.evaluation.metric import Counts, Presence, stack
+from fseg.glyphs.scenes import CLASSES, scene
+from fseg.recipe import get_recipe
+
+
+def memory(images: int = 200) -> list[dict[str, object]]:
+    """Resident memory behind each of many images, segmented by one Segmenter."""
+    segmenter, process = fseg.Segmenter(), psutil.Process()
+    used = []
+    for result in segmenter.map((scene(seed).image for seed in range(images)), CLASSES[:6]):
+        assert isinstance(result, fseg.Result), result
+        used.append(process.memory_info().rss / 1e6)
+    quarter = images // 4
+    first, last = max(used[:quarter]), max(used[-quarter:])
+    return [{"images": images, f"peak of the first {quarter}, MB": first, f"of the last {quarter}, MB": last, "last / first": last / first}]
+
+
+def fast(scenes: int = 100, first_seed: int = 0) -> list[dict[str, object]]:
+    """The embedded default and its fast recipe on held-out scenes, all classes asked of each, the recipes in turn."""
+    segmenters = {name: fseg.Segmenter(get_recipe(name)) for name in ("glyphs", "glyphs-fast")}
+    counts: dict[str, list[Counts]] = {name: [] for name in segmenters}
+    times: dict[str, list[float]] = {name: [] for name in segmenters}
+    presence = dict.fromkeys(segmenters, Presence())
+    for seed in range(first_seed, first_seed + scenes):
+        shown = scene(seed)
+        for name, segmenter in segmenters.items():
+            start = time.perf_counter()
+            result = segmenter(shown.image, CLASSES)
+            times[name].append(time.perf_counter() - start)
+            counts[name].append(Counts.of(result.labels, shown.labels, len(CLASSES) + 1))
+            said, there = ([CLASSES.index(one) for one in given] for given in (result.present, shown.classes))
+            presence[name] += Presence.of(said, there, len(CLASSES))
+    return [
+        {
+            "recipe": name,
+            "scenes": scenes,
+            "s an image": median(times[name]),
+            "mIoU": stack(counts[name]).total().mean_iou(),
+            "sensitivity": presence[name].recall,
+            "specificity": presence[name].rejections / (presence[name].rejections + presence[name].false_alarms),
+        }
+        for name in segmenters
+    ]
