@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, TypeVar
 
 import torch
@@ -83,17 +84,15 @@ def decode(
     starts: Sequence[Start],
     forward: Callable[[Feed], Float[Tensor, "sequence vocabulary"]],
     rules: Greedy,
-    goes_on: Callable[[int, Float[Tensor, " vocabulary"]], bool],
 ) -> list[tuple[int, ...]]:
     """Decode all sequences together, each until it ends by itself: what was added to each.
 
     Args:
         forward: runs the model on a feed and returns the logits of each sequence's last token.
-        goes_on: whether a sequence is generated at all, by its number and the logits of its first place.
     """
     logits = forward(sequences.feed([start.own for start in starts]))
     answers: list[list[int]] = [[] for _ in starts]
-    active = [number for number, start in enumerate(starts) if goes_on(number, logits[number].float()) and start.room > 0]
+    active = [number for number, start in enumerate(starts) if start.room > 0]
     logits = logits[active]
     sequences.retain(active)
     while active:
@@ -121,7 +120,7 @@ class Room:
         self.most = most
 
     def together(self, items: Sequence[Item], sizes: Sequence[int], work: Callable[[list[Item]], list[Made]]) -> list[Made]:
-        """`work` on all items, in groups of like size, the results in the items' order.
+        """`work` on all items, in groups of like length, the results in the items' order.
 
         Args:
             sizes: the tokens of each item. A group takes as many as its largest, times its items.
@@ -132,7 +131,8 @@ class Room:
         waiting = sorted(range(len(items)), key=lambda place: -sizes[place])
         made: dict[int, Made] = {}
         while waiting:
-            count = max(1, min(len(waiting), self.most // max(1, sizes[waiting[0]])))
+            fitting = max(1, self.most // max(1, sizes[waiting[0]]))
+            count = ceil(len(waiting) / ceil(len(waiting) / fitting))  # groups of one size, rather than full ones and a rest
             group = waiting[:count]
             done = self._attempt(work, [items[place] for place in group], last=count == 1)
             if done is None:

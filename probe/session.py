@@ -12,7 +12,7 @@ from probe.decoding import Greedy, Start, decode
 from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import InvalidPolicy, InvalidRead, SessionClosed
 from probe.images import ImageLike
-from probe.prefix import POLICIES, Prefix, offered_policies, reach
+from probe.prefix import POLICIES, Continuations, Prefix, offered_policies, reach
 from probe.reads import Read
 from probe.shared_trace import read_prefix, readable_behind, trace_behind
 
@@ -126,24 +126,14 @@ class Session:
         """
         self._open()
         _as_many("begin", begin, questions)
-        if begin is not None and gate is not None:
-            return self._begin_gated(questions, begin, max_new_tokens, gate)
         asked = [self._encode(question) for question in questions]
-        begun = [one.with_answer(text) for one, text in zip(asked, begin, strict=True)] if begin is not None else asked
-        prefix = self._prefix_of(begun, max_new_tokens)
-        if prefix is None:
-            if self._insists and begun:
-                raise InvalidPolicy(
-                    f"policy={self.policy!r}: these prompts do not all begin with the same words and images, or are longer than the model's "
-                    "rotary frequencies are fixed for, so that there is no prefix to share. Put the image before the question, or open the "
-                    "session without a policy."
-                )
-            return [self._ask_alone(one, start, max_new_tokens, gate) for one, start in zip(asked, begun, strict=True)]
-        return self._model.room(self.policy, "ask").together(
-            list(zip(asked, begun, strict=True)),
-            [len(start.tokens) - len(prefix) + EXPECTED for start in begun],
-            lambda group: self._ask_together(prefix, group, max_new_tokens, gate),
-        )
+        if gate is None:
+            return self._generated(asked, begin, max_new_tokens)
+        margins = self._margins(asked, gate)
+        passing = [number for number, margin in enumerate(margins) if margin > gate.threshold]
+        started = None if begin is None else [begin[number] for number in passing]
+        generated = dict(zip(passing, self._generated([asked[number] for number in passing], started, max_new_tokens), strict=True))
+        return [replace(generated.get(number) or one.with_answer_ids(()), margin=margins[number]) for number, one in enumerate(asked)]
 
     def answer(self, questions: Sequence[str], texts: Sequence[str]) -> list[Answer]:
         """The questions with given answers behind them, for teacher forcing."""
@@ -169,45 +159,44 @@ class Session:
             lambda group: trace_behind(self._model, POLICIES[self.policy], prefix, group, asked),
         )
 
-    def _ask_alone(self, asked: Encoding, begun: Encoding, max_new_tokens: int, gate: Choice | None) -> Answer:
-        margin = None if gate is None else gate.margin(asked, self._model.next_logits(asked))
-        held = gate is not None and margin is not None and not margin > gate.threshold
-        if held or max_new_tokens == 0:
-            return asked.with_answer_ids(() if held else begun.tokens.ids[asked.prompt_length :], margin)
-        return replace(self._model.generate(begun, max_new_tokens=max_new_tokens), margin=margin)
+    def _margins(self, asked: Sequence[Encoding], gate: Choice) -> list[float]:
+        """The gate's score of each prompt."""
+        model, prefix = self._model, self._prefix_of(asked, 0, insist=self._insists)
+        if prefix is None:
+            return [gate.margin(encoding, model.next_logits(encoding)) for encoding in asked]
 
-    def _ask_together(
-        self, prefix: Prefix, group: list[tuple[Encoding, Encoding]], max_new_tokens: int, gate: Choice | None
-    ) -> list[Answer]:
+        def score(group: list[Encoding]) -> list[float]:
+            feed = self._continuations(prefix, len(group)).feed([encoding.tokens.ids[len(prefix) :] for encoding in group])
+            return [gate.margin(encoding, logits.float()) for encoding, logits in zip(group, model.last_logits(feed), strict=True)]
+
+        return model.room(self.policy, "score").together(asked, [len(encoding.tokens) - len(prefix) for encoding in asked], score)
+
+    def _generated(self, asked: Sequence[Encoding], begin: Sequence[str] | None, max_new_tokens: int) -> list[Answer]:
+        """Greedy answers of these prompts, which begin with these words."""
         model = self._model
-        margins: dict[int, float] = {}
-
-        def goes_on(number: int, logits: Tensor) -> bool:
-            if gate is None:
-                return True
-            margins[number] = gate.margin(group[number][0], logits)
-            return margins[number] > gate.threshold
-
-        starts = [
-            Start(begun.tokens.ids, begun.tokens.ids[len(prefix) :], 0 if "end" in begun.tokens.spans else max_new_tokens)
-            for _, begun in group
-        ]
-        sequences = POLICIES[self.policy](model.model, model.backbone, prefix, len(group))
+        begun = list(asked) if begin is None else [one.with_answer(text) for one, text in zip(asked, begin, strict=True)]
+        if max_new_tokens == 0:
+            return [one.with_answer_ids(start.tokens.ids[one.prompt_length :]) for one, start in zip(asked, begun, strict=True)]
+        prefix = self._prefix_of(begun, max_new_tokens, insist=self._insists)
+        if prefix is None:
+            return [model.generate(start, max_new_tokens=max_new_tokens) for start in begun]
         rules = Greedy.of(model.model.generation_config, model.image_token_id())
-        added = decode(sequences, starts, model.last_logits, rules, goes_on)
-        return [
-            asked.with_answer_ids((*begun.tokens.ids[asked.prompt_length :], *new), margins.get(number))
-            for number, ((asked, begun), new) in enumerate(zip(group, added, strict=True))
-        ]
 
-    def _begin_gated(self, questions: Sequence[str], begin: Sequence[str], max_new_tokens: int, gate: Choice) -> list[Answer]:
-        """The margin is that of the answer's first place, before the words that it has to start with."""
-        answers = self.ask(questions, max_new_tokens=0, gate=gate)
-        passing = [i for i, answer in enumerate(answers) if answer.margin is not None and answer.margin > gate.threshold]
-        begun = self.ask([questions[i] for i in passing], max_new_tokens=max_new_tokens, begin=[begin[i] for i in passing])
-        for i, answer in zip(passing, begun, strict=True):
-            answers[i] = replace(answer, margin=answers[i].margin)
-        return answers
+        def answer(group: list[tuple[Encoding, Encoding]]) -> list[Answer]:
+            starts = [
+                Start(start.tokens.ids, start.tokens.ids[len(prefix) :], 0 if "end" in start.tokens.spans else max_new_tokens)
+                for _, start in group
+            ]
+            added = decode(self._continuations(prefix, len(group)), starts, model.last_logits, rules)
+            return [
+                one.with_answer_ids((*start.tokens.ids[one.prompt_length :], *new)) for (one, start), new in zip(group, added, strict=True)
+            ]
+
+        sizes = [len(start.tokens) - len(prefix) + EXPECTED for start in begun]
+        return model.room(self.policy, "ask").together(list(zip(asked, begun, strict=True)), sizes, answer)
+
+    def _continuations(self, prefix: Prefix, count: int) -> Continuations:
+        return POLICIES[self.policy](self._model.model, self._model.backbone, prefix, count)
 
     def _open(self) -> Pictures:
         if self._pictures is None:
@@ -220,11 +209,14 @@ class Session:
             first = self._first = self._first or encoding
         return encoding.with_pictures_of(first)
 
-    def _prefix_of(self, encodings: Sequence[Encoding], room: int) -> Prefix | None:
+    def _prefix_of(self, encodings: Sequence[Encoding], room: int, *, insist: bool = False) -> Prefix | None:
         """What all of these begin with, read once; None: they are asked alone.
 
         Args:
             room: tokens that each may get.
+
+        Raises:
+            InvalidPolicy: they would be asked alone, and one insists that they are not.
         """
         if self.policy == ALONE or not encodings:
             return None
@@ -233,8 +225,15 @@ class Session:
                 self._prefix = read_prefix(self._model, self._first, self.keep)
             prefix = self._prefix
         longest = max(len(encoding.tokens) for encoding in encodings) + room
-        fits = prefix is not None and longest <= reach(self._model.model.config)
-        return prefix if prefix is not None and fits and all(prefix.begins(encoding) for encoding in encodings) else None
+        if prefix is not None and longest <= reach(self._model.model.config) and all(map(prefix.begins, encodings)):
+            return prefix
+        if insist:
+            raise InvalidPolicy(
+                f"policy={self.policy!r}: these prompts do not all begin with the same words and images, or are longer than the model's "
+                "rotary frequencies are fixed for, so that there is no prefix to share. Put the image before the question, or open the "
+                "session without a policy."
+            )
+        return None
 
 
 def _as_many(name: str, given: Sequence[str] | None, questions: Sequence[str]) -> None:
