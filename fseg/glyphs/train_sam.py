@@ -111,9 +111,9 @@ def _box(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, cell: float) ->
     """The true box, the same with loose sides, or the box of a coarse grid's cells, off by up to one cell."""
     box = np.array([x.min(), y.min(), x.max(), y.max()], dtype=np.float32)
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.25:
         box += rng.normal(0, 0.05, 4) * np.tile(box[2:] - box[:2] + 1, 2)
-    elif kind < 0.75:
+    elif kind < 0.55:
         phase = np.array([0, 0, 1, 1])
         box = (np.floor(box / cell) + phase) * cell - phase + rng.choice([-1, 0, 0, 0, 1], 4) * cell
         box = np.concatenate([np.minimum(box[:2], box[2:] - cell), np.maximum(box[2:], box[:2] + cell)])
