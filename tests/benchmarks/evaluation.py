@@ -3,8 +3,9 @@
     python -m tests.benchmarks.evaluation --n 200 --json evaluation.json
 
 Writes the scenes as a data set; evaluates them from the shell in 1, 2 and 4 processes and in the actors of a Ray cluster, and compares
-results and label maps byte for byte; has torchmetrics count the label maps again; times an evaluation against a plain loop over the same
-images, turn by turn. Ends with 1 where a figure differs. Times are printed and never judged.
+results and label maps byte for byte; kills a run twenty times at random moments and lets it go on each time; has torchmetrics count the
+label maps again; times an evaluation against a plain loop over the same images, turn by turn. Ends with 1 where a figure differs. Times
+are printed and never judged.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -76,12 +78,48 @@ class Cost:
 
 def run_from_shell(root: Path, out: Path, recipe: str, threads: int, more: list[str]) -> float:
     """Evaluate by the command line; gives the seconds."""
-    given = ["eval", "--dataset", "glyphs", "--root", str(root), "--recipe", recipe, "--out", str(out), "--save-masks"]
-    command = [*given, "--threads", str(threads), *more]
-    typer.echo(f"fseg {shlex.join(command)}", err=True)
+    command = [*arguments(root, out, recipe, threads), *more]
+    typer.echo(f"fseg {shlex.join(command[3:])}", err=True)
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "from fseg.cli import main; main()", *command], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
+
+
+def arguments(root: Path, out: Path, recipe: str, threads: int) -> list[str]:
+    """The command line of an evaluation."""
+    given = ["eval", "--dataset", "glyphs", "--root", str(root), "--recipe", recipe, "--out", str(out), "--save-masks"]
+    return [sys.executable, "-c", "from fseg.cli import main; main()", *given, "--threads", str(threads)]
+
+
+def killed(root: Path, out: Path, recipe: str, threads: int, kills: int, pause: float) -> float:
+    """Evaluate by the command line, killed every `pause` seconds or so, and to the end at last; gives the seconds.
+
+    Raises:
+        AssertionError: an image that was done when the run was killed was done again.
+    """
+    rng = np.random.default_rng(0)
+    begun = time.perf_counter()
+    for _ in range(kills):
+        before = len(_recorded(out))
+        process = subprocess.Popen(
+            arguments(root, out, recipe, threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and len(_recorded(out)) == before:  # its models are loaded, and it is at work
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 2 * pause))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    run_from_shell(root, out, recipe, threads, [])
+    done = _recorded(out)
+    assert len(done) == len(set(done)), "an image was done twice"
+    return time.perf_counter() - begun
+
+
+def _recorded(out: Path) -> list[str]:
+    """The images that have a record; a line that was cut by a kill is none."""
+    lines = [line for path in out.glob("records/*.jsonl") for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    return [json.loads(line)["image"] for line in lines]
 
 
 def compare(way: str, seconds: float, out: Path, first: Path) -> Run:
@@ -157,7 +195,7 @@ def report(runs: list[Run], counted: float, timed: Cost) -> str:
     return "\n".join(lines)
 
 
-def measure(folder: Path, n: int, recipe: str, threads: int, images: int, rounds: int) -> tuple[list[Run], float, Cost]:
+def measure(folder: Path, n: int, recipe: str, threads: int, images: int, rounds: int, kills: int) -> tuple[list[Run], float, Cost]:
     """Everything, in a folder."""
     root = folder / "set"
     write_voc(root, n)
@@ -165,6 +203,10 @@ def measure(folder: Path, n: int, recipe: str, threads: int, images: int, rounds
     outs = {way: folder / way.replace(", ", "-").replace(" ", "-") for way in ways}
     first = outs["1 worker"]
     runs = [compare(way, run_from_shell(root, outs[way], recipe, threads, more), outs[way], first) for way, more in ways.items()]
+    if kills:
+        out = folder / "killed"
+        took = killed(root, out, recipe, threads, kills, runs[0].seconds / kills / 2)
+        runs.append(compare(f"{kills} kills", took, out, first))
     return runs, oracle(root, first), cost(root, folder, recipe, threads, min(images, n), rounds)
 
 
@@ -173,12 +215,13 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Of these, how many are timed in each round.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="How often evaluation and loop take turns.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Of every process.")] = 1,
+    kills: Annotated[int, typer.Option(min=0, help="How often a run is killed.")] = 20,
     recipe: Annotated[str, typer.Option(help="The recipe to evaluate.")] = "glyphs",
     file: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
 ) -> None:
     """Check that an evaluation counts the same however it is run, and time it."""
     with TemporaryDirectory() as folder:
-        runs, counted, timed = measure(Path(folder), n, recipe, threads, images, rounds)
+        runs, counted, timed = measure(Path(folder), n, recipe, threads, images, rounds, kills)
     typer.echo(report(runs, counted, timed))
     if file is not None:
         figures: dict[str, Any] = {

@@ -11,8 +11,8 @@ from tests.benchmarks.timing import table
 INTRODUCTION = """# Speed and memory
 
 Every figure is taken beside what a user would otherwise do, in one process, in turns, after a warm-up; times are medians. The models are
-LLaVA-1.5 with 576 image tokens and random weights: `mid` is 512 wide with 16 blocks, in float32; `full` has LLaVA-1.5-7B's dimensions, in
-bfloat16; `embedded` is the package's own, with 196 image tokens. Run them again:
+LLaVA-1.5 with 576 image tokens and random weights: `mid` is 512 wide with 16 blocks, in float32. `--size full` has LLaVA-1.5-7B's dimensions, in
+bfloat16, and wants a GPU; no figure of it is recorded here. Run them again:
 
 ```bash
 python -m tests.benchmarks --size mid --page docs/speed.md
@@ -54,7 +54,7 @@ def write(folder: Path, page: Path) -> None:
     """Put the tables of every JSON file in a folder on one page."""
     recorded: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
     for file in sorted(folder.glob("*.json")):
-        recorded[file.stem.partition("-")[0]].append(json.loads(file.read_text(encoding="utf-8")))
+        recorded.setdefault(file.stem.partition("-")[0], []).append(json.loads(file.read_text(encoding="utf-8")))
     parts = [INTRODUCTION]
     for name, (title, text) in SECTIONS.items():
         if recorded[name]:

@@ -38,7 +38,7 @@ def _finish() -> None:
 
 def machine() -> dict[str, str]:
     """What a figure depends on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
         "date": datetime.date.today().isoformat(),
         "processor": f"{platform.machine()}, {os.cpu_count()} cores, torch on {torch.get_num_threads()} threads",
