@@ -1,5 +1,11 @@
 """Shared fixtures: few, tiny, built once."""
 
+import os
+
+# Before torch is imported, here and in the processes that tests start: tiny models gain nothing from a second thread, and two that wait
+# for each other on a busy machine take many times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import probe  # isort: skip  # first: it makes torchvision importable beside a CPU-only torch
 
 import numpy as np
