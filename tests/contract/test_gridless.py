@@ -58,16 +58,6 @@ def test_painting_a_patch_moves_its_own_state_in_the_tower(name: str, shape: str
         assert divmod(int(moved.argmax()), view.cols) == (row, col)
 
 
-@pytest.mark.parametrize("name", REASONS)
-def test_an_answer_is_read_as_it_was_generated(name: str) -> None:
-    model = opened(name)
-    answer = model.generate(model.encode(picture("small"), "What is this?"), max_new_tokens=4, min_new_tokens=4)
-    logits = model.run(answer, probe.Logits(at=None)).logits(None).data[0]
-    written = answer.tokens.ids[answer.prompt_length :]
-    assert len(written) == 4
-    assert logits[answer.prompt_length - 1 : -1].argmax(dim=-1).tolist() == list(written)
-
-
 def test_idefics2_counts_five_pictures_where_its_processor_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened("idefics2")
     monkeypatch.setattr(model.processor.image_processor, "do_image_splitting", True)
