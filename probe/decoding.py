@@ -22,6 +22,9 @@ from probe.prefix import Continuations, Feed
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
+BUSY = {"ask": 3072, "score": 1024, "trace": 1024}
+"""Kind of work -> tokens that keep a processor busy. Answers get theirs one at a time, so that more of them fit into a pass."""
+
 
 @dataclass(frozen=True)
 class Greedy:
@@ -110,13 +113,15 @@ def decode(
 class Room:
     """How much goes through a model at once: as much as fits, found by halving when memory runs out, and remembered.
 
-    It begins at what keeps a processor busy; more would not be faster, since sequences in one row look past each other's keys.
+    Args:
+        most: the limit to begin with, in tokens: what keeps a processor busy. More would not be faster, since sequences in one row look
+            past each other's keys.
 
     Attributes:
-        most: the present limit, in tokens.
+        most: the present limit.
     """
 
-    def __init__(self, most: int = 1024) -> None:
+    def __init__(self, most: int) -> None:
         self.most = most
 
     def together(self, items: Sequence[Item], sizes: Sequence[int], work: Callable[[list[Item]], list[Made]]) -> list[Made]:

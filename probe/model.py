@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from probe.backbones import Backbone, backbone_for
-from probe.decoding import Room, last_logits
+from probe.decoding import BUSY, Room, last_logits
 from probe.discover import Modules, discover
 from probe.encoding import Answer, Encoding, Pictures
 from probe.engine import Engine, Recorded
@@ -175,7 +175,7 @@ class Probe:
 
     def room(self, policy: str, work: str) -> Room:
         """How much of some work ("ask", "trace") goes through this model at once under a policy of sharing."""
-        return self._rooms.setdefault((policy, work), Room())
+        return self._rooms.setdefault((policy, work), Room(BUSY[work]))
 
     def run(self, encoding: Encoding | Mapping[str, Any], reads: Iterable[Read] | Read) -> Trace:
         """One forward over the whole sequence (an answer in it is teacher-forced), reading what was asked, stopping after the last read.

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from probe.backbones import Backbone
+from probe.cache import GrowingLayer
 from probe.encoding import Encoding
 from probe.generation import unfollowed
 from probe.plan import Positions, Seat
@@ -48,11 +49,16 @@ class Prefix:
         same = encoding.tokens.ids[: len(self)] == self.tokens.ids and len(encoding.tokens) > len(self)
         return same and all(encoding.inputs.get(name) is value for name, value in self.inputs.items() if name not in encoding.token_inputs)
 
-    def fork(self) -> DynamicCache:
-        """A cache that can be appended to; the prefix's tensors themselves are not copied."""
+    def fork(self, room: int) -> tuple[DynamicCache, list[GrowingLayer]]:
+        """A cache that can be appended to, and its layers; the prefix's own tensors are neither copied nor changed.
+
+        Args:
+            room: tokens that each layer makes room for when it has to grow.
+        """
         made = copy.copy(self.cache)
-        made.layers = [copy.copy(layer) for layer in self.cache.layers]
-        return made
+        layers = [GrowingLayer(layer, room) for layer in self.cache.layers]
+        made.layers = list(layers)
+        return made, layers
 
 
 @dataclass(frozen=True)
@@ -75,15 +81,21 @@ class Continuations(ABC):
 
     Args:
         count: how many.
+        steps: how often each may get one more token, behind those that it is fed first.
     """
 
     policy: ClassVar[str]
 
-    def __init__(self, model: Any, backbone: Backbone, prefix: Prefix, count: int) -> None:
+    def __init__(self, model: Any, backbone: Backbone, prefix: Prefix, count: int, steps: int = 0) -> None:
         self._model, self._backbone, self._prefix = model, backbone, prefix
-        self._cache = prefix.fork()
+        self._cache, self._layers = prefix.fork(self._tokens_a_step(count) * min(steps, _STEPS))
         self._fed = [0] * count
         self._windows = _windows(model.config.get_text_config(decoder=True))
+
+    @staticmethod
+    @abstractmethod
+    def _tokens_a_step(count: int) -> int:
+        """How much longer the cache's rows get when each of `count` sequences gets a token."""
 
     @abstractmethod
     def feed(self, tokens: Sequence[Sequence[int]]) -> Feed:
@@ -97,8 +109,9 @@ class Continuations(ABC):
         """The forward's arguments for tokens at these places in their sequences, counted behind the prefix."""
         positions = index + self._prefix.position
         masks: Any = {kind: self._as_kernel_takes(mask) for kind, mask in visible.items()}
-        extra = self._backbone.suffix_inputs(self._model, self._prefix.inputs, positions)
         mask = masks if len(masks) > 1 else next(iter(masks.values()))
+        length = next(iter(visible.values())).shape[-1]
+        extra = self._backbone.suffix_inputs(self._model, self._prefix.inputs, positions, length)
         return {"input_ids": ids, "attention_mask": mask, "past_key_values": self._cache, "use_cache": True, **extra}
 
     def _as_kernel_takes(self, visible: Bool[Tensor, "row token key"]) -> Tensor:
@@ -134,6 +147,8 @@ def _windows(text: Any) -> dict[str, int | None]:
     return {"full_attention": None if kinds else window}
 
 
+_STEPS = 32  # that a cache makes room for at a time: few copies of it, and little memory that waits
+
 _EVERYONE, _NOBODY = -1, -2  # in place of a sequence's number: the prefix's keys, and those of sequences that were given up
 
 
@@ -142,8 +157,12 @@ class Packed(Continuations):
 
     policy = "packed"
 
-    def __init__(self, model: Any, backbone: Backbone, prefix: Prefix, count: int) -> None:
-        super().__init__(model, backbone, prefix, count)
+    @staticmethod
+    def _tokens_a_step(count: int) -> int:
+        return count
+
+    def __init__(self, model: Any, backbone: Backbone, prefix: Prefix, count: int, steps: int = 0) -> None:
+        super().__init__(model, backbone, prefix, count, steps)
         self._owner = self._tensor([_EVERYONE] * len(prefix))
         self._index = self._tensor(range(-len(prefix), 0))
 
@@ -171,9 +190,9 @@ class Packed(Continuations):
         alive = (self._owner != _NOBODY).nonzero().flatten()
         if 2 * (len(alive) - len(self._prefix)) > len(self._owner) - len(self._prefix):
             return  # moving the keys costs more than looking past the dead ones
-        for layer in self._cache.layers:
+        for layer in self._layers:
             there = alive.to(layer.keys.device)  # a model may lie on several devices
-            layer.keys, layer.values = layer.keys[:, :, there], layer.values[:, :, there]
+            layer.hold(layer.keys[:, :, there], layer.values[:, :, there])
         self._owner, self._index = self._owner[alive], self._index[alive]
 
 
@@ -182,10 +201,14 @@ class Batched(Continuations):
 
     policy = "batched"
 
-    def __init__(self, model: Any, backbone: Backbone, prefix: Prefix, count: int) -> None:
-        super().__init__(model, backbone, prefix, count)
-        for layer in self._cache.layers:
-            layer.batch_repeat_interleave(count)
+    @staticmethod
+    def _tokens_a_step(count: int) -> int:
+        return 1
+
+    def __init__(self, model: Any, backbone: Backbone, prefix: Prefix, count: int, steps: int = 0) -> None:
+        super().__init__(model, backbone, prefix, count, steps)
+        for layer in self._layers:
+            layer.hold(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1))
         self._real = torch.ones(count, len(prefix), dtype=torch.bool, device=model.device)
         self._index = self._tensor(range(-len(prefix), 0)).expand(count, -1)
 
@@ -206,8 +229,9 @@ class Batched(Continuations):
         if list(kept) == list(range(len(self._fed))):
             return
         rows = self._tensor(kept)
-        for layer in self._cache.layers:
-            layer.batch_select_indices(rows.to(layer.keys.device))
+        for layer in self._layers:
+            there = rows.to(layer.keys.device)
+            layer.hold(layer.keys[there], layer.values[there])
         self._real, self._index = self._real[rows], self._index[rows]
         self._fed = [self._fed[row] for row in kept]
 

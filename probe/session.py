@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from probe.decoding import Greedy, Start, decode
+from probe.decoding import BUSY, Greedy, Start, decode
 from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import InvalidPolicy, InvalidRead, SessionClosed
 from probe.images import ImageLike
@@ -187,16 +187,18 @@ class Session:
                 Start(start.tokens.ids, start.tokens.ids[len(prefix) :], 0 if "end" in start.tokens.spans else max_new_tokens)
                 for _, start in group
             ]
-            added = decode(self._continuations(prefix, len(group)), starts, model.last_logits, rules)
+            added = decode(self._continuations(prefix, len(group), max_new_tokens), starts, model.last_logits, rules)
             return [
                 one.with_answer_ids((*start.tokens.ids[one.prompt_length :], *new)) for (one, start), new in zip(group, added, strict=True)
             ]
 
-        sizes = [len(start.tokens) - len(prefix) + EXPECTED for start in begun]
+        own = [len(start.tokens) - len(prefix) for start in begun]
+        # The first pass takes all prompts at once, and may be no larger than a pass that scores them.
+        sizes = [max(length + EXPECTED, length * BUSY["ask"] // BUSY["score"]) for length in own]
         return model.room(self.policy, "ask").together(list(zip(asked, begun, strict=True)), sizes, answer)
 
-    def _continuations(self, prefix: Prefix, count: int) -> Continuations:
-        return POLICIES[self.policy](self._model.model, self._model.backbone, prefix, count)
+    def _continuations(self, prefix: Prefix, count: int, steps: int = 0) -> Continuations:
+        return POLICIES[self.policy](self._model.model, self._model.backbone, prefix, count, steps)
 
     def _open(self) -> Pictures:
         if self._pictures is None:

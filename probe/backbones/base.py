@@ -64,12 +64,13 @@ class Backbone:
         """The rotary position of the token behind a prefix of this many tokens; asked right after the forward over the prefix."""
         return length
 
-    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: Tensor) -> dict[str, Any]:
+    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: Tensor, length: int) -> dict[str, Any]:
         """What the forward takes beside ids, mask and cache for tokens behind a prefix.
 
         Args:
             inputs: those of the prefix.
             positions: (row, token), the tokens' rotary positions.
+            length: of a row, with all that the cache has of it.
         """
         return {"position_ids": positions}
 

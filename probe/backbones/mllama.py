@@ -44,9 +44,9 @@ class Mllama(Backbone):
     def vision_grid(self, model: Any, view: Grid | None) -> Grid | None:
         return view
 
-    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: Tensor) -> dict[str, Any]:
+    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: Tensor, length: int) -> dict[str, Any]:
         mask = inputs["cross_attention_mask"][:, -1:]  # what follows sees the tiles that the image token sees
-        return {"position_ids": positions, "cross_attention_mask": mask.expand(*positions.shape, -1, -1)}
+        return {"position_ids": positions, "cross_attention_mask": mask.expand(len(positions), length, -1, -1)}
 
 
 def _tile_length(side: int) -> int:

@@ -24,7 +24,7 @@ class MergedPatches(Backbone):
         # A picture's tokens have rotary positions by row and column, so that the text behind it goes on from a smaller number.
         return length + int(model.model.rope_deltas)
 
-    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: torch.Tensor) -> dict[str, Any]:
+    def suffix_inputs(self, model: Any, inputs: Mapping[str, Any], positions: torch.Tensor, length: int) -> dict[str, Any]:
         return {"position_ids": positions.expand(3, -1, -1)}
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import probe
+from probe.decoding import BUSY
 from probe.errors import InvalidPolicy, InvalidRead, TemplateError
-from probe.prefix import Feed, Packed
+from probe.prefix import Batched, Feed, Packed
 from probe.shared_trace import read_prefix
 from tests import processors, zoo
 
@@ -119,14 +120,13 @@ def test_attention_from_the_image_is_read_in_a_pass_of_its_own(model: probe.Prob
 def test_when_memory_runs_out_half_as_much_is_tried_and_remembered(
     model: probe.Probe, wide_image: Image.Image, policy: str, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model.room(policy, "ask").most = 1000
+    monkeypatch.setattr(model.room(policy, "ask"), "most", 1000)
     sizes = failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda feed: len(feed.seats) == 4)
     assert answered(model, wide_image, policy) == alone
     assert max(sizes[1:]) == 2
     first = len(sizes)
     assert answered(model, wide_image, policy) == alone
     assert max(sizes[first:]) == 2
-    model.room(policy, "ask").most = 1000
 
 
 def test_memory_that_is_short_for_one_question_alone_is_an_error(
@@ -182,6 +182,31 @@ def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.
     packed.retain([1])
     assert packed._owner[len(prefix) :].tolist() == [0] * 4
     assert packed._cache.get_seq_length() == len(prefix) + 4
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_room_is_made_for_the_steps_that_may_come_and_for_no_more(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
+    encodings = [model.encode(wide_image, question) for question in QUESTIONS]
+    prefix = read_prefix(model, encodings[0], ())
+    assert prefix is not None
+    for steps, room in ((0, 0), (3, 3)):
+        sequences = {"packed": Packed, "batched": Batched}[policy](model.model, model.backbone, prefix, 4, steps)
+        model.last_logits(sequences.feed([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
+        for layer in sequences._layers:
+            buffers = layer._buffers
+            assert buffers is not None
+            assert buffers[0].shape[-2] == layer.keys.shape[-2] + (4 * room if policy == "packed" else room)
+
+
+def test_long_questions_go_through_the_model_apart(model: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "and a dog " * 120
+    own = len(model.encode(wide_image, long).tokens) - len(model.encode(wide_image, "").tokens)
+    assert 2 * own < BUSY["score"] < 3 * own
+    monkeypatch.setattr(model.room("packed", "ask"), "most", BUSY["ask"])
+    sizes = failing_once(monkeypatch, ValueError(), lambda feed: False)
+    with model.open(wide_image, policy="packed") as session:
+        session.ask([long] * 4, max_new_tokens=1)
+    assert sizes == [2, 2]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
