@@ -79,7 +79,7 @@ class Segmenter:
             InvalidClasses: no class, an empty name, or one that appears twice.
         """
         names = check_classes(classes)
-        pictures = image if isinstance(image, probe.Pictures) else self.model.prepare(image)
+        pictures = self.model.pictures(image)
         picture = only_picture(pictures)
         with self.model.open(pictures, keep=self.reads, template=self.recipe.ask.template) as session:
             evidence = self.evidence(session, names, (picture.height, picture.width))

@@ -52,7 +52,7 @@ class Sweep:
     def __call__(self, image: probe.ImageLike | probe.Pictures, classes: Classes) -> dict[str, Result]:
         """The result of each row, in the order of the rows."""
         names = check_classes(classes)
-        pictures = image if isinstance(image, probe.Pictures) else self.segmenter.model.prepare(image)
+        pictures = self.segmenter.model.pictures(image)
         picture = only_picture(pictures)
         sam = _EmbeddedOnce(self.segmenter.sam)
         results: dict[str, Result] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,22 +11,26 @@ from PIL import Image
 
 from probe.errors import TemplateError
 from probe.layout import ImageLayout
+from probe.remembering import Remembered
 from probe.spans import Span, TokenMap
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Images opened once, and once prepared for the tower where that does not depend on the prompt.
+    """Images opened once, and prepared for one model's tower once. Encodings of them share their tensors.
 
     Attributes:
         images: upright RGB.
-        inputs, layouts: what the tower takes and where the tokens will lie, if the model resizes directly; else None, and the
-            checkpoint's processor prepares the images together with the prompt.
+        inputs, layouts: what the tower takes and where the tokens will lie, if the model resizes directly; else None, and
+        remembered: what the checkpoint's processor made of the images with the first prompt.
+        made_for: whose they are; another model prepares the images anew.
     """
 
     images: tuple[Image.Image, ...]
     inputs: Mapping[str, Any] | None = None
     layouts: tuple[ImageLayout, ...] | None = None
+    remembered: Remembered = field(default_factory=Remembered, repr=False)
+    made_for: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from probe.plan import Plan, Seat, plan
 from probe.prefix import Feed
 from probe.prompt import Messages, build_prompt, image_token
 from probe.reads import Read
+from probe.remembering import remembering
 from probe.session import Session
 from probe.spans import Span, TokenMap
 from probe.templates import refuse_image_token
@@ -94,9 +95,15 @@ class Probe:
         """
         pictures = tuple(open_images(images))
         if not self.direct:
-            return Pictures(pictures)
+            return Pictures(pictures, made_for=self.preparation)
         inputs, layouts = self.backbone.prepare_directly(self.model, self._processor("prepare"), pictures)
-        return Pictures(pictures, inputs, tuple(layouts))
+        return Pictures(pictures, inputs, tuple(layouts), made_for=self.preparation)
+
+    def pictures(self, images: ImageLike | Sequence[ImageLike] | Pictures) -> Pictures:
+        """Pictures prepared for this model: the given ones, if they are; images, and another model's pictures, are prepared."""
+        if not isinstance(images, Pictures):
+            return self.prepare(images)
+        return images if images.made_for is self.preparation else self.prepare(list(images.images))
 
     def validate(self, reads: Iterable[Read]) -> None:
         """Check that this model has the layers that these reads name.
@@ -122,7 +129,7 @@ class Probe:
             ImageError, TemplateError, ProcessorNeeded, GridMismatch.
         """
         processor = self._processor("encode")
-        pictures = images if isinstance(images, Pictures) else self.prepare(images)
+        pictures = self.pictures(images)
         if template is None and processor.chat_template is None and isinstance(text, str):
             template = self.backbone.template
         marked = len(pictures.images) if self.backbone.marks_images else 0
@@ -239,7 +246,8 @@ class Probe:
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.
         special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
         if pictures.inputs is None or pictures.layouts is None:
-            inputs = processor(images=list(pictures.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
+            prepare = remembering(processor, pictures.remembered)
+            inputs = prepare(images=list(pictures.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
             sizes = [(image.height, image.width) for image in pictures.images]
             return dict(inputs), [self.backbone.layout(self.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
         token = image_token(processor)

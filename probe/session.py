@@ -65,7 +65,7 @@ class Session:
 
     Where the model's family allows it, the image's part of the prompt goes through the model once, at the first question, and every
     question goes on from there; in float32 the answers are those that each question gets alone (in half precision, as near as another
-    order of its sums is). Pictures that are resized directly are prepared once, others by the checkpoint's processor for each question.
+    order of its sums is). Pictures are prepared once.
 
     Args:
         keep: reads of the image that later traces will want; they are made in the pass over the image. Other reads of the image cost a
@@ -91,7 +91,7 @@ class Session:
         self.policy = _chosen_policy(model, policy)
         self._insists = policy not in (None, ALONE)
         model.validate(keep)
-        pictures = images if isinstance(images, Pictures) else model.prepare(images)
+        pictures = model.pictures(images)
         if pictures.inputs is not None:
             pictures = replace(pictures, inputs=model.to_device(pictures.inputs))
         self._pictures: Pictures | None = pictures

@@ -87,6 +87,21 @@ def test_answers_and_activations_are_those_of_each_question_alone(model: probe.P
             torch.testing.assert_close(trace._recorded.vision[layer], expected._recorded.vision[layer], rtol=0, atol=0)
 
 
+def test_the_picture_is_prepared_once(model: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type(model.processor.image_processor)
+    original, prepared = kind.__call__, []
+    monkeypatch.setattr(kind, "__call__", lambda *given, **options: prepared.append(1) or original(*given, **options))
+    fresh = [model.encode(wide_image, question) for question in QUESTIONS[:3]]
+    assert len(prepared) == 3
+    with model.open(wide_image) as session:
+        encodings = session.answer(QUESTIONS[:3], [""] * 3)
+    assert len(prepared) == 4
+    for ours, theirs in zip(encodings, fresh, strict=True):
+        assert ours.inputs.keys() == theirs.inputs.keys()
+        assert all(torch.equal(ours.inputs[name], value) for name, value in theirs.inputs.items() if isinstance(value, torch.Tensor))
+        assert ours.tokens.ids == theirs.tokens.ids
+
+
 def _reads(model: probe.Probe) -> list[probe.Read]:
     crossed = model.family == "mllama"
     attention = probe.Attention(layers=[0, 2], query="answer", key=None if crossed else "image", heads="mean")
