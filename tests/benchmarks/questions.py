@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from tests.benchmarks.timing import seconds
 
 POLICIES = ("batched", "packed")
 TOKENS = 40
+FORCED = 5  # a token without a meaning of its own
 NAMES = [
     f"{first} {second}"
     for first in ("red", "old", "wet", "big")
@@ -49,13 +51,33 @@ def questions(count: int) -> list[str]:
 def measure(size: Size, counts: tuple[int, ...] = (1, 8, 20, 80), alone: int = 20, repeats: int = 2) -> list[dict[str, object]]:
     """One row a count and a policy. One by one, at most `alone` questions are timed, and their mean stands for each of more."""
     model, image = opened(size), picture()
-    settings = model.model.generation_config
-    ends, settings.eos_token_id = settings.eos_token_id, None  # every answer has the length that it is given
-    try:
+    with given_length(model), forced_words(model, size):
         _together(model, image, 1, "packed")
         return [row for count in counts for row in _rows(size, model, image, count, min(alone, count), repeats)]
+
+
+@contextmanager
+def given_length(model: probe.Probe) -> Iterator[None]:
+    """No answer ends before it has all of the tokens that it may have."""
+    settings = model.model.generation_config
+    ends, settings.eos_token_id = settings.eos_token_id, None
+    try:
+        yield
     finally:
         settings.eos_token_id = ends
+
+
+@contextmanager
+def forced_words(model: probe.Probe, size: Size) -> Iterator[None]:
+    """At full size all words but one are forbidden: the order of its sums, which bfloat16 rounds, would choose others among random ones."""
+    settings = model.model.generation_config
+    before, settings.suppress_tokens = settings.suppress_tokens, [model.image_token_id()]
+    if size == "full":
+        settings.suppress_tokens = [token for token in range(model.model.config.text_config.vocab_size) if token != FORCED]
+    try:
+        yield
+    finally:
+        settings.suppress_tokens = before
 
 
 def _rows(size: Size, model: probe.Probe, image: Image.Image, count: int, alone: int, repeats: int) -> list[dict[str, object]]:
@@ -89,8 +111,7 @@ def _one_by_one(model: probe.Probe, image: Image.Image, count: int) -> list[tupl
     made = []
     for question in questions(count):
         inputs = model.encode(image, question).inputs
-        forbidden = [model.image_token_id()]
-        ids = model.model.generate(**inputs, do_sample=False, pad_token_id=0, max_new_tokens=TOKENS, suppress_tokens=forbidden)
+        ids = model.model.generate(**inputs, do_sample=False, pad_token_id=0, max_new_tokens=TOKENS)
         made.append(tuple(ids[0].tolist()))
     return made
 
