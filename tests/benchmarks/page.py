@@ -47,7 +47,11 @@ SECTIONS = {
         "one `generate()` a class with eager attentions and hidden states, written with Hugging Face alone. By how much "
         "D~ and A_v of the two differ is the largest difference.",
     ),
-    "memory": ("From image to image", "Resident memory of one process that segments 200 scenes, one after the other."),
+    "memory": (
+        "From image to image",
+        "Resident memory of one process that segments 200 scenes, one after the other: as it is, where it varies from run to run by some percent "
+        "with what the C library keeps free for later, and when that is given back behind each image.",
+    ),
     "fast": (
         "The fast recipe",
         "Held-out scenes, all 20 classes asked of each, the embedded model: `glyphs`, and `glyphs-fast`, which generates nothing and uses D alone.",
