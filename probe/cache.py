@@ -28,7 +28,8 @@ class GrowingLayer(DynamicLayer):
 
     def hold(self, keys: Float[Tensor, "row head token feature"], values: Float[Tensor, "row head token feature"]) -> None:
         """Go on from these instead; they are not written to."""
-        self.keys, self.values, self._buffers = keys, values, None
+        self.keys, self.values = keys, values
+        self._buffers = self._shown = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (row, head, token, feature); all of them are returned, as views that later calls leave as they are."""

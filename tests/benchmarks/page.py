@@ -44,8 +44,8 @@ SECTIONS = {
     "image": (
         "A whole image",
         "The method of `fseg-llava-1.5` up to the prompts for SAM: 20 classes, 2 of them present, answers of 40 tokens, and of 3 for a no. Against "
-        "one `generate()` a class with eager attentions and hidden states, written with Hugging Face alone. By how much "
-        "D~ and A_v of the two differ is the largest difference.",
+        "one `generate()` a class with eager attentions and hidden states, written with Hugging Face alone. The maps are D~ "
+        "and A_v of the two ways; what they differ by is the largest difference.",
     ),
     "memory": (
         "From image to image",
