@@ -71,6 +71,10 @@ class WrongRows(ProbeError):
     """Attention rows times values did not give the attention call's own output: the rows cannot be trusted."""
 
 
+class NotFinite(ProbeError):
+    """A model computed NaN or infinity where a number was read: its states, logits, attention rows or a map cannot be an answer."""
+
+
 class NestedTrace(ProbeError):
     """A run was started from inside a run of the same model."""
 
