@@ -10,9 +10,15 @@ import probe  # isort: skip  # first: it makes torchvision importable beside a C
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 assert probe.load
+
+# `pytest --hypothesis-profile=full` is the long form.
+settings.register_profile("short", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("full", max_examples=10_000, deadline=None)
+settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")
