@@ -1,17 +1,23 @@
-"""Opening checkpoints: hub ids and local folders, with errors that say what is missing."""
+"""Opening checkpoints: hub ids and local folders, complete or not at all, with errors that say what is missing."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from probe.errors import DeviceNotFound, LoadError
+
+Loaded = TypeVar("Loaded")
+
+_NAMED = 3  # tensors that an error names, of each kind
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -22,7 +28,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """
     try:
         resolved = torch.device(device or "cpu")
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise DeviceNotFound(f"No device {device!r}. Names are cpu, cuda, cuda:0, mps.") from error
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
@@ -34,13 +40,31 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of this name, such as "bfloat16"; None: the checkpoint's own on an accelerator, float32 on the CPU."""
+    """The dtype of this name, such as "bfloat16"; None stays None."""
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    found = getattr(torch, dtype, None)
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else None
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise LoadError(f"No dtype {dtype!r}. Use float32, bfloat16, float16 or float64.")
     return found
+
+
+def default_dtype(device: torch.device, device_map: Any) -> torch.dtype | None:
+    """float32 for a model that will lie on the CPU; None, the checkpoint's own, elsewhere.
+
+    Args:
+        device: where the model goes without a `device_map`.
+        device_map: accelerate's.
+    """
+    if device_map is None:
+        places = [device.type]
+    elif isinstance(device_map, Mapping):
+        places = [str(place) for place in device_map.values()]
+    elif device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        places = ["accelerator" if torch.accelerator.is_available() else "cpu"]
+    else:
+        places = [str(device_map)]
+    return torch.float32 if all(place == "cpu" for place in places) else None
 
 
 def load_checkpoint(
@@ -54,37 +78,113 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """The model and processor of a hub id or local folder.
 
+    Args:
+        dtype: of the weights; None: the checkpoint's own.
+
     Raises:
-        LoadError: no such folder, half-written, pickled weights only, not an image-text model, or remote code that was not asked for.
+        LoadError: no such folder, half-written, pickled weights only, not an image-text model, remote code that was not asked for; or
+            weights that are not complete: tensors missing, left over or of another shape. Tied weights, and names that the model's class
+            itself declares as ignorable, do not count.
     """
-    if not isinstance(name, (str, os.PathLike)):
-        raise LoadError(
-            f"load() got a {type(name).__name__} as its name. A hub id or a folder goes there; a loaded model goes into model=."
-        )
-    given, name = name, os.path.expanduser(os.fspath(name))
-    if isinstance(given, os.PathLike) or os.path.exists(name) or name.startswith((".", "/")):
-        _check_folder(Path(name))
+    place, folder = _located(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": remote_code}
     # Left to transformers, it is sdpa in every part of the model that supports it; asked for by name, a part that does not is an error.
     kernel = None if attn_implementation == "sdpa" else attn_implementation
-    try:
-        config = AutoConfig.from_pretrained(name, **options)
-        if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote_code:
-            raise LoadError(
-                f"{name} is a {config.model_type!r} model, which takes no images. Name an image-text model, such as llava-hf/llava-1.5-7b-hf."
-            )
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype or "auto", attn_implementation=kernel, device_map=device_map, use_safetensors=True, **options
-        )
-        processor = AutoProcessor.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "trust_remote_code" in str(error):
-            raise LoadError(f"{name} comes with Python code of its own. If you trust it, load it with remote_code=True.") from error
-        raise LoadError(
-            f"{name} cannot be loaded: {first} Check the name, the files, and that a hub id can be downloaded from here."
-        ) from error
+    config = _in_our_words("configuration", place, folder, lambda: AutoConfig.from_pretrained(place, **options))
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote_code:
+        raise _not_image_text(place, config)
+    if folder is not None:
+        _check_weights(folder)
+    model, told = _in_our_words(
+        "model",
+        place,
+        folder,
+        lambda: AutoModelForImageTextToText.from_pretrained(
+            place,
+            dtype=dtype or "auto",
+            attn_implementation=kernel,
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported with the others, and refused with them
+            **options,
+        ),
+    )
+    check_complete(place, told)
+    processor = _in_our_words("processor", place, folder, lambda: AutoProcessor.from_pretrained(place, **options))
     return model, processor
+
+
+def check_decoder(model: Any) -> None:
+    """Refuse a loaded model without a language decoder to look into.
+
+    Raises:
+        LoadError: not a Hugging Face model, a vision tower or text encoder by itself, or a model whose decoder is a part of it that has to be
+            given instead.
+    """
+    kind = type(model).__name__
+    if not hasattr(model, "get_decoder") or not hasattr(model, "config"):
+        raise LoadError(f"model= is a {kind}, not a Hugging Face model. Load one with AutoModelForImageTextToText.")
+    if isinstance(getattr(model, "thinker", None), torch.nn.Module):
+        raise LoadError(f"model= is a {kind}, which speaks as well. Give the part that reads images: model=model.thinker.")
+    # A base model, as AutoModel loads it, has a decoder of words inside; a tower or a text encoder has one or neither.
+    reads_words = model.can_generate() or (
+        model.get_decoder() is not model and isinstance(model.get_input_embeddings(), torch.nn.Embedding)
+    )
+    if not reads_words:
+        raise LoadError(
+            f"model= is a {kind}, which has no language decoder to look into. Give the whole image-text model, such as "
+            "AutoModelForImageTextToText loads."
+        )
+
+
+def check_complete(name: str, told: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose tensors are not those of its model: transformers fills what is missing with random numbers.
+
+    Args:
+        name: of the checkpoint, for the message.
+        told: what `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` returns beside the model.
+
+    Raises:
+        LoadError: with the first names and the count of the tensors that are missing, left over, or of another shape.
+    """
+    misshapen = [f"{key} {tuple(there)}, not {tuple(wanted)}" for key, there, wanted in sorted(told["mismatched_keys"])]
+    faults = {
+        "missing": sorted(told["missing_keys"] - {key for key, *_ in told["mismatched_keys"]}),
+        "left over": sorted(told["unexpected_keys"]),
+        "of another shape than the configuration says": misshapen,
+    }
+    if any(faults.values()):
+        shown = "; ".join(f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names)
+        raise LoadError(
+            f"The weights of {name} are not those of its model: tensors {shown}. Get the checkpoint again, or the config.json that it "
+            "was saved with."
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _located(name: str | os.PathLike[str]) -> tuple[str, Path | None]:
+    """What transformers is given, and the folder that it is, if it is one.
+
+    Raises:
+        LoadError: not a name at all, a web address, or a folder that is no saved model.
+    """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        given = "an empty name" if isinstance(name, str) else f"a {type(name).__name__} as its name"
+        raise LoadError(f"load() got {given}. A hub id or a folder goes there; a loaded model goes into model=.")
+    place = os.path.expanduser(os.fspath(name))
+    if "://" in place:
+        raise LoadError(f"{place} is a web address. Give the hub id behind it, such as llava-hf/llava-1.5-7b-hf, or a local folder.")
+    try:
+        is_folder = isinstance(name, os.PathLike) or place.startswith((".", "/")) or os.path.exists(place)
+        if is_folder:
+            _check_folder(Path(place))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{place[:80]!r} is no name of a folder or a hub id: {error}. Check the name.") from error
+    return place, Path(place) if is_folder else None
 
 
 def _check_folder(folder: Path) -> None:
@@ -102,3 +202,59 @@ def _check_folder(folder: Path) -> None:
         raise LoadError(
             f"The folder {str(folder)!r} has a config.json and no *.safetensors: the download or the save was cut short. Get it again."
         )
+
+
+def _check_weights(folder: Path) -> None:
+    """Every weight file is there, and as long as its header says."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):  # reads the header alone
+                continue
+        except (SafetensorError, OSError) as error:
+            raise LoadError(f"{str(path)!r} is damaged or cut short ({_line(error)}). Get the file again.") from error
+    absent = sorted(_indexed(folder / "model.safetensors.index.json") - {path.name for path in folder.iterdir()})
+    if absent:
+        raise LoadError(f"The folder {str(folder)!r} lacks {len(absent)} of its weight files ({_first(absent)}). Get them again.")
+
+
+def _indexed(index: Path) -> set[str]:
+    """The weight files that an index names; none where there is no index."""
+    if not index.is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{str(index)!r} is no index of weight files ({_line(error)}). Get the file again.") from error
+
+
+def _in_our_words(what: str, place: str, folder: Path | None, load: Callable[[], Loaded]) -> Loaded:
+    """What transformers loads; its errors, of which there are many kinds, as a LoadError that says where the fault lies."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise LoadError(f"{place} comes with Python code of its own. If you trust it, load it with remote_code=True.") from error
+        if folder is not None or not isinstance(error, OSError):
+            raise LoadError(
+                f"The {what} of {place} cannot be loaded: {_line(error)}. Check its files and the options of load()."
+            ) from error
+        raise LoadError(
+            f"There is no folder {place[:80]!r} here, and as a hub id it cannot be fetched: {_line(error)[:200]}. "
+            "Check the path, or the id and the connection."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, without its full stop."""
+    return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
+
+
+def _not_image_text(place: str, config: Any) -> LoadError:
+    if hasattr(config, "thinker_config"):
+        advice = "Load it with its own class, and give the part that reads images: probe.load(model=model.thinker, processor=processor)."
+    else:
+        advice = (
+            "If it generates text from images, load it with its own class: probe.load(model=model, processor=processor). "
+            "Otherwise name an image-text model, such as llava-hf/llava-1.5-7b-hf."
+        )
+    return LoadError(f"{place} is a {config.model_type!r} model, which transformers' AutoModelForImageTextToText does not open. {advice}")

@@ -19,7 +19,7 @@ from probe.generation import generation_options
 from probe.images import ImageLike, open_images
 from probe.inspection import Inspection, inspect_model
 from probe.layout import ImageLayout
-from probe.loading import load_checkpoint, resolve_device, resolve_dtype
+from probe.loading import check_decoder, default_dtype, load_checkpoint, resolve_device, resolve_dtype
 from probe.plan import Plan, Seat, plan
 from probe.prefix import Feed
 from probe.prompt import Messages, build_prompt, image_token
@@ -355,7 +355,7 @@ def load(
         raise LoadError("load() takes a name (a hub id or a folder) or a loaded model=, one of them.")
     if name is not None:
         where = resolve_device(device)
-        wanted = resolve_dtype(dtype) or (torch.float32 if where.type == "cpu" and device_map is None else None)
+        wanted = resolve_dtype(dtype) or default_dtype(where, device_map)
         model, loaded = load_checkpoint(
             name, dtype=wanted, revision=revision, attn_implementation=attn_implementation, device_map=device_map, remote_code=remote_code
         )
@@ -363,8 +363,7 @@ def load(
         if device_map is None:
             model = model.to(where)
     else:
-        if not hasattr(model, "get_decoder") or not hasattr(model, "config"):
-            raise LoadError(f"model= is a {type(model).__name__}, not a Hugging Face model. Load one with AutoModelForImageTextToText.")
+        check_decoder(model)
         if device is not None or dtype is not None:
             model = model.to(device=resolve_device(device) if device else None, dtype=resolve_dtype(dtype))
         name = model.config._name_or_path or type(model).__name__

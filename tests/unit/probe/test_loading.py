@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 import probe
 from probe.backbones import Backbone
@@ -44,15 +57,108 @@ def test_a_folder_without_weights_is_half_written(folder: Path, tmp_path: Path) 
     with pytest.raises(LoadError, match=r"pickled weights only \(pytorch_model\.bin\)"):
         probe.load(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(LoadError, match="cannot be loaded"):
+    with pytest.raises(LoadError, match=r"model\.safetensors' is damaged or cut short .*Get the file again"):
         probe.load(str(tmp_path))
 
 
 def test_a_text_only_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(LoadError, match="is a 'llama' model, which takes no images"):
+    with pytest.raises(LoadError, match="is a 'llama' model, which transformers' AutoModelForImageTextToText does not open"):
         probe.load(str(tmp_path))
+
+
+def saved_without(folder: Path, place: Path, *names: str, add: dict[str, torch.Tensor] | None = None) -> str:
+    """A copy of a model's folder whose weights lack these tensors and have these others."""
+    shutil.copytree(folder, place)
+    tensors = {name: tensor for name, tensor in load_file(place / "model.safetensors").items() if name not in names}
+    save_file(tensors | (add or {}), place / "model.safetensors", {"format": "pt"})
+    return str(place)
+
+
+def test_a_checkpoint_without_all_of_its_tensors_is_refused(folder: Path, tmp_path: Path) -> None:
+    names = sorted(load_file(folder / "model.safetensors"))[:5]
+    with pytest.raises(LoadError, match=r"tensors 5 missing \([\w.]+, [\w.]+, [\w.]+, \.\.\.\)\. Get the checkpoint again"):
+        probe.load(saved_without(folder, tmp_path / "llava", *names))
+
+
+def test_a_checkpoint_with_tensors_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"tensors 1 left over \(decoder\.extra\)"):
+        probe.load(saved_without(folder, tmp_path / "more", add={"decoder.extra": torch.zeros(2)}))
+    name = "language_model.model.norm.weight"
+    assert load_file(folder / "model.safetensors")[name].shape == (48,)
+    with pytest.raises(LoadError, match=r"1 of another shape than the configuration says \(\S+norm\.weight \(47,\), not \(48,\)\)"):
+        probe.load(saved_without(folder, tmp_path / "shape", add={name: torch.ones(47)}))
+
+
+def test_tied_weights_and_names_that_a_class_ignores_do_not_count(folder: Path, tmp_path: Path) -> None:
+    hf, processor = zoo.llava()
+    hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = True
+    hf.tie_weights()
+    tied = zoo.save((hf, processor), tmp_path / "tied")
+    assert not any("lm_head" in name for name in load_file(tied / "model.safetensors"))
+    assert probe.load(tied).family == "llava"
+    ignored = {"language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    assert probe.load(saved_without(folder, tmp_path / "old", add=ignored)).family == "llava"
+
+
+def test_a_folder_that_lacks_a_weight_file_of_its_index_names_it(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "llava")
+    files = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "llava/model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(LoadError, match=r"lacks 1 of its weight files \(model-00002-of-00002\.safetensors\)"):
+        probe.load(tmp_path / "llava")
+
+
+def test_names_that_are_nothing_here_are_not_blamed_on_the_files() -> None:
+    with pytest.raises(LoadError, match="no folder 'models/llava' here, and as a hub id it cannot be fetched"):
+        probe.load("models/llava")
+    with pytest.raises(LoadError, match="is a web address. Give the hub id"):
+        probe.load("https://huggingface.co/llava-hf/llava-1.5-7b-hf")
+    with pytest.raises(LoadError, match="got an empty name"):
+        probe.load("")
+
+
+def test_a_kernel_that_is_not_installed_is_said_so(folder: Path) -> None:
+    with pytest.raises(LoadError, match="FlashAttention2 has been toggled on, but it cannot be used"):
+        probe.load(str(folder), attn_implementation="flash_attention_2")
+
+
+def test_a_model_on_the_cpu_is_in_float32_however_it_got_there(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "half")
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, tmp_path / "half/model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (tmp_path / "half/config.json").write_text(json.dumps(config))
+    assert probe.load(tmp_path / "half").model.dtype == torch.float32
+    assert probe.load(tmp_path / "half", device_map="cpu").model.dtype == torch.float32
+    assert probe.load(tmp_path / "half", device_map={"": "cpu"}).model.dtype == torch.float32
+    assert probe.load(tmp_path / "half", dtype="bfloat16", device_map="cpu").model.dtype == torch.bfloat16
+
+
+def towers() -> dict[str, torch.nn.Module]:
+    """Models without a decoder of words."""
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {**small, "image_size": 28, "patch_size": 14}
+    return {
+        "CLIPVisionModel": CLIPVisionModel(CLIPVisionConfig(**vision)),
+        "SiglipVisionModel": SiglipVisionModel(SiglipVisionConfig(**vision)),
+        "DINOv3ViTModel": DINOv3ViTModel(DINOv3ViTConfig(**small)),
+        "BertModel": BertModel(BertConfig(**small)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["CLIPVisionModel", "SiglipVisionModel", "DINOv3ViTModel", "BertModel"])
+def test_a_model_without_a_language_decoder_is_refused(kind: str) -> None:
+    with pytest.raises(LoadError, match=f"model= is a {kind}, which has no language decoder"):
+        probe.load(model=towers()[kind])
+
+
+def test_a_model_that_speaks_names_the_part_that_reads(folder: Path) -> None:
+    speaking = copy.copy(zoo.llava()[0])
+    speaking.thinker = torch.nn.Identity()
+    with pytest.raises(LoadError, match=r"Give the part that reads images: model=model\.thinker"):
+        probe.load(model=speaking)
 
 
 def test_a_device_that_is_not_there_names_those_that_are(folder: Path) -> None:
