@@ -6,6 +6,7 @@ cost far less than the whole matrix, and need no eager attention.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import UnmodelledAttention, WrongRows
+from probe.errors import NotFinite, UnmodelledAttention, WrongRows
 
 _KNOWN = frozenset({"scaling", "softcap", "is_causal", "sliding_window", "position_bias", "sinks", "s_aux"})
 # What the kernels read for themselves, or ignore; none of it changes the weights at inference.
@@ -144,6 +145,7 @@ class AttentionCall:
 
         Raises:
             WrongRows: they are not.
+            NotFinite: the rows or the values are not finite.
         """
         theirs = self._wide((output[0] if isinstance(output, tuple) else output)[batch].index_select(0, positions))
         value = self._wide(self.value[batch]).repeat_interleave(rows.shape[0] // self.value.shape[1], dim=0)
@@ -151,6 +153,8 @@ class AttentionCall:
         theirs = theirs.reshape(ours.shape)
         size = theirs.abs().amax((0, 2)).clamp(min=torch.finfo(theirs.dtype).tiny)
         difference = float(((ours - theirs).abs().amax((0, 2)) / size).max())
+        if math.isnan(difference):
+            raise NotFinite(f"Attention rows of {self.where}, or its values, hold NaN or infinity.")
         if not difference <= TOLERANCE.get(self.query.dtype, 1e-4):
             raise WrongRows(
                 f"{self.where}: attention rows times values differ from the kernel's own output by {difference:.2g} (relative to its "

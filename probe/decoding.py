@@ -17,6 +17,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from probe.errors import NotFinite
 from probe.prefix import Continuations, Feed
 
 Item = TypeVar("Item")
@@ -24,6 +25,11 @@ Made = TypeVar("Made")
 
 BUSY = {"ask": 3072, "score": 1024, "trace": 1024}
 """Kind of work -> tokens that keep a processor busy. Answers get theirs one at a time, so that more of them fit into a pass."""
+
+
+NEXT_LOGITS = "The logits of the next token hold NaN or infinity."
+
+_NOTHING = -1  # in place of a token
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,20 @@ class Greedy:
         return cls(penalties, forbidden, frozenset([] if ends is None else ends if isinstance(ends, list) else [ends]))
 
     def choose(self, known: Sequence[Sequence[int]], logits: Float[Tensor, "sequence vocabulary"]) -> list[int]:
-        """The token that follows each sequence."""
+        """The token that follows each sequence.
+
+        Raises:
+            NotFinite: the best logit of one of them is NaN or infinite.
+        """
         scores = logits.float()
         if self.penalties:
             ids = [torch.tensor([one], dtype=torch.long, device=logits.device) for one in known]
             scores = torch.cat([self._penalised(one, score[None]) for one, score in zip(ids, scores, strict=True)])
         scores = scores.index_fill(1, torch.tensor(self.forbidden, device=logits.device), -torch.inf)
-        chosen: list[int] = scores.argmax(-1).tolist()
+        best = scores.max(-1)  # NaN, where there is one
+        chosen: list[int] = torch.where(best.values.isfinite(), best.indices, _NOTHING).tolist()
+        if _NOTHING in chosen:
+            raise NotFinite(NEXT_LOGITS)
         return chosen
 
     def _penalised(self, ids: Tensor, scores: Tensor) -> Tensor:

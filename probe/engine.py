@@ -11,13 +11,18 @@ from typing import Any
 
 import nnsight
 import torch
+from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from probe.attention import AttentionCall, AttentionWeights
 from probe.discover import Modules
-from probe.errors import InvalidRead, NestedTrace
+from probe.errors import InvalidRead, NestedTrace, NotFinite
+from probe.finite import FiniteCheck, is_finite
+from probe.hooks import forward_hooks
 from probe.plan import AttentionPlace, Plan, Rows, Seat
 from probe.reads import Place
+from probe.spans import Span
 
 
 @dataclass
@@ -41,10 +46,20 @@ class Recorded:
 
 @dataclass(frozen=True)
 class _Step:
-    """One read at one module: `take` receives the module's envoy while the forward stands there."""
+    """One read at one module: `take` receives the module's envoy while the forward stands there.
+
+    Attributes:
+        path: of the module.
+        output: what is read is the module's output, which the module's own forward hooks may still change.
+    """
 
     path: str
     take: Callable[[Any], None]
+    output: bool = False
+
+
+_Checked = tuple[str, int, AttentionPlace | Place | None]
+"""What a tensor is that was checked to be finite: "vision", "hidden", "attention" or "logits"; its layer; its place, if it is of one."""
 
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
@@ -67,9 +82,10 @@ class Engine:
             # BERT-like parts have a submodule called `output`. None of ours is read by that name.
             warnings.filterwarnings("ignore", message=".*which nnsight already serves on every module")
             self._nn = nnsight.NNsight(model)
-        self._modules = modules
+        self._model, self._modules = model, modules
         self.lock = lock_of(model)
         self._checked: set[tuple[int, str]] = set()
+        self._behind_hooks: list[RemovableHandle] = []
 
     def run(
         self,
@@ -90,20 +106,92 @@ class Engine:
 
         Raises:
             NestedTrace: called from inside a run of the same model.
+            InvalidRead: a module that is read does not run for these inputs, such as the vision tower without an image.
             UnmodelledAttention, WrongRows: attention rows cannot be read exactly.
+            NotFinite: something that was read holds NaN or infinity.
         """
-        found = Recorded()
+        found, check = Recorded(), FiniteCheck[_Checked]()
+        output = self._run(forward, inputs, list(self._steps(plan, seats, found, check)), whole=whole or bool(plan.logits))
+        if plan.logits:
+            found.logits = {place: _select(output.logits, plan.positions[place], seats) for place in plan.logits}
+            for place, rows in found.logits.items():
+                for logits in rows:
+                    check.add(("logits", 0, place), logits)
+        _refuse_not_finite(check.failed(), found)
+        return found
+
+    def where_not_finite(
+        self, forward: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], rows: Rows, seats: Sequence[Seat]
+    ) -> str:
+        """Where NaN or infinity begins in a forward: the first of the tower's states and the decoder's, "" if these are all finite.
+
+        Args:
+            rows: for each sequence the positions that count; padding may hold anything.
+        """
+        for with_vision in (True, False) if self._modules.vision_blocks else (False,):
+            check = FiniteCheck[str]()
+            try:
+                self._run(forward, inputs, list(self._every_state(rows, seats, check, with_vision=with_vision)), whole=False)
+            except InvalidRead:  # the tower does not run without an image
+                continue
+            return next(iter(check.failed()), "")
+        return ""
+
+    def _every_state(self, rows: Rows, seats: Sequence[Seat], check: FiniteCheck[str], *, with_vision: bool) -> Iterator[_Step]:
+        """Steps that check all states in the order of the forward, and keep none of them."""
+        modules = self._modules
+
+        def checking(name: str, *, entering: bool = False) -> Callable[[Any], None]:
+            def take(value: Any) -> None:
+                for states in _select(token_states(value, modules.axes), rows, seats):
+                    check.add(name, states)
+
+            return self._taking(take, entering=entering)
+
+        def checking_tower(name: str) -> Callable[[Any], None]:
+            return self._taking(lambda value: check.add(name, value[0] if isinstance(value, tuple) else value))
+
+        if with_vision:
+            for block, path in enumerate(modules.vision_blocks):
+                yield _Step(path, checking_tower(f"state {block + 1} of the vision tower"), output=True)
+        yield _Step(modules.layers[0], checking("hidden state 0, the embeddings", entering=True))
+        for block, path in enumerate(modules.layers):
+            yield _Step(path, checking(f"hidden state {block + 1}, the output of decoder block {block}"), output=True)
+
+    def _run(self, forward: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], steps: Sequence[_Step], *, whole: bool) -> Any:
+        """Trace one forward; what it returned, where it was run to its end."""
+        # A forward hook runs after the place at which nnsight stops a forward: one more has to come, so that it is not left out.
+        hooked = any(step.output and forward_hooks(self._model.get_submodule(step.path)) for step in steps)
         output: dict[str, Any] = {}
-        steps = list(self._steps(plan, seats, found))
         with self.lock:
             if self._nn.interleaver.interleaving:
                 raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
-            with torch.no_grad():
-                self._trace(forward, inputs, steps, output, whole=whole or bool(plan.logits))
-        if plan.logits:
-            logits = output["forward"].logits
-            found.logits = {place: _select(logits, plan.positions[place], seats) for place in plan.logits}
-        return found
+            try:
+                with torch.no_grad():
+                    self._trace(forward, inputs, steps, output, whole=whole or hooked)
+            except OutOfOrderError as error:
+                path = next((step.path for step in steps if step.path in str(error)), "a module")
+                need = "Vision states need an image in the input" if path in self._modules.vision_blocks else "Read something else"
+                raise InvalidRead(f"{path} was to be read, which does not run for these inputs. {need}.") from error
+            finally:
+                while self._behind_hooks:
+                    self._behind_hooks.pop().remove()
+        return output.get("forward")
+
+    def _taking(self, take: Callable[[Any], None], *, entering: bool = False) -> Callable[[Any], None]:
+        """A step that takes a module's first input, or its output as the rest of the model gets it: behind the module's forward hooks."""
+
+        def step(envoy: Any) -> None:
+            if entering:
+                take(envoy.input)
+            elif not forward_hooks(envoy._module):
+                take(envoy.output)
+            else:
+                # nnsight stands inside the module's forward, before its hooks. One that is added now runs in this call, as their last.
+                _ = envoy.output
+                self._behind_hooks.append(envoy._module.register_forward_hook(lambda _, __, output: take(output)))
+
+        return step
 
     def _trace(
         self,
@@ -123,33 +211,45 @@ class Engine:
             else:
                 tracer.stop()
 
-    def _steps(self, plan: Plan, seats: Sequence[Seat], found: Recorded) -> Iterator[_Step]:
+    def _steps(self, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]) -> Iterator[_Step]:
         modules = self._modules
         for state in sorted(plan.vision):
             path = modules.vision_blocks[max(state - 1, 0)]
-            yield _Step(path, _take_vision(state, found))
+            yield _Step(path, self._take_vision(state, found, check), output=state > 0)
         for block, path in enumerate(modules.layers):
             if block == 0 and 0 in plan.hidden:
-                yield _Step(path, self._take_hidden(0, plan, seats, found, entering=True))
+                yield _Step(path, self._take_hidden(0, plan, seats, found, check))
             attention = modules.attention[block]
             if block in plan.attention and attention is not None:
-                yield _Step(attention, self._take_attention(block, plan, seats, found))
+                yield _Step(attention, self._take_attention(block, plan, seats, found, check))
             state = block + 1
             if state in plan.hidden:
                 last = state == len(modules.layers)
-                yield _Step(modules.last if last else path, self._take_hidden(state, plan, seats, found))
+                yield _Step(modules.last if last else path, self._take_hidden(state, plan, seats, found, check), output=True)
 
     def _take_hidden(
-        self, layer: int, plan: Plan, seats: Sequence[Seat], found: Recorded, *, entering: bool = False
+        self, layer: int, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]
     ) -> Callable[[Any], None]:
-        def take(envoy: Any) -> None:
-            states = token_states(envoy.input if entering else envoy.output, self._modules.axes)
+        def take(value: Any) -> None:
+            states = token_states(value, self._modules.axes)
+            # All tokens at once, rather than a reduction for each sequence and place; padding is looked past if this fails.
+            check.add(("hidden", layer, None), states)
             for place in plan.hidden[layer]:
                 found.hidden[layer, place] = _select(states, plan.positions[place], seats)
 
-        return take
+        return self._taking(take, entering=layer == 0)
 
-    def _take_attention(self, block: int, plan: Plan, seats: Sequence[Seat], found: Recorded) -> Callable[[Any], None]:
+    def _take_vision(self, state: int, found: Recorded, check: FiniteCheck[_Checked]) -> Callable[[Any], None]:
+        def take(value: Any) -> None:
+            states = value[0] if isinstance(value, tuple) else value
+            check.add(("vision", state, None), states)
+            found.vision[state] = states.detach().clone()
+
+        return self._taking(take, entering=state == 0)
+
+    def _take_attention(
+        self, block: int, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]
+    ) -> Callable[[Any], None]:
         def take(envoy: Any) -> None:
             source = envoy.source
             names = [name for name in source.names if name.startswith("attention_interface_")]
@@ -168,6 +268,7 @@ class Engine:
                         difference = call.check(seat.row, positions, rows, output)
                         found.row_differences[block] = max(difference, found.row_differences.get(block, 0.0))
                         self._checked.add(kernel)
+                    check.add(("attention", block, place), rows)
                     rows = rows.mean(0) if place.heads == "mean" else rows
                     found.attention[block, place].append(_columns(rows, call, place, seat, keys))
 
@@ -186,13 +287,27 @@ def _columns(rows: Tensor, call: AttentionCall | AttentionWeights, place: Attent
     return rows.index_select(-1, torch.tensor(seat.keys(keys), dtype=torch.long, device=rows.device))
 
 
-def _take_vision(state: int, found: Recorded) -> Callable[[Any], None]:
-    def take(envoy: Any) -> None:
-        value = envoy.input if state == 0 else envoy.output
-        states = value[0] if isinstance(value, tuple) else value
-        found.vision[state] = states.detach().clone()
+def _refuse_not_finite(failed: Sequence[_Checked], found: Recorded) -> None:
+    """
+    Raises:
+        NotFinite: something that was read is not finite; the first in the order of the forward is named.
+    """
+    for kind, layer, place in failed:
+        if kind == "hidden":
+            where = [at for (read, at), rows in found.hidden.items() if read == layer and not all(map(is_finite, rows))]
+            if where:
+                raise NotFinite(f"Hidden states of layer {layer}{_at(where[0])} hold NaN or infinity.")
+        elif kind == "vision":
+            raise NotFinite(f"State {layer} of the vision tower holds NaN or infinity.")
+        elif kind == "attention":
+            raise NotFinite(f"Attention rows of block {layer} hold NaN or infinity.")
+        else:
+            raise NotFinite(f"Logits{_at(place)} hold NaN or infinity.")
 
-    return take
+
+def _at(place: Any) -> str:
+    named = place.name if isinstance(place, Span) else place
+    return "" if place is None else f" at {named!r}"
 
 
 def token_states(value: Any, axes: Sequence[str]) -> Tensor:

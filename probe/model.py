@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from transformers import LogitsProcessorList
 
 from probe.backbones import Backbone, backbone_for
-from probe.decoding import BUSY, Room, last_logits
+from probe.decoding import BUSY, NEXT_LOGITS, Room, last_logits
 from probe.discover import Modules, discover
 from probe.encoding import Answer, Encoding, Pictures
 from probe.engine import Engine, Recorded
-from probe.errors import InvalidRead, LoadError, ProcessorNeeded
+from probe.errors import InvalidRead, LoadError, NotFinite, ProcessorNeeded
+from probe.finite import FiniteLogits, advice
 from probe.generation import generation_options
 from probe.images import ImageLike, open_images
 from probe.inspection import Inspection, inspect_model
@@ -94,7 +96,7 @@ class Probe:
             ImageError: an image that cannot be read.
         """
         pictures = tuple(open_images(images))
-        if not self.direct:
+        if not self.direct or not pictures:
             return Pictures(pictures, made_for=self.preparation)
         inputs, layouts = self.backbone.prepare_directly(self.model, self._processor("prepare"), pictures)
         return Pictures(pictures, inputs, tuple(layouts), made_for=self.preparation)
@@ -154,6 +156,7 @@ class Probe:
 
         Raises:
             ProbeError: several sequences were asked for.
+            NotFinite: a step's logits are NaN or infinite.
         """
         start = encoding.with_answer(begin) if begin else encoding
         if isinstance(start, Answer) and "end" in start.tokens.spans:
@@ -162,9 +165,13 @@ class Probe:
         settings = generation_options(
             options, self._processor("generate").tokenizer.pad_token_id, self.image_token_id(), self.model.generation_config
         )
+        finite = FiniteLogits()
+        settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), finite])
         with self.engine.lock, torch.no_grad():
             inputs = self.backbone.forward_inputs(self.model, start.inputs)
             output = self.model.generate(**inputs, **settings)
+        if finite.check.failed():
+            raise self.explained(NotFinite(NEXT_LOGITS), [start])
         ids = getattr(output, "sequences", output)[0].tolist()
         generated = ids[known:] if "input_ids" in inputs else ids
         return encoding.with_answer_ids((*start.tokens.ids[encoding.prompt_length :], *generated))
@@ -194,10 +201,16 @@ class Probe:
         Raises:
             InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before the forward runs.
             WrongRows, UnmodelledAttention: attention rows cannot be read exactly from this kernel.
+            NotFinite: something that was read holds NaN or infinity; the message says in which layer it begins, and what to try.
         """
         asked = [reads] if not isinstance(reads, Iterable) else list(reads)
         if not asked:
             raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
+        if not isinstance(encoding, (Encoding, Mapping)):
+            raise InvalidRead(
+                f"run() takes one encoding, got a {type(encoding).__name__}. Pass what encode(), generate() or a Hugging Face processor "
+                "returned; call run() once for each of several."
+            )
         rows: tuple[TokenMap, ...]
         seats: tuple[Seat, ...]
         if isinstance(encoding, Encoding):
@@ -205,9 +218,30 @@ class Probe:
         else:
             inputs, rows, seats = self._plain(encoding)
         what: Plan = plan(asked, self.modules, rows)
-        backbone, model = self.backbone, self.model
-        recorded = self.engine.run(lambda given: model(**backbone.forward_inputs(model, given), use_cache=False), inputs, what, seats)
+        try:
+            recorded = self.engine.run(self._forward, inputs, what, seats)
+        except NotFinite as error:
+            raise self._told(error, self._where_not_finite(inputs, rows, seats)) from error
         return self.traced(rows, recorded, what)
+
+    def explained(self, error: NotFinite, encodings: Sequence[Encoding]) -> NotFinite:
+        """The error with the layer in which it begins and what to try.
+
+        Args:
+            encodings: what was read together; the first whose forward by itself is not finite is looked into.
+        """
+        begins = (self._where_not_finite(one.inputs, (one.tokens,), (Seat(0),)) for one in encodings)
+        return self._told(error, next(filter(None, begins), ""))
+
+    def _where_not_finite(self, inputs: Mapping[str, Any], rows: Sequence[TokenMap], seats: Sequence[Seat]) -> str:
+        return self.engine.where_not_finite(self._forward, inputs, tuple(tuple(range(len(row))) for row in rows), seats)
+
+    def _told(self, error: NotFinite, begins: str) -> NotFinite:
+        where = f"It begins in {begins}." if begins else "It begins there: the states of all layers are finite."
+        return NotFinite(f"{error} {where} {advice(self.model.dtype)}")
+
+    def _forward(self, inputs: Mapping[str, Any]) -> Any:
+        return self.model(**self.backbone.forward_inputs(self.model, inputs), use_cache=False)
 
     def traced(self, rows: tuple[TokenMap, ...], recorded: Recorded, what: Plan) -> Trace:
         """What was recorded of these sequences, as a Trace."""

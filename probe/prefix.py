@@ -30,6 +30,7 @@ class Prefix:
         inputs: what the model's forward took for it.
         cache: the keys and values of every block. Never handed to the model again: a forward appends to the cache that it is given.
         position: the rotary position of the token that follows.
+        model_state: of the model that read it, see `probe.hooks.model_state`.
         hidden: (layer, positions) -> hidden states (token, feature) that were read of it.
         vision: layer -> the tower's states that were read.
     """
@@ -38,6 +39,7 @@ class Prefix:
     inputs: Mapping[str, Any]
     cache: DynamicCache
     position: int
+    model_state: int
     hidden: dict[tuple[int, Positions], Tensor] = field(default_factory=dict)
     vision: dict[int, Tensor] = field(default_factory=dict)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from probe.decoding import BUSY, Greedy, Start, decode
+from probe.decoding import BUSY, NEXT_LOGITS, Greedy, Start, decode
 from probe.encoding import Answer, Encoding, Pictures
-from probe.errors import InvalidPolicy, InvalidRead, SessionClosed
+from probe.errors import InvalidPolicy, InvalidRead, NotFinite, SessionClosed
+from probe.hooks import model_state
 from probe.images import ImageLike
 from probe.prefix import POLICIES, Continuations, Prefix, offered_policies, reach
 from probe.reads import Read
@@ -38,17 +43,25 @@ class Choice:
             if not isinstance(words, tuple) or not words or not all(words):
                 raise InvalidRead(f"Choice({side}={words!r}): {side} is a tuple of one or more first words, such as ({side!r},).")
 
-    def margin(self, encoding: Encoding, logits: Tensor) -> float:
-        """The largest logit of the first set less that of the second, at the place where the answer begins.
+    def margins(self, encodings: Sequence[Encoding], logits: Float[Tensor, "sequence vocabulary"]) -> list[float]:
+        """For each prompt the largest logit of the first set less that of the second, at the place where its answer begins.
 
         Args:
-            logits: (vocabulary), of the token that follows the prompt.
+            logits: of the token that follows each prompt.
+
+        Raises:
+            NotFinite: a prompt's logits hold NaN or infinity.
         """
+        scores = logits.float()
 
-        def best(words: Sequence[str]) -> float:
-            return float(logits[[_first_token(encoding, word) for word in words]].max())
+        def best(words: Sequence[str]) -> Tensor:
+            return torch.stack([row[[_first_token(one, word) for word in words]].max() for one, row in zip(encodings, scores, strict=True)])
 
-        return best(self.yes) - best(self.no)
+        # The largest of all is NaN where any is; with the others in one tensor, there is one synchronisation.
+        largest, yes, no = torch.stack([scores.amax(-1), best(self.yes), best(self.no)]).tolist()
+        if not all(map(math.isfinite, (*largest, *yes, *no))):
+            raise NotFinite(NEXT_LOGITS)
+        return [one - other for one, other in zip(yes, no, strict=True)]
 
 
 def _first_token(encoding: Encoding, word: str) -> int:
@@ -122,6 +135,7 @@ class Session:
 
         Raises:
             SessionClosed.
+            NotFinite: logits of the next token hold NaN or infinity.
             InvalidPolicy: a policy was asked for by name, and a prompt has words of its own before the image.
         """
         self._open()
@@ -156,20 +170,28 @@ class Session:
         return self._model.room(self.policy, "trace").together(
             answers,
             [len(answer.tokens) - len(prefix) for answer in answers],
-            lambda group: trace_behind(self._model, POLICIES[self.policy], prefix, group, asked),
+            lambda group: self._traced(prefix, group, asked),
         )
+
+    def _traced(self, prefix: Prefix, answers: list[Answer], reads: Sequence[Read]) -> list[Trace]:
+        with self._explained(answers):
+            return trace_behind(self._model, POLICIES[self.policy], prefix, answers, reads)
 
     def _margins(self, asked: Sequence[Encoding], gate: Choice) -> list[float]:
         """The gate's score of each prompt."""
         model, prefix = self._model, self._prefix_of(asked, 0, insist=self._insists)
         if prefix is None:
-            return [gate.margin(encoding, model.next_logits(encoding)) for encoding in asked]
+            return [self._scored(gate, [encoding], model.next_logits(encoding)[None])[0] for encoding in asked]
 
         def score(group: list[Encoding]) -> list[float]:
             feed = self._continuations(prefix, len(group)).feed([encoding.tokens.ids[len(prefix) :] for encoding in group])
-            return [gate.margin(encoding, logits.float()) for encoding, logits in zip(group, model.last_logits(feed), strict=True)]
+            return self._scored(gate, group, model.last_logits(feed))
 
         return model.room(self.policy, "score").together(asked, [len(encoding.tokens) - len(prefix) for encoding in asked], score)
+
+    def _scored(self, gate: Choice, encodings: Sequence[Encoding], logits: Tensor) -> list[float]:
+        with self._explained(encodings):
+            return gate.margins(encodings, logits)
 
     def _generated(self, asked: Sequence[Encoding], begin: Sequence[str] | None, max_new_tokens: int) -> list[Answer]:
         """Greedy answers of these prompts, which begin with these words."""
@@ -187,7 +209,8 @@ class Session:
                 Start(start.tokens.ids, start.tokens.ids[len(prefix) :], 0 if "end" in start.tokens.spans else max_new_tokens)
                 for _, start in group
             ]
-            added = decode(self._continuations(prefix, len(group), max_new_tokens), starts, model.last_logits, rules)
+            with self._explained([start for _, start in group]):
+                added = decode(self._continuations(prefix, len(group), max_new_tokens), starts, model.last_logits, rules)
             return [
                 one.with_answer_ids((*start.tokens.ids[one.prompt_length :], *new)) for (one, start), new in zip(group, added, strict=True)
             ]
@@ -223,8 +246,11 @@ class Session:
         if self.policy == ALONE or not encodings:
             return None
         with self._model.engine.lock:
+            if self._prefix is not None and self._prefix.model_state != model_state(self._model.model):
+                self._prefix = None  # what was read of it is another model's by now
             if self._prefix is None and self._first is not None:
-                self._prefix = read_prefix(self._model, self._first, self.keep)
+                with self._explained([self._first]):
+                    self._prefix = read_prefix(self._model, self._first, self.keep)
             prefix = self._prefix
         longest = max(len(encoding.tokens) for encoding in encodings) + room
         if prefix is not None and longest <= reach(self._model.model.config) and all(map(prefix.begins, encodings)):
@@ -236,6 +262,14 @@ class Session:
                 "session without a policy."
             )
         return None
+
+    @contextmanager
+    def _explained(self, encodings: Sequence[Encoding]) -> Iterator[None]:
+        """What is not finite in a pass over these says where it begins."""
+        try:
+            yield
+        except NotFinite as error:
+            raise self._model.explained(error, encodings) from error
 
 
 def _as_many(name: str, given: Sequence[str] | None, questions: Sequence[str]) -> None:

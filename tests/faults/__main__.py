@@ -11,6 +11,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from transformers.utils import logging
 
 from tests.faults import campaigns
 
@@ -27,6 +28,8 @@ def main(
     unknown = [name for name in only or () if name not in known]
     if unknown:
         raise typer.BadParameter(f"no campaign {unknown[0]!r}; there are {', '.join(known)}")
+    logging.set_verbosity_error()  # what transformers says of each damaged file
+    logging.disable_progress_bar()
     faults: list[str] = []
     print(f"{'campaign':<18} {'tried':>6}  {'faults':>6}  {'s':>5}  what was tried, and how it ended", flush=True)
     for campaign in (known[name] for name in only or known):

@@ -113,7 +113,7 @@ def test_a_folder_that_lacks_a_weight_file_of_its_index_names_it(folder: Path, t
 def test_names_that_are_nothing_here_are_not_blamed_on_the_files() -> None:
     with pytest.raises(LoadError, match="no folder 'models/llava' here, and as a hub id it cannot be fetched"):
         probe.load("models/llava")
-    with pytest.raises(LoadError, match="is a web address. Give the hub id"):
+    with pytest.raises(LoadError, match=r"is a web address\. Give the hub id"):
         probe.load("https://huggingface.co/llava-hf/llava-1.5-7b-hf")
     with pytest.raises(LoadError, match="got an empty name"):
         probe.load("")

@@ -1,0 +1,162 @@
+"""A number that is not finite never passes for an answer: it is refused, with the layer in which it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import probe
+from probe.errors import NotFinite
+from tests import zoo
+
+YES_NO = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
+
+
+@pytest.fixture
+def model() -> probe.Probe:
+    hf, processor = zoo.llava()
+    return probe.load(model=hf, processor=processor)
+
+
+@pytest.fixture
+def broken(model: probe.Probe) -> probe.Probe:
+    """One weight of decoder block 1 is NaN, so that hidden state 2 is the first that holds it."""
+    model.model.get_submodule(model.modules.layers[1]).mlp.down_proj.weight[0, 0] = torch.nan
+    return model
+
+
+def test_states_that_are_not_finite_are_refused_with_the_layer_in_which_it_begins(broken: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = broken.encode(wide_image, "Is there a cat?")
+    with pytest.raises(NotFinite) as raised:
+        broken.run(encoding, probe.Hidden([3, 4], at="image"))
+    assert str(raised.value) == (
+        "Hidden states of layer 3 at 'image' hold NaN or infinity. It begins in hidden state 2, the output of decoder block 1. "
+        "Check the checkpoint's weights, which may be damaged, and the inputs."
+    )
+    assert broken.run(encoding, probe.Hidden([0, 1], at="image")).hidden().shape["layer"] == 2
+
+
+def test_the_tower_is_named_where_it_begins_there(model: probe.Probe, wide_image: Image.Image) -> None:
+    model.model.get_submodule(model.modules.vision_blocks[0]).mlp.fc2.weight[0, 0] = torch.nan
+    encoding = model.encode(wide_image, "Is there a cat?")
+    with pytest.raises(NotFinite, match=r"Hidden states of layer 1 at 'image' .* begins in state 1 of the vision tower\."):
+        model.run(encoding, probe.Hidden(1, at="image"))
+    with pytest.raises(NotFinite, match=r"State 2 of the vision tower holds NaN .* begins in state 1 of the vision tower\."):
+        model.run(encoding, probe.Vision([2]))
+
+
+@pytest.mark.parametrize(("dtype", "advice"), [("float16", "dtype='bfloat16' or 'float32'"), ("bfloat16", "dtype='float32'")])
+def test_a_dtype_that_overflows_names_wider_ones(model: probe.Probe, wide_image: Image.Image, dtype: str, advice: str) -> None:
+    half = probe.load(model=model.model, processor=model.processor, dtype=dtype)
+    half.model.get_submodule(half.modules.layers[1]).mlp.down_proj.weight[0, 0] = torch.inf
+    with pytest.raises(NotFinite, match=advice):
+        half.run(half.encode(wide_image, "Is there a cat?"), probe.Hidden("all", at="image"))
+
+
+def test_logits_and_next_tokens_that_are_not_finite_are_refused(model: probe.Probe, wide_image: Image.Image) -> None:
+    model.model.lm_head.weight[7, 0] = torch.nan  # one word of 32064
+    encoding = model.encode(wide_image, "Is there a cat?")
+    with pytest.raises(NotFinite, match=r"Logits at -1 hold NaN .* begins there: the states of all layers are finite"):
+        model.run(encoding, probe.Logits(at=-1))
+    with pytest.raises(NotFinite, match=r"The logits of the next token hold NaN"):
+        model.generate(encoding, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("policy", ["packed", "batched", "none"])
+def test_a_session_neither_answers_nor_scores_by_numbers_that_are_not_finite(
+    broken: probe.Probe, wide_image: Image.Image, policy: str
+) -> None:
+    questions = ["Is there a cat?", "Is there a dog?"]
+    with broken.open(wide_image, policy=policy) as session:
+        answers = session.answer(questions, ["yes", "no"])
+        for ask in (
+            lambda: session.ask(questions, max_new_tokens=2),
+            lambda: session.ask(questions, gate=YES_NO),
+            lambda: session.trace(answers, [probe.Hidden("all", at="answer")]),
+        ):
+            with pytest.raises(NotFinite, match="begins in hidden state 2, the output of decoder block 1"):
+                ask()
+
+
+def test_rows_are_checked_at_every_use_and_not_only_at_the_first(model: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = model.encode(wide_image, "Is there a cat?")
+    rows = probe.Attention([2], query=-1, key="image")
+    assert model.run(encoding, rows).row_differences  # compared with the kernel
+    model.model.get_submodule(model.modules.layers[1]).mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(NotFinite, match=r"Attention rows of block 2 hold NaN .* begins in hidden state 2"):
+        model.run(encoding, rows)
+    with pytest.raises(NotFinite):  # at first use too, rather than wrong rows
+        probe.load(model=model.model, processor=model.processor).run(encoding, rows)
+
+
+def test_padding_may_hold_anything() -> None:
+    """A kernel may give NaN for padding that sees nothing; what was read is finite."""
+    hf, _ = zoo.llava()
+    ids = torch.tensor([[0, 5, 6, 7], [4, 5, 6, 7]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+
+    def poison(_: Any, __: Any, output: Any) -> Any:
+        states = output.clone()
+        states[0, 0] = torch.nan
+        return states
+
+    hf.get_submodule("model.language_model.layers.3").register_forward_hook(poison)
+    trace = probe.load(model=hf).run({"input_ids": ids, "attention_mask": mask}, probe.Hidden("all", at=-1))
+    assert bool(torch.isfinite(trace.hidden(layer=4).data).all())
+
+
+@pytest.fixture
+def hooked(model: probe.Probe) -> Iterator[probe.Probe]:
+    """Block 1 adds 1 to what it returns."""
+    handle = model.model.get_submodule(model.modules.layers[1]).register_forward_hook(lambda _, __, output: output + 1.0)
+    yield model
+    handle.remove()
+
+
+def test_states_are_what_the_next_layer_receives_hooks_included(hooked: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = hooked.encode(wide_image, "Is there a cat?")
+    received: list[torch.Tensor] = []
+    handle = hooked.model.get_submodule(hooked.modules.layers[2]).register_forward_pre_hook(lambda _, given: received.append(given[0]))
+    trace = hooked.run(encoding, [probe.Hidden([1, 2, 3])])
+    handle.remove()
+    assert torch.equal(trace.hidden(layer=2).data, received[0])
+    plain = hooked.model(**encoding.inputs, output_hidden_states=True).hidden_states
+    assert all(torch.equal(trace.hidden(layer=layer).data, plain[layer]) for layer in (1, 2, 3))
+    assert torch.equal(hooked.run(encoding, probe.Hidden(2)).hidden(layer=2).data, received[0])  # where the pass would have ended
+
+
+def test_vision_states_are_what_the_next_block_receives_hooks_included(model: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = model.encode(wide_image, "Is there a cat?")
+    before = model.run(encoding, probe.Vision([2])).vision()
+    model.model.get_submodule(model.modules.vision_blocks[1]).register_forward_hook(lambda _, __, output: output + 1.0)
+    assert torch.equal(model.run(encoding, probe.Vision([2])).vision().data, before.data + 1.0)
+
+
+def test_a_run_takes_its_own_hooks_away_whatever_happens(hooked: probe.Probe, wide_image: Image.Image) -> None:
+    block = hooked.model.get_submodule(hooked.modules.layers[1])
+    kept = len(block._forward_hooks)
+    encoding = hooked.encode(wide_image, "Is there a cat?")
+    hooked.run(encoding, probe.Hidden([2]))
+    hooked.model.lm_head.weight[0, 0] = torch.nan
+    with pytest.raises(NotFinite):
+        hooked.run(encoding, [probe.Hidden([2]), probe.Logits(at=-1)])
+    assert len(block._forward_hooks) == kept
+
+
+@pytest.mark.parametrize("policy", ["packed", "batched"])
+def test_a_session_reads_its_prefix_again_when_the_model_has_changed(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
+    reads = [probe.Hidden("all", at=("image", "answer"))]
+    block = model.model.get_submodule(model.modules.layers[1])
+    with model.open(wide_image, keep=reads, policy=policy) as session:
+        (answer,) = session.answer(["Is there a cat?"], ["yes, it is."])
+        session.trace([answer], reads)
+        handle = block.register_forward_hook(lambda _, __, output: output * 1.5)
+        for change in (lambda: None, handle.remove, lambda: block.mlp.down_proj.weight.mul_(2.0)):
+            change()
+            (shared,), alone = session.trace([answer], reads), model.run(answer, reads)
+            for place in ("image", "answer"):
+                torch.testing.assert_close(shared.hidden(place).data, alone.hidden(place).data, atol=1e-5, rtol=1e-5)
