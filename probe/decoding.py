@@ -124,7 +124,7 @@ def decode(
 
 
 class Room:
-    """How much goes through a model at once: as much as fits, found by halving when memory runs out, and remembered.
+    """How much goes through a model at once: as much as fits, found by halving when memory runs out, and by doubling again later.
 
     Args:
         most: the limit to begin with, in tokens: what keeps a processor busy. More would not be faster, since sequences in one row look
@@ -135,7 +135,9 @@ class Room:
     """
 
     def __init__(self, most: int) -> None:
-        self.most = most
+        self.most = self._ceiling = most
+        self._wait = _FIRST_WAIT  # groups that have to pass before the limit is doubled; longer after each shortage
+        self._passed = 0
 
     def together(self, items: Sequence[Item], sizes: Sequence[int], work: Callable[[list[Item]], list[Made]]) -> list[Made]:
         """`work` on all items, in groups of like length, the results in the items' order.
@@ -154,27 +156,45 @@ class Room:
             group = waiting[:count]
             done = self._attempt(work, [items[place] for place in group], last=count == 1)
             if done is None:
-                self.most = max(1, count * sizes[waiting[0]] // 2)
+                self._shrink(count * sizes[waiting[0]])
                 continue
+            self._passed += 1
+            self._grow()
             made |= dict(zip(group, done, strict=True))
             waiting = waiting[count:]
         return [made[place] for place in range(len(items))]
 
+    def _shrink(self, tried: int) -> None:
+        self.most = max(1, tried // 2)
+        self._wait, self._passed = min(2 * self._wait, _LONGEST_WAIT), 0
+
+    def _grow(self) -> None:
+        """Somebody else may have needed the memory for a moment only."""
+        if self.most < self._ceiling and self._passed >= self._wait:
+            self.most, self._passed = min(2 * self.most, self._ceiling), 0
+
     @staticmethod
     def _attempt(work: Callable[[list[Item]], list[Made]], group: list[Item], *, last: bool) -> list[Made] | None:
-        """None: memory ran out. The error is let go of before the next try, and with it the tensors of the frames that it came through."""
+        """None: memory ran out. The exception is dropped before the next try: its traceback keeps the failed group's tensors alive."""
         try:
             return work(group)
         except (RuntimeError, MemoryError) as error:
-            if last or not _out_of_memory(error):
+            if last or not out_of_memory(error):
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+_FIRST_WAIT, _LONGEST_WAIT = 4, 256
+
+_SHORTAGES = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+"""How devices and libraries say that memory ran out, where they do not raise torch.OutOfMemoryError."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, in whatever words."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error).casefold() for words in _SHORTAGES)
 
 
 def last_logits(model: Any, feed: Feed) -> Float[Tensor, "sequence vocabulary"]:
