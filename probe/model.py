@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,6 +23,7 @@ from probe.layout import ImageLayout
 from probe.loading import check_decoder, default_dtype, load_checkpoint, resolve_device, resolve_dtype
 from probe.plan import Plan, Seat, plan
 from probe.prefix import Feed
+from probe.preparation import Preparation
 from probe.prompt import Messages, build_prompt, image_token
 from probe.reads import Read
 from probe.remembering import remembering
@@ -32,32 +32,6 @@ from probe.spans import Span, TokenMap
 from probe.templates import refuse_image_token
 from probe.text import suffix_ids, token_map
 from probe.trace import Trace, VisionPlace
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How pictures reach the tower: as the checkpoint's processor does it, or resized directly to the tower's input."""
-
-    resize: Literal["processor", "stretch"] = "processor"
-    tiles: bool = True
-
-    def __post_init__(self) -> None:
-        if self.resize not in ("processor", "stretch"):
-            raise LoadError(
-                f'resize={self.resize!r}: "processor" (what the checkpoint does) or "stretch" (directly to the tower\'s input).'
-            )
-
-    def direct(self, backbone: Backbone) -> bool:
-        """Whether we resize, instead of the processor.
-
-        Raises:
-            LoadError: tiles of a picture that is resized directly.
-        """
-        if self.resize == "stretch" and self.tiles and backbone.tiled:
-            raise LoadError(
-                'resize="stretch" shows the whole picture as one square, and this family would cut tiles of it. Load it with tiles=False as well.'
-            )
-        return self.resize == "stretch" or (backbone.tiled and not self.tiles)
 
 
 class Probe:
@@ -77,7 +51,7 @@ class Probe:
         self.name, self.revision = name, revision
         self.family = str(model.config.model_type)
         self.backbone: Backbone = backbone_for(model.config)
-        self.direct = preparation.direct(self.backbone)
+        self.direct = preparation.direct(self.backbone, self.family)
         self.modules: Modules = discover(model)
         self.engine = Engine(model, self.modules)
         self._rooms: dict[tuple[str, str], Room] = {}

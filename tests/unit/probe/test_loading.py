@@ -200,7 +200,7 @@ def test_families_that_nobody_declared_work_without_a_grid(wide_image: Image.Ima
     with pytest.raises(probe.errors.GridUnknown, match="llava does not say where its image tokens lie"):
         trace.hidden().grid()
     with pytest.raises(LoadError, match="resize='processor'"):
-        probe.load(model=hf, processor=processor, resize="stretch").encode(wide_image, "Is there a cat?")
+        probe.load(model=hf, processor=processor, resize="stretch")
 
 
 def test_a_folder_is_found_from_home_and_as_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -72,6 +73,6 @@ def test_a_lasting_shortage_is_tried_ever_more_seldom() -> None:
     for _ in range(200):
         room.together(list(range(8)), [1] * 8, work)
     failures = [number for number, size in enumerate(tried) if size == 8]
-    waits = [later - earlier for earlier, later in zip(failures, failures[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(failures)]
     assert waits == sorted(waits)
     assert waits[-1] > 4 * waits[0]
