@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from fseg.classes import check_classes, read_classes
-from fseg.errors import FsegError, InvalidClasses
+from fseg.errors import InvalidClasses
 from fseg.evaluation.cli import ablate_command, datasets_command, eval_command, merge_command, table_command
 from fseg.figures import layers_figure, steps_figure
 from fseg.files import check_writable, write_atomically
@@ -175,7 +175,7 @@ def _saved(result: Result | Failure, image: Path, folder: Path) -> Result | Fail
     if isinstance(result, Result):
         try:
             result.save(folder)
-        except FsegError as error:
+        except ProbeError as error:
             return Failure(image, error)
     return result
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save as to_safetensors
 
+from fseg import strict_json
 from fseg.evidence import Evidence
 from fseg.figures import overlay, panel, save_labels
 from fseg.files import write_atomically
@@ -84,8 +85,10 @@ class Result:
 
         Raises:
             OutputError: the folder cannot be made or written.
+            NotFinite: a margin, a score or a point is NaN or infinite; nothing is written.
         """
         target = Path(folder)
+        described = strict_json.dump(self.to_dict(), indent=2)
         maps = {
             # A map may be another one by construction (with fusion "D" the response is the distance); a file holds each by itself.
             f"{i}/{kind}": values.clone(memory_format=torch.contiguous_format)
@@ -94,7 +97,7 @@ class Result:
         }
         save_labels(target / "labels.png", self.labels)
         write_atomically(target / "overlay.png", lambda file: self.overlay().save(file, "PNG"))
-        write_atomically(target / "result.json", lambda file: file.write(json.dumps(self.to_dict(), indent=2, ensure_ascii=False).encode()))
+        write_atomically(target / "result.json", lambda file: file.write(described))
         write_atomically(
             target / "evidence.safetensors", lambda file: file.write(to_safetensors(maps, {"classes": json.dumps(list(self.classes))}))
         )
