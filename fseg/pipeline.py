@@ -16,6 +16,7 @@ from torch import Tensor
 
 import probe
 from fseg.classes import check_classes
+from fseg.embedded import backbone_place
 from fseg.errors import InvalidRecipe
 from fseg.evidence import Evidence
 from fseg.recipe import Recipe, get_recipe
@@ -185,11 +186,7 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
             f"backbone= is a {type(backbone).__name__}. Give a hub id, a folder, or a loaded model as "
             'probe.load(model=..., processor=..., resize="stretch", tiles=False).'
         )
-    if backbone == "glyphs":
-        from fseg.glyphs import llava_folder  # the embedded models are looked for only when asked for
-
-        backbone = llava_folder()
-    return probe.load(str(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
+    return probe.load(backbone_place(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
 
 
 def only_picture(pictures: probe.Pictures) -> Image.Image:

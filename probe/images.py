@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +47,48 @@ def open_images(images: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:
     return [open_image(image) for image in images] if isinstance(images, (list, tuple)) else [open_image(images)]  # type: ignore[arg-type]
 
 
+def read_image(path: Path) -> tuple[Image.Image, bytes]:
+    """The picture of a file, as `open_image` gives it, and the bytes that it was decoded from: one reading for both.
+
+    Raises:
+        ImageError: no such file, not an image, or truncated.
+    """
+    _check_file(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _undecodable(path, error) from error
+    return _decoded(path, BytesIO(content)), content
+
+
 def _from_file(path: Path) -> Image.Image:
+    _check_file(path)
+    return _decoded(path, path)
+
+
+def _check_file(path: Path) -> None:
     if not path.exists():
         raise ImageError(f"No image file {str(path)!r}. Check the path; relative paths start at {str(Path.cwd())!r}.")
     if path.is_dir():
         raise ImageError(f"{str(path)!r} is a folder, an image file was expected. Name the files in it.")
+
+
+def _decoded(path: Path, source: Path | BytesIO) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pictures past 89 megapixels are large, not an attack, when their owner names them.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(source) as opened:
                 opened.load()
                 return _to_rgb(opened)
     except UnidentifiedImageError as error:
         raise ImageError(f"{str(path)!r} is not an image in a format that Pillow reads. Convert it to PNG or JPEG.") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{str(path)!r} cannot be decoded ({error}): it is damaged, cut short or too large. Get the file again."
-        ) from error
+        raise _undecodable(path, error) from error
+
+
+def _undecodable(path: Path, error: Exception) -> ImageError:
+    return ImageError(f"{str(path)!r} cannot be decoded ({error}): it is damaged, cut short or too large. Get the file again.")
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:

@@ -115,7 +115,7 @@ def merge_command(
     out: Annotated[Path, typer.Option(help="The folder for the results of the whole.")],
 ) -> None:
     """Put the parts of a set that were evaluated with --shard together."""
-    from fseg.evaluation.runner import merge
+    from fseg.evaluation.merging import merge
 
     show(merge(folders, root, out), out)
 

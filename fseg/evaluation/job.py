@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
 from fseg.evaluation.class_lists import class_list
-from fseg.evaluation.label_maps import read_truth, write_mask
-from fseg.evaluation.measure import Labels, headline, measure, predictions
+from fseg.evaluation.content import Prepared, names_fingerprint, prepare
+from fseg.evaluation.label_maps import write_mask
+from fseg.evaluation.measure import headline, measure, predictions
 from fseg.evaluation.readers import DataSet, Sample, check_complete, data_set, read_index
 from fseg.evaluation.records import Record
 from fseg.pipeline import Segmenter
@@ -86,6 +86,7 @@ class Task:
     Attributes:
         classes: for each class the names that it is asked about by.
         samples: the images to do, in order.
+        names: of all images of the job, those of its other parts included.
         missing: how many files of the set are not there.
     """
 
@@ -93,6 +94,7 @@ class Task:
     declared: DataSet
     classes: Mapping[str, tuple[str, ...]]
     samples: tuple[Sample, ...]
+    names: tuple[str, ...]
     missing: int
 
     def manifest(self) -> dict[str, Any]:
@@ -109,7 +111,8 @@ class Task:
             "save_masks": self.job.save_masks,
             "missing_files": self.missing,
             "images": len(self.samples),
-            "data_fingerprint": fingerprint(self.samples),
+            "set_images": len(self.names),
+            "set_names": names_fingerprint(self.names),
             "versions": versions(),
         }
 
@@ -123,28 +126,22 @@ def look_up(job: Job) -> Task:
     """Find the files and classes of a job; opens no picture and no model.
 
     Raises:
-        InvalidRecipe: masks of several rows are to be saved.
+        InvalidRecipe: there is no recipe, or masks of several rows are to be saved.
         InvalidDataSet, MissingFiles, InvalidClasses: see `fseg.evaluation.readers` and `class_lists`.
     """
+    if not job.rows:
+        raise InvalidRecipe("An evaluation needs a recipe, and none was given.")
     if job.save_masks and len(job.rows) != 1:
         raise InvalidRecipe(f"The label maps of {len(job.rows)} rows have one place. Save those of one recipe (save_masks), or none.")
     declared = data_set(job.data_set, job.root)
     classes = class_list(declared, job.class_list)
     index = read_index(declared, job.root)
     check_complete(index, allow_missing=job.allow_missing)
-    samples = index.samples[: job.limit][job.shard.number - 1 :: job.shard.of]
+    whole = index.samples[: job.limit]
+    samples = whole[job.shard.number - 1 :: job.shard.of]
     if not samples:
-        raise InvalidDataSet(f"Part {job.shard} of {len(index.samples[: job.limit])} images is empty. Make fewer parts.")
-    return Task(job, declared, classes, samples, len(index.missing))
-
-
-def fingerprint(samples: Iterable[Sample]) -> str:
-    """A hash of the files' names and sizes: it changes when an image or its labels are exchanged for others."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        sizes = (sample.image.stat().st_size, sample.truth.stat().st_size)
-        digest.update(f"{sample.name} {sample.truth.name} {sizes}\n".encode())
-    return digest.hexdigest()[:16]
+        raise InvalidDataSet(f"Part {job.shard} of {len(whole)} images is empty. Make fewer parts.")
+    return Task(job, declared, classes, samples, tuple(sample.name for sample in whole), len(index.missing))
 
 
 def open_models(job: Job, device: str | None) -> Sweep:
@@ -153,8 +150,6 @@ def open_models(job: Job, device: str | None) -> Sweep:
     Raises:
         LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `Segmenter` and `Sweep`.
     """
-    if not job.rows:
-        raise InvalidRecipe("An evaluation needs a recipe, and none was given.")
     first = next(iter(job.rows.values()))
     return Sweep(Segmenter(first, backbone=job.backbone, sam=job.sam, device=device, dtype=job.dtype), job.rows)
 
@@ -170,9 +165,9 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
     """
     for sample, prepared in _prepared_ahead(sweep, samples):
         try:
-            pictures, truth = prepared.result()
-            results = sweep(pictures, task.classes)
-            record = measure(task.declared, sample, truth, results)
+            read = prepared.result()
+            results = sweep(read.pictures, task.classes)
+            record = replace(measure(task.declared, sample, read.truth, results), content=read.content)
             if task.job.save_masks:
                 (result,) = results.values()
                 labels = predictions(task.declared, result)[headline(task.declared, result.recipe)]
@@ -184,13 +179,11 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
         yield record
 
 
-def _prepared_ahead(sweep: Sweep, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Future[tuple[probe.Pictures, Labels]]]]:
-    def prepare(sample: Sample) -> tuple[probe.Pictures, Labels]:
-        return sweep.segmenter.model.prepare(sample.image), read_truth(sample.truth, sample.values)
-
+def _prepared_ahead(sweep: Sweep, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Future[Prepared]]]:
+    model = sweep.segmenter.model
     source = iter(samples)
     with ThreadPoolExecutor(_AHEAD) as pool:
-        ahead = [(sample, pool.submit(prepare, sample)) for sample in islice(source, 1 + _AHEAD)]
+        ahead = [(sample, pool.submit(prepare, model, sample)) for sample in islice(source, 1 + _AHEAD)]
         while ahead:
             yield ahead.pop(0)
-            ahead += [(sample, pool.submit(prepare, sample)) for sample in islice(source, 1)]
+            ahead += [(sample, pool.submit(prepare, model, sample)) for sample in islice(source, 1)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fseg.errors import InvalidTruth
 from fseg.evaluation.metric import IGNORED
@@ -70,7 +71,12 @@ def read_truth(path: Path, meaning: LabelValues) -> Int64[np.ndarray, "height wi
     Raises:
         InvalidTruth: the file cannot be read, is a colour picture, or has a value that the set does not know.
     """
-    values = _pixel_values(path)
+    return read_truth_and_bytes(path, meaning)[0]
+
+
+def read_truth_and_bytes(path: Path, meaning: LabelValues) -> tuple[Int64[np.ndarray, "height width"], bytes]:
+    """What `read_truth` gives, and the bytes that it was decoded from: one reading for both."""
+    values, content = _pixel_values(path)
     table = np.full(256, -1, dtype=np.int64)
     table[list(meaning.labels)] = list(meaning.labels.values())
     labels: Int64[np.ndarray, "height width"] = table[values]
@@ -80,7 +86,7 @@ def read_truth(path: Path, meaning: LabelValues) -> Int64[np.ndarray, "height wi
             f"{str(path)!r} has the values {', '.join(map(str, strange[:5]))}, which stand for no label here: "
             f"{_ranges(sorted(meaning.labels))} do. Are these the labels of this data set, in this conversion?"
         )
-    return labels
+    return labels, content
 
 
 def write_mask(path: Path, labels: Int64[np.ndarray, "height width"], meaning: LabelValues) -> None:
@@ -94,21 +100,23 @@ def write_mask(path: Path, labels: Int64[np.ndarray, "height width"], meaning: L
     save_labels(path, table[labels])
 
 
-def _pixel_values(path: Path) -> np.ndarray[Any, Any]:
+def _pixel_values(path: Path) -> tuple[np.ndarray[Any, Any], bytes]:
     try:
-        with Image.open(path) as opened:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as opened:
             opened.load()
             mode, values = opened.mode, np.asarray(opened)
     except (OSError, ValueError, SyntaxError) as error:
+        reason = "no format that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
         raise InvalidTruth(
-            f"The labels {str(path)!r} cannot be read ({error}): the file is damaged or no picture. Get it again."
+            f"The labels {str(path)!r} cannot be read ({reason}): the file is damaged or no picture. Get it again."
         ) from error
     if mode not in ("P", "L"):
         raise InvalidTruth(
             f"{str(path)!r} is a picture of mode {mode}; labels are one value of 8 bits a pixel. "
             "A palette PNG that was opened as RGB and saved has lost them: take the file as it was distributed."
         )
-    return values
+    return values, content
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from fseg.evaluation.records import Record, Row
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.compose import UNLABELLED, Compose
+from probe.errors import NotFinite
 
 Labels = Int64[np.ndarray, "height width"]
 NONE, ARGMAX = "none", "argmax_response"
@@ -23,6 +25,11 @@ NONE, ARGMAX = "none", "argmax_response"
 def headline(declared: DataSet, recipe: Recipe) -> str:
     """Which of the `predictions` a recipe's mIoU is of."""
     return recipe.compose.fill if declared.background or recipe.compose.fill == ARGMAX else NONE
+
+
+def fills(declared: DataSet, recipe: Recipe) -> tuple[str, ...]:
+    """The keys of `predictions`."""
+    return (recipe.compose.fill,) if declared.background else (NONE, ARGMAX)
 
 
 def predictions(declared: DataSet, result: Result) -> dict[str, Labels]:
@@ -60,6 +67,7 @@ def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[s
 
     Raises:
         InvalidTruth: the truth has another size than the image.
+        NotFinite: a margin or a score is NaN or infinite.
     """
     there = tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
     return Record(sample.name, there, {name: _row(declared, sample, truth, there, result) for name, result in results.items()})
@@ -79,4 +87,11 @@ def _row(declared: DataSet, sample: Sample, truth: Labels, there: tuple[int, ...
 
 def _answered(result: Result, label: int, index: int) -> dict[str, Any]:
     e = result.evidence[result.classes[index]]
-    return {"label": label, "asked_as": e.asked_as, "answer": e.answer, "margin": e.margin, "score": e.score, "flags": list(e.flags)}
+    margin, score = (_finite(e.name, kind, value) for kind, value in (("margin", e.margin), ("score", e.score)))
+    return {"label": label, "asked_as": e.asked_as, "answer": e.answer, "margin": margin, "score": score, "flags": list(e.flags)}
+
+
+def _finite(name: str, kind: str, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise NotFinite(f"The {kind} of {name!r} is {value}, which is no answer. Try --dtype float32 or bfloat16.")
+    return None if value is None else float(value)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Int64
 
+from fseg import strict_json
 from fseg.errors import OutputError, RunMismatch
 from fseg.evaluation.metric import Counts
+from fseg.evaluation.record_values import Expected, check_values
 
 FOLDER = "records"
+
+_WRITTEN_BY_A_RUN = re.compile(r"worker-\d+\.jsonl|cluster\.jsonl")
+
+_SEALED = re.compile(rb'(\{.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +47,20 @@ class Record:
     Attributes:
         image: the sample's name.
         there: labels of the classes of which the truth has a pixel, background left out.
+        content: hashes of the image's file and of its truth's, as they were read (see `fseg.evaluation.content`); None for a failure.
     """
 
     image: str
     there: tuple[int, ...] = ()
     rows: Mapping[str, Row] = field(default_factory=dict)
+    content: tuple[str, str] | None = None
     error: str | None = None
 
 
-def to_json(record: Record) -> str:
-    """One line, without its end. Counts are kept sparse: most classes are in no given image."""
+def to_json(record: Record) -> bytes:
+    """One line, without its end; its last entry is a checksum of the others. Counts are kept sparse: most classes are in no given image."""
     if record.error is not None:
-        return json.dumps({"image": record.image, "error": record.error})
+        return _sealed({"image": record.image, "error": record.error})
     rows = {
         name: {
             "counts": {fill: _sparse(counts) for fill, counts in row.counts.items()},
@@ -60,19 +69,41 @@ def to_json(record: Record) -> str:
         }
         for name, row in record.rows.items()
     }
-    return json.dumps({"image": record.image, "there": list(record.there), "rows": rows}, ensure_ascii=False)
+    return _sealed({"image": record.image, "content": record.content, "there": list(record.there), "rows": rows})
 
 
-def from_json(line: str, labels: int) -> Record:
-    """The record of a line, with counts of so many labels."""
-    given = json.loads(line)
+def from_json(line: bytes, expected: Expected) -> Record:
+    """The record of a line.
+
+    Raises:
+        ValueError: its checksum is wrong, or it holds something that a record of this run cannot hold.
+    """
+    given = strict_json.load(_opened(line))
+    check_values(given, expected)
     if "error" in given:
         return Record(given["image"], error=given["error"])
     rows = {
-        name: Row({fill: _dense(counts, labels) for fill, counts in row["counts"].items()}, tuple(row["said"]), tuple(row["classes"]))
+        name: Row(
+            {fill: _dense(counts, expected.labels) for fill, counts in row["counts"].items()}, tuple(row["said"]), tuple(row["classes"])
+        )
         for name, row in given["rows"].items()
     }
-    return Record(given["image"], tuple(given["there"]), rows)
+    return Record(given["image"], tuple(given["there"]), rows, tuple(given["content"]))
+
+
+def _sealed(values: Mapping[str, Any]) -> bytes:
+    body = strict_json.dump(values)
+    return body[:-1] + b', "crc32": "%08x"}' % crc32(body)
+
+
+def _opened(line: bytes) -> bytes:
+    found = _SEALED.fullmatch(line)
+    if found is None:
+        raise ValueError("it does not end with a checksum")
+    body = found[1] + b"}"
+    if crc32(body) != int(found[2], 16):
+        raise ValueError("its checksum is another: the file is damaged")
+    return body
 
 
 def _sparse(counts: Counts) -> dict[str, list[int]]:
@@ -89,13 +120,13 @@ def _dense(sparse: Mapping[str, Iterable[int]], labels: int) -> Counts:
 
 
 class RecordFile:
-    """A file of records that is only appended to. A line is there whole, or the next reader cuts it off."""
+    """A file of records that is only appended to. A line is there whole, or the next run cuts it off."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -105,7 +136,7 @@ class RecordFile:
         Raises:
             OutputError: the disk is full; nothing of the line is left behind.
         """
-        line = (to_json(record) + "\n").encode()
+        line = to_json(record) + b"\n"
         before = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
@@ -125,30 +156,55 @@ class RecordFile:
         return OutputError(f"{str(self._path)!r} cannot be written: {error.strerror or error}. What is done is kept; start again to go on.")
 
 
-def read_records(folder: Path, labels: int) -> dict[str, Record]:
-    """All records of a run, by image; a success stands before a failure of the same image.
+def read_records(folder: Path, expected: Expected) -> dict[str, Record]:
+    """All records of a run, by image; a success stands before a failure of the same image. A torn last line is passed over.
 
     Raises:
-        RunMismatch: a line is no record.
+        RunMismatch: a file that no run writes, a line that is no record of this run, or two records of one image that differ.
     """
     records: dict[str, Record] = {}
-    for path in sorted((folder / FOLDER).glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+    for path in _files(folder):
+        for number, line in enumerate(_read(path).split(b"\n")[:-1], start=1):
             try:
-                record = from_json(line, labels)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+                record = from_json(line, expected)
+            except ValueError as error:
                 raise RunMismatch(
-                    f"Line {number} of {str(path)!r} is no record ({error}). Remove the line, and its image is done again."
+                    f"Line {number} of {str(path)!r} is no record of this run: {error}. "
+                    "Put the file back as it was; or remove the line, and its image is done again."
                 ) from error
-            if record.image not in records or record.error is None:
+            known = records.get(record.image)
+            if known is None or known.error is not None:
                 records[record.image] = record
+            elif record.error is None and to_json(record) != to_json(known):
+                raise RunMismatch(
+                    f"Line {number} of {str(path)!r} is a second record of {record.image!r}, which differs from the first. "
+                    f"Remove all lines of {record.image!r} from the files beside it, and it is done again."
+                )
     return records
 
 
 def cut_torn_lines(folder: Path) -> None:
-    """Cut off what a killed run left of a line. Only for the one process that holds the folder's lock."""
-    for path in (folder / FOLDER).glob("*.jsonl"):
-        content = path.read_bytes()
+    """Cut off what a killed run left of a line. Only for the process that holds the lock of a folder whose manifest is its own.
+
+    Raises:
+        RunMismatch: there is a file of records that no run writes.
+    """
+    for path in list(_files(folder)):
+        content = _read(path)
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(path, whole)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted((folder / FOLDER).glob("*.jsonl")):
+        if _WRITTEN_BY_A_RUN.fullmatch(path.name) is None or path.is_symlink() or not path.is_file():
+            raise RunMismatch(f"{str(path)!r} is no file that a run writes, and is not touched. Move it elsewhere.")
+        yield path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunMismatch(f"{str(path)!r} cannot be read: {error.strerror or error}. Put the file back as it was.") from error

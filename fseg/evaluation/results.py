@@ -7,16 +7,76 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
+from fseg import strict_json
+from fseg.errors import InvalidDataSet
+from fseg.evaluation.content import data_fingerprint
 from fseg.evaluation.measure import headline
 from fseg.evaluation.metric import Counts, Presence
 from fseg.evaluation.readers import BACKGROUND, DataSet
 from fseg.evaluation.records import Record
+from fseg.evaluation.run_folder import Kinds, fits, write_json
+from fseg.files import write_atomically
 from fseg.recipe import Recipe
+
+RESULTS = "results.json"
+TABLE = "table.txt"
 
 MOST_FAILURES = 0.01
 """The share of images that may fail before a run counts as failed."""
+
+SHOWN_FAILURES = 5
+"""Failed images whose reasons stand in the table."""
+
+_COUNT = (int, type(None))
+_KINDS: Kinds = {
+    "data_set": str,
+    "class_list": str,
+    "images": int,
+    "failed": int,
+    "missing_files": int,
+    "images_of_the_whole_set": _COUNT,
+    "limit": _COUNT,
+    "shard": str,
+    "models": {"backbone": str},
+}
+_KINDS_OF_A_ROW: Kinds = {"miou": (float, type(None)), "recipe": {"name": str}}
+"""What the paper's tables need of a `results.json`, and of each row in it."""
+
+
+def write_results(
+    out: Path, manifest: Mapping[str, Any], declared: DataSet, rows: Mapping[str, Recipe], records: Sequence[Record]
+) -> dict[str, Any]:
+    """Write `results.json` and `table.txt` of a run; gives what the first of them holds.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    values = summarise(manifest, declared, [names[0] for names in manifest["classes"]], rows, records)
+    results: dict[str, Any] = strict_json.load(strict_json.dump(values))  # tuples as the lists of JSON
+    write_json(out / RESULTS, results)
+    write_atomically(out / TABLE, lambda file: file.write(f"{table(results)}\n".encode()))
+    return results
+
+
+def read_results_file(path: Path) -> dict[str, Any]:
+    """What a `results.json` holds.
+
+    Raises:
+        InvalidDataSet: the file is damaged, or of something else than a run.
+    """
+    try:
+        results = strict_json.load(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidDataSet(
+            f"{str(path)!r} cannot be read as the results of a run: {error}. Start the run again, which writes them anew."
+        ) from error
+    rows = results.get("rows", {"": results}) if isinstance(results, dict) else None
+    if not isinstance(rows, dict) or not all(fits(row, _KINDS_OF_A_ROW) for row in rows.values()) or not fits(results, _KINDS):
+        raise InvalidDataSet(f"{str(path)!r} does not hold the results of a run of this version. Name the --out folders of runs alone.")
+    return results
 
 
 def label_names(declared: DataSet, classes: Iterable[str]) -> list[str]:
@@ -49,7 +109,8 @@ def summarise(
         "failures": {record.image: record.error for record in failed},
         "missing_files": manifest["missing_files"],
         "images_of_the_whole_set": declared.count,
-        **{key: manifest[key] for key in ("limit", "shard", "data_fingerprint", "models", "versions")},
+        "data_fingerprint": data_fingerprint(records),
+        **{key: manifest[key] for key in ("limit", "shard", "models", "versions")},
     }
     if len(figures) == 1:
         return {**next(iter(figures.values())), **shared, **told}
@@ -89,8 +150,7 @@ def _known(value: float) -> float | None:
 def table(results: Mapping[str, Any]) -> str:
     """What stands on the screen at the end: the figures, then the classes, best first."""
     lines = [f"{results['data_set']}, {results['images']} images, class list {results['class_list']}"]
-    if results["failed"]:
-        lines.append(f"{results['failed']} images failed: {', '.join(list(results['failures'])[:5])}")
+    lines += _failures(results["failures"])
     if results["missing_files"]:
         lines.append(f"{results['missing_files']} files of the set are missing")
     rows = results["rows"] if "rows" in results else {results["recipe"]["name"]: results}
@@ -106,6 +166,20 @@ def table(results: Mapping[str, Any]) -> str:
             f"{'':<{width}}  {percent(value)}  with fill={fill}" for fill, value in row["miou_by_fill"].items() if fill != row["fill"]
         ]
     return "\n".join([*lines, *(["", *_by_class(results["classes"])] if "rows" not in results else [])])
+
+
+def _failures(failures: Mapping[str, str]) -> list[str]:
+    """The count of failed images, and the first of them with their reasons."""
+    if not failures:
+        return []
+    shown = [" ".join(f"  {image}: {reason}".split()) for image, reason in list(failures.items())[:SHOWN_FAILURES]]
+    further = len(failures) - len(shown)
+    return [
+        f"{len(failures)} images failed:",
+        # The name of a file that is not UTF-8 cannot be printed as it is.
+        *(f"  {line}".encode(errors="backslashreplace").decode() for line in shown),
+        *([f"  and {further} more: see failures in {RESULTS}"] if further else []),
+    ]
 
 
 def percent(value: float | None) -> str:

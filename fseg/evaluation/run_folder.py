@@ -1,22 +1,88 @@
-"""The folder of a run: its lock, its manifest, and what to say when either does not fit."""
+"""The folder of a run: whose it is, its lock and its manifest, and what to say when one of them does not fit."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fseg import strict_json
 from fseg.errors import OutputError, RunLocked, RunMismatch
+from fseg.evaluation.records import FOLDER
 from fseg.files import write_atomically
 
 MANIFEST = "manifest.json"
+LOCK = ".fseg-lock"
 PATIENCE = 2.0
 """Seconds in which the workers of a killed run end; they keep its lock until then."""
+
+MOST_SHOWN = 8
+"""Lines of differences in a message."""
+
+Kinds = Mapping[str, Any]
+"""What a file of ours says by key: a type, several, or the kinds of what is inside."""
+
+_KINDS: Kinds = {
+    "data_set": str,
+    "labels": int,
+    "class_list": str,
+    "classes": list,
+    "rows": dict,
+    "limit": (int, type(None)),
+    "shard": str,
+    "missing_files": int,
+    "images": int,
+    "set_images": int,
+    "set_names": str,
+    "models": {"backbone": str, "sam": str, "weights": dict},
+    "versions": dict,
+}
+"""What every manifest says, and as what."""
+
+_FOLLOWS_FROM = {
+    "classes": ("class_list", "data_set"),
+    "labels": ("data_set", "classes"),
+    "class_list": ("data_set",),
+    "missing_files": ("data_set",),
+    "set_images": ("data_set", "limit"),
+    "set_names": ("data_set", "limit", "set_images"),
+    "images": ("data_set", "limit", "set_images", "shard"),
+}
+"""Keys that differ because others do: only the cause is told."""
+
+_OF_A_START = re.compile(r"\.fseg-.+")
+"""What a run that was killed before it had a manifest leaves behind: hidden files of our own naming."""
+
+
+def check_ours(folder: Path) -> None:
+    """Check that a folder is a run's, or free for one. Writes nothing.
+
+    Raises:
+        OutputError: there is a file of this name, or the folder cannot be read.
+        RunMismatch: the folder holds other files, or records without the manifest that says what they are of.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{str(folder)!r} cannot be written: {error.strerror or error}. Name a new folder with --out.") from error
+    foreign = [name for name in names if _OF_A_START.fullmatch(name) is None]
+    if MANIFEST in names or not foreign:
+        return
+    if any((folder / FOLDER).glob("*.jsonl")):
+        raise RunMismatch(
+            f"{str(folder)!r} holds {FOLDER}/*.jsonl and no {MANIFEST}, which says what they are of. "
+            "Put the manifest back, or name another place with --out."
+        )
+    shown = ", ".join(map(repr, foreign[:3])) + (", ..." if len(foreign) > 3 else "")
+    raise RunMismatch(f"{str(folder)!r} is no folder of a run: it holds {shown}. Name a new or empty folder with --out.")
 
 
 @contextmanager
@@ -28,15 +94,16 @@ def locked(folder: Path) -> Iterator[int]:
 
     Raises:
         RunLocked: another run holds it.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or has a file of the lock's name that is none.
     """
-    path = folder / "lock"
+    path = folder / LOCK
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}. Name another place with --out.") from error
     try:
         _take(descriptor, path)
+        _check_is_lock(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         yield descriptor
@@ -59,6 +126,13 @@ def _take(descriptor: int, path: Path) -> None:
         time.sleep(0.05)
 
 
+def _check_is_lock(descriptor: int, path: Path) -> None:
+    """A file that somebody else gave this name is not written into."""
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if not is_file or re.fullmatch(rb"\d{0,20}", os.pread(descriptor, 21, 0)) is None:
+        raise OutputError(f"{str(path)!r} is to be the lock of a run, and is another file. Move it, or name another place with --out.")
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What a folder's run is of; None for a folder without one.
 
@@ -66,19 +140,38 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         RunMismatch: the file there is no manifest.
     """
     path = folder / MANIFEST
-    if not path.exists():
-        return None
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunMismatch(f"{str(path)!r} is no manifest of a run: {error}. Name another place with --out.") from error
-    return manifest
+        manifest = strict_json.load(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _no_manifest(path, str(error)) from error
+    wrong = [key for key, kind in _KINDS.items() if not fits(manifest, {key: kind})]
+    if wrong:
+        raise _no_manifest(path, f"it does not say {', '.join(wrong[:3])}, or not as this version does")
+    return dict(manifest)
+
+
+def fits(values: Any, kinds: Kinds) -> bool:
+    """Whether values have these keys, each of its kind; others may stand beside them."""
+    if not isinstance(values, dict) or not set(kinds) <= set(values):
+        return False
+    return all(fits(values[key], kind) if isinstance(kind, Mapping) else isinstance(values[key], kind) for key, kind in kinds.items())
+
+
+def _no_manifest(path: Path, reason: str) -> RunMismatch:
+    return RunMismatch(f"{str(path)!r} is no manifest of a run: {reason}. Name another place with --out.")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write plain values, whole or not at all."""
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write plain values, whole or not at all.
+
+    Raises:
+        NotFinite: a number among them is NaN or infinite.
+        OutputError: the file cannot be written.
+    """
+    text = strict_json.dump(values, indent=2) + b"\n"
+    write_atomically(path, lambda file: file.write(text))
 
 
 def check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -87,28 +180,74 @@ def check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any])
     Raises:
         RunMismatch: the manifest of the folder says something else; the message shows the differences.
     """
-    differing = differences(there, json.loads(json.dumps(asked)))
+    differing = differences(there, asked)
     if differing:
-        shown = "".join(f"\n  {line}" for line in differing[:8]) + ("\n  ..." if len(differing) > 8 else "")
-        raise RunMismatch(
-            f"{str(folder)!r} holds another run, in which {len(differing)} things differ:{shown}\nStart this one in a folder of its own (--out)."
-        )
+        raise RunMismatch(f"{str(folder)!r} holds another run: {listed(differing)}\nStart this one in a folder of its own (--out).")
+
+
+def listed(differing: Sequence[str]) -> str:
+    """Differences as a message shows them: each on a line, the first of many."""
+    further = len(differing) - MOST_SHOWN
+    return "".join(f"\n  {line}" for line in differing[:MOST_SHOWN]) + (f"\n  and {further} more" if further > 0 else "")
 
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What two manifests say differently, one line a key."""
-    first, second = _flat(there), _flat(asked)
-    keys = [key for key in {**first, **second} if first.get(key, "nothing") != second.get(key, "nothing")]
-    return [f"{key}: {_shown(first.get(key, 'nothing'))} there, {_shown(second.get(key, 'nothing'))} asked for" for key in keys]
+    """What two manifests say differently, one line a cause."""
+    first, second = (strict_json.load(strict_json.dump(one)) for one in (there, asked))  # tuples as the lists of JSON
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key) or (key in first) != (key in second)]
+    causes = [key for key in keys if not set(_FOLLOWS_FROM.get(key, ())) & set(keys)]
+    return [line for key in causes for line in _of_key(key, first, second)]
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
-    return flat
+def _of_key(key: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    mine, theirs = first.get(key, _NOTHING), second.get(key, _NOTHING)
+    if key == "rows" and isinstance(mine, dict) and isinstance(theirs, dict):
+        return _rows(mine, theirs)
+    if key == "classes" and isinstance(mine, list) and isinstance(theirs, list):
+        return [f"classes: {_first_of_lists(mine, theirs)}"]
+    lines = [_line(place, *both) for place, both in _flat(key, mine, theirs).items()]
+    if key == "class_list" and first.get("classes") != second.get("classes"):
+        return [f"{lines[0]}; {_first_of_lists(first['classes'], second['classes'])}"]
+    return lines
+
+
+_NOTHING = object()
+"""A key that one side does not have."""
+
+
+def _rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Rows of other names are one difference; rows of the same names one for each setting, however many rows it differs in."""
+    if set(first) != set(second):
+        return [_line("rows", ", ".join(first), ", ".join(second))]
+    alike: dict[str, list[str]] = {}
+    for row in first:
+        for place, both in _flat("", first[row], second[row]).items():
+            alike.setdefault(place, []).append(_line(f"rows.{row}{place}", *both))
+    return [lines[0] + (f", and in {len(lines) - 1} more rows" if len(lines) > 1 else "") for lines in alike.values()]
+
+
+def _flat(place: str, first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
+    """Where two values differ: by place, what the one says and the other."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return {} if first == second else {place: (first, second)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**first, **second}:
+        found |= _flat(f"{place}.{key}", first.get(key, _NOTHING), second.get(key, _NOTHING))
+    return found
+
+
+def _first_of_lists(first: Any, second: Any) -> str:
+    if len(first) != len(second):
+        return f"{len(first)} classes there, {len(second)} asked for"
+    differing = [(index, *both) for index, both in enumerate(zip(first, second, strict=True)) if both[0] != both[1]]
+    index, mine, theirs = differing[0]
+    return _line(f"{len(differing)} of {len(first)} classes differ, the first, number {index + 1}", mine, theirs)
+
+
+def _line(place: str, first: Any, second: Any) -> str:
+    return f"{place}: {_shown(first)} there, {_shown(second)} asked for"
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "nothing" if value is _NOTHING else value if isinstance(value, str) else strict_json.dump(value).decode()
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
@@ -13,20 +13,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from fseg import toml
-from fseg.errors import ClusterNotFound, InvalidRecipe, RunMismatch
+from fseg.errors import ClusterNotFound, InvalidRecipe
+from fseg.evaluation.content import check_unchanged
 from fseg.evaluation.job import Job, Task, look_up, open_models, work
-from fseg.evaluation.measure import headline
-from fseg.evaluation.readers import DataSet, Sample, data_set
+from fseg.evaluation.measure import fills, headline
+from fseg.evaluation.readers import Sample
+from fseg.evaluation.record_values import Expected
 from fseg.evaluation.records import FOLDER, Record, RecordFile, cut_torn_lines, read_records
-from fseg.evaluation.results import summarise, table
-from fseg.evaluation.run_folder import MANIFEST, check_same, differences, locked, read_manifest, write_json
+from fseg.evaluation.results import write_results
+from fseg.evaluation.run_folder import MANIFEST, check_ours, check_same, locked, read_manifest, write_json
+from fseg.evaluation.weights import WEIGHTS, Fingerprints, check_weights, hashed_meanwhile
 from fseg.evaluation.workers import MASKS, devices, run_workers
-from fseg.files import check_writable, write_atomically
-from fseg.recipe import Recipe
-
-RESULTS = "results.json"
-TABLE = "table.txt"
+from fseg.files import check_writable
 
 
 def evaluate(
@@ -61,23 +59,21 @@ def evaluate(
         devices(job.device, workers)
     elif find_spec("ray") is None:
         raise ClusterNotFound("Ray is not installed, which spreads an evaluation over a cluster: pip install 'fseg-llava[ray]'.")
+    _Folder(out, task)  # what is no folder of this run is refused before anything is written into it
     check_writable(out)
     with locked(out) as lock:
         folder = _Folder(out, task)
-        cut_torn_lines(out)
         records = folder.records()
         if retry_failed:
             records = {image: record for image, record in records.items() if record.error is None}
         todo = [sample for sample in task.samples if sample.name not in records]
-        if todo:
-            if cluster is not None:
-                finished = _on_cluster(task, todo, folder, cluster, workers, threads)
-            elif workers == 1:
-                finished = _alone(task, todo, folder, threads)
+        with hashed_meanwhile(job, out) as weights:
+            if todo:
+                crew = _Crew(workers, threads, cluster, lock, lambda models: folder.begin(models, weights()))
+                for record in _shown(task, records, crew.work(task, todo, out)):
+                    records[record.image] = record
             else:
-                finished = _together(task, todo, folder, workers, threads, lock)
-            for record in _shown(task, records, finished):
-                records[record.image] = record
+                folder.check_weights(weights())
         return folder.finish(list(records.values()))
 
 
@@ -86,65 +82,80 @@ class _Folder:
 
     def __init__(self, out: Path, task: Task) -> None:
         self.out, self.task = out, task
+        check_ours(out)
         self.manifest = read_manifest(out)
         if self.manifest is not None:
             check_same(out, {key: value for key, value in self.manifest.items() if key != "models"}, task.manifest())
 
-    def begin(self, models: Mapping[str, str]) -> None:
+    def begin(self, models: Mapping[str, str], weights: Fingerprints) -> None:
         """Write down which models answer, or check that they are the same as before."""
         if self.manifest is None:
-            self.manifest = {**self.task.manifest(), "models": dict(models)}
+            self.manifest = {**self.task.manifest(), "models": {**models, WEIGHTS: weights}}
             write_json(self.out / MANIFEST, self.manifest)
-        check_same(self.out, {"models": self.manifest["models"]}, {"models": dict(models)})
+        there = {key: value for key, value in self.manifest["models"].items() if key != WEIGHTS}
+        check_same(self.out, {"models": there}, {"models": models})
+        check_weights(self.out, self.manifest["models"], weights)
+
+    def check_weights(self, weights: Fingerprints) -> None:
+        """Check the weights of a run that has nothing left to do, as far as this machine has them: it may be another one."""
+        assert self.manifest is not None, "a run with a record has a manifest"
+        known = {kind: found for kind, found in weights.items() if found is not None}
+        check_weights(self.out, self.manifest["models"], known)
 
     def records(self) -> dict[str, Record]:
-        """What is done, by image."""
-        return read_records(self.out, self.task.declared.labels)
+        """What is done, by image. What a kill left of a line is cut off."""
+        declared, job = self.task.declared, self.task.job
+        of_rows = {name: fills(declared, recipe) for name, recipe in job.rows.items()}
+        names = frozenset(sample.name for sample in self.task.samples)
+        cut_torn_lines(self.out)
+        records = read_records(self.out, Expected(of_rows, declared.labels, declared.background, names))
+        check_unchanged(self.task.samples, records)
+        return records
 
     def finish(self, records: Sequence[Record]) -> dict[str, Any]:
         """Write the results."""
         assert self.manifest is not None, "a run with a record has a manifest"
-        return _write_results(self.out, self.manifest, self.task.declared, list(self.task.classes), self.task.job.rows, records)
+        return write_results(self.out, self.manifest, self.task.declared, self.task.job.rows, records)
 
 
-def _write_results(
-    out: Path,
-    manifest: Mapping[str, Any],
-    declared: DataSet,
-    classes: Sequence[str],
-    rows: Mapping[str, Recipe],
-    records: Sequence[Record],
-) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads(json.dumps(summarise(manifest, declared, classes, rows, records)))  # tuples as the lists of JSON
-    write_json(out / RESULTS, results)
-    write_atomically(out / TABLE, lambda file: file.write(f"{table(results)}\n".encode()))
-    return results
+@dataclass(frozen=True)
+class _Crew:
+    """Who does the work: this process, several, or the actors of a cluster.
 
+    Attributes:
+        begin: is told which models answer, before the first image.
+    """
 
-def _alone(task: Task, todo: Sequence[Sample], folder: _Folder, threads: int | None) -> Iterator[Record]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    sweep = open_models(task.job, task.job.device)
-    folder.begin(sweep.segmenter.models())
-    file = RecordFile(folder.out / FOLDER / "worker-0.jsonl")
-    try:
-        for record in work(task, sweep, todo, folder.out / MASKS):
-            file.append(record)
-            yield record
-    finally:
-        file.close()
-        torch.set_num_threads(before)
+    workers: int
+    threads: int | None
+    cluster: str | None
+    lock: int
+    begin: Callable[[Mapping[str, str]], None]
 
+    def work(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
+        """Do images; their records come as they are finished, and are in the folder's files by then."""
+        if self.cluster is not None:
+            from fseg.evaluation.ray_workers import run_on_cluster  # Ray is an extra
 
-def _together(task: Task, todo: Sequence[Sample], folder: _Folder, workers: int, threads: int | None, lock: int) -> Iterator[Record]:
-    parts = [todo[number::workers] for number in range(min(workers, len(todo)))]
-    return run_workers(task, parts, folder.out, lock, folder.begin, threads)
+            return run_on_cluster(task, todo, out, self.cluster, self.workers, self.begin, self.threads)
+        if self.workers == 1:
+            return self._alone(task, todo, out)
+        parts = [todo[number :: self.workers] for number in range(min(self.workers, len(todo)))]
+        return run_workers(task, parts, out, self.lock, self.begin, self.threads)
 
-
-def _on_cluster(task: Task, todo: Sequence[Sample], folder: _Folder, address: str, workers: int, threads: int | None) -> Iterator[Record]:
-    from fseg.evaluation.ray_workers import run_on_cluster  # Ray is an extra
-
-    return run_on_cluster(task, todo, folder.out, address, workers, folder.begin, threads)
+    def _alone(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        sweep = open_models(task.job, task.job.device)
+        self.begin(sweep.segmenter.models())
+        file = RecordFile(out / FOLDER / "worker-0.jsonl")
+        try:
+            for record in work(task, sweep, todo, out / MASKS):
+                file.append(record)
+                yield record
+        finally:
+            file.close()
+            torch.set_num_threads(before)
 
 
 def _shown(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:
@@ -163,46 +174,3 @@ def _shown(task: Task, before: Mapping[str, Record], finished: Iterator[Record])
                 tqdm.write(f"failed  {record.image}: {record.error}", file=sys.stderr)
             bar.update()
             yield record
-
-
-def merge(folders: Sequence[Path], root: Path, out: Path) -> dict[str, Any]:
-    """Put the parts of a set that were evaluated by `--shard` together, and write the results of the whole.
-
-    Args:
-        root: of the data set, for its own class names.
-
-    Raises:
-        RunMismatch: a folder without a run, runs that differ in more than the part, or parts that are missing, unfinished or there twice.
-    """
-    manifests = [_manifest_of(folder) for folder in folders]
-    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
-        differing = differences(_without_part(manifests[0]), _without_part(manifest))
-        if differing:
-            raise RunMismatch(f"{str(folder)!r} is no part of the run in {str(folders[0])!r}: {'; '.join(differing[:5])}.")
-    shards = sorted(str(manifest["shard"]) for manifest in manifests)
-    of = int(shards[0].split("/")[1])
-    wanted = sorted(f"{number}/{of}" for number in range(1, of + 1))
-    if shards != wanted:
-        raise RunMismatch(f"The folders hold the parts {', '.join(shards)}; the whole is {', '.join(wanted)}, each once.")
-    records: list[Record] = []
-    for folder, manifest in zip(folders, manifests, strict=True):
-        found = read_records(folder, manifest["labels"])
-        if len(found) != manifest["images"]:
-            raise RunMismatch(f"{str(folder)!r} has {len(found)} of its {manifest['images']} images. Finish it first: start it again.")
-        records += found.values()
-    first = manifests[0]
-    whole = {**first, "shard": "1/1", "images": len(records), "data_fingerprint": "+".join(str(m["data_fingerprint"]) for m in manifests)}
-    check_writable(out)
-    rows = {name: Recipe.from_toml(toml.dumps(values)) for name, values in first["rows"].items()}
-    return _write_results(out, whole, data_set(first["data_set"], root), [names[0] for names in first["classes"]], rows, records)
-
-
-def _manifest_of(folder: Path) -> dict[str, Any]:
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise RunMismatch(f"{str(folder)!r} holds no run: there is no {MANIFEST} in it.")
-    return manifest
-
-
-def _without_part(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in manifest.items() if key not in ("shard", "images", "data_fingerprint")}

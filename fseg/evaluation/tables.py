@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from transformers import AutoConfig
 
 from fseg.errors import InvalidDataSet
 from fseg.evaluation.published import ABLATIONS, BANDS, COLUMNS, TABLE_1, ablation, band_name, row_recipe
-from fseg.evaluation.results import percent
+from fseg.evaluation.results import RESULTS, percent, read_results_file
 from fseg.recipe import Recipe
 from probe.errors import LoadError
 
@@ -157,14 +156,14 @@ def read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """The results.json of runs, anywhere below the folders.
 
     Raises:
-        InvalidDataSet: a folder without any.
+        InvalidDataSet: a folder without any, or a file that does not read as one.
     """
     found: list[dict[str, Any]] = []
     for folder in folders:
-        paths = sorted(folder.rglob("results.json"))
+        paths = sorted(folder.rglob(RESULTS))
         if not paths:
             raise InvalidDataSet(f"No results.json in {str(folder)!r} or below. Name the --out folder of a finished `fseg eval`.")
-        found += [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        found += map(read_results_file, paths)
     return found
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, SamModel
 
 from fseg.checks import one_of
+from fseg.embedded import sam_place
 from fseg.errors import InvalidSam
 from fseg.evidence import Evidence
 from fseg.promptable import MULTIMASKS, Multimask, Promptable, SamMask, SamPrompt
@@ -105,11 +106,7 @@ def load_sam(
 
 def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | None, dtype: torch.dtype | None) -> Network:
     """The SAM of a file, a folder, a hub id, or of the package."""
-    if checkpoint == "glyphs":
-        from fseg.glyphs import sam_file  # the embedded models are looked for only when asked for
-
-        checkpoint = sam_file()
-    path = Path(checkpoint).expanduser()
+    path = Path(sam_place(checkpoint)).expanduser()
     if path.is_file():
         weights = read_weights(path)
         try:

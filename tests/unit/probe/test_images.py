@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from probe.errors import ImageError
-from probe.images import normalise, open_image, resize_directly
+from probe.images import normalise, open_image, read_image, resize_directly
 
 
 def test_an_exif_rotated_photograph_comes_upright(tmp_path: Path) -> None:
@@ -94,3 +94,30 @@ def test_a_wide_picture_is_resized_not_cropped() -> None:
 def test_pixels_are_normalised_per_channel() -> None:
     pixels = normalise(Image.new("RGB", (2, 2), (255, 0, 51)), (0.5, 0.5, 0.0), (0.5, 0.25, 1.0))
     assert torch.allclose(pixels[:, 0, 0], torch.tensor([1.0, -2.0, 0.2]))
+
+
+def test_a_file_that_is_read_for_its_bytes_gives_the_same_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(path, exif=exif)
+    picture, content = read_image(path)
+    assert content == path.read_bytes()
+    np.testing.assert_array_equal(np.asarray(picture), np.asarray(open_image(path)))
+    np.testing.assert_array_equal(np.asarray(open_image(picture)), np.asarray(picture))  # not turned a second time
+
+
+@pytest.mark.parametrize("content", [None, b"not a picture", b"", "cut"])
+def test_a_file_that_is_read_for_its_bytes_is_refused_in_the_same_words(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "a.png"
+    if content == "cut":
+        Image.new("RGB", (90, 90), "red").save(path)
+        content = path.read_bytes()[:-30]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(ImageError) as from_path:
+        open_image(path)
+    with pytest.raises(ImageError) as from_bytes:
+        read_image(path)
+    assert str(from_bytes.value) == str(from_path.value)
+    assert str(path) in str(from_path.value)

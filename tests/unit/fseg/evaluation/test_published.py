@@ -113,3 +113,10 @@ def test_results_are_found_below_a_folder(tmp_path: Path) -> None:
     assert [one["miou"] for one in read_results([tmp_path])] == [0.5]
     with pytest.raises(InvalidDataSet, match=r"No results\.json in"):
         read_results([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("content", ["{", '{"miou": NaN}', "[]", '{"task": "another program\'s"}', '{"rows": [1]}'])
+def test_results_that_are_damaged_or_of_another_program_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InvalidDataSet, match=r"results\.json' (cannot be read as|does not hold) the results of a run"):
+        read_results([tmp_path])

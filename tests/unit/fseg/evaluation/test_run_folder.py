@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fseg.errors import RunLocked, RunMismatch
+from fseg.errors import OutputError, RunLocked, RunMismatch
 from fseg.evaluation import run_folder
-from fseg.evaluation.run_folder import check_same, differences, locked, read_manifest
+from fseg.evaluation.run_folder import LOCK, MOST_SHOWN, check_ours, check_same, differences, listed, locked, read_manifest
 
 
 def test_a_second_run_on_a_folder_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_a_second_run_on_a_folder_is_told_so(tmp_path: Path, monkeypatch: pytest
 
 def test_a_lock_dies_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
-    code = f"import fcntl, time; file = open({str(tmp_path / 'lock')!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)"
+    code = f"import fcntl, time; file = open({str(tmp_path / LOCK)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
@@ -55,4 +55,82 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RunMismatch, match="is no manifest"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunMismatch, match=r"is no folder of a run: it holds 'thesis\.txt'\. Name a new or empty folder"):
+        check_ours(tmp_path)
+    with pytest.raises(OutputError, match=r"thesis\.txt' cannot be written: Not a directory"):
+        check_ours(tmp_path / "thesis.txt")
+
+
+def test_records_without_a_manifest_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/worker-0.jsonl").write_text("")
+    with pytest.raises(RunMismatch, match=r"holds records/\*\.jsonl and no manifest\.json, .* Put the manifest back"):
+        check_ours(tmp_path)
+
+
+def test_what_an_interrupted_start_leaves_is_no_hindrance(tmp_path: Path) -> None:
+    check_ours(tmp_path / "new")
+    with locked(tmp_path):
+        check_ours(tmp_path)
+    check_ours(tmp_path)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["a file", "a link"])
+def test_a_file_of_somebody_else_is_not_taken_for_the_lock(tmp_path: Path, link: bool) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("not a lock")
+    out = tmp_path / "out"
+    out.mkdir()
+    if link:
+        (out / LOCK).symlink_to(mine)
+    else:
+        mine = mine.rename(out / LOCK)
+    with pytest.raises(OutputError), locked(out):
+        pass
+    assert mine.read_text() == "not a lock"
+
+
+def test_another_class_list_is_one_line() -> None:
+    there = {"class_list": "benchmark", "labels": 3, "classes": [["cat", "cat"], ["sofa", "sofa"]]}
+    asked = {"class_list": "natural", "labels": 3, "classes": [["cat", "cat"], ["sofa", "couch"]]}
+    assert differences(there, asked) == [
+        'class_list: benchmark there, natural asked for; 1 of 2 classes differ, the first, number 2: ["sofa", "sofa"] there, '
+        '["sofa", "couch"] asked for'
+    ]
+    assert differences({**asked, "classes": there["classes"]}, asked) == [
+        'classes: 1 of 2 classes differ, the first, number 2: ["sofa", "sofa"] there, ["sofa", "couch"] asked for'
+    ]
+
+
+def test_another_data_set_is_one_line() -> None:
+    there = {"data_set": "voc21", "labels": 21, "class_list": "benchmark", "classes": [["a"]] * 20, "set_images": 9, "images": 9}
+    asked = {"data_set": "ade150", "labels": 150, "class_list": "benchmark", "classes": [["b"]] * 150, "set_images": 7, "images": 7}
+    assert differences(there, asked) == ["data_set: voc21 there, ade150 asked for"]
+
+
+def test_a_setting_that_differs_in_every_row_is_one_line() -> None:
+    there = {"rows": {str(number): {"name": f"a/{number}", "ask": {"gate": False}} for number in range(9)}}
+    asked = {"rows": {str(number): {"name": f"b/{number}", "ask": {"gate": True}} for number in range(9)}}
+    assert differences(there, asked) == [
+        "rows.0.name: a/0 there, b/0 asked for, and in 8 more rows",
+        "rows.0.ask.gate: false there, true asked for, and in 8 more rows",
+    ]
+    assert differences({"rows": {"D": {"x": 1}}}, {"rows": {"M": {"x": 2}}}) == ["rows: D there, M asked for"]
+
+
+def test_a_message_shows_eight_differences() -> None:
+    lines = listed(differences({}, {str(number): number for number in range(11)})).splitlines()
+    assert len(lines[1:]) == MOST_SHOWN + 1
+    assert lines[-1] == "  and 3 more"
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"name": "my web app"}', b'{"images": NaN}', b"\xff", b"[" * 100_000])
+def test_a_file_of_another_program_is_no_manifest(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(RunMismatch, match="is no manifest of a run"):
         read_manifest(tmp_path)

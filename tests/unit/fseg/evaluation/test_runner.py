@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,63 +15,19 @@ import torch
 from PIL import Image
 from torchmetrics import JaccardIndex
 
-import fseg
 import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError, RunMismatch
 from fseg.evaluation import job as job_module
 from fseg.evaluation.job import Job, Shard
-from fseg.evaluation.runner import evaluate, merge
+from fseg.evaluation.results import table
+from fseg.evaluation.runner import evaluate
 from fseg.evaluation.tables import ablation_rows
 from fseg.evaluation.workers import devices
-from fseg.sweep import Sweep
+from fseg.promptable import SamMask
 from probe.errors import DeviceNotFound
 from tests import zoo
-from tests.planted import plant
 from tests.unit.fseg.evaluation import trees
-from tests.unit.fseg.sams import tiny_sam
-
-RECIPE = fseg.get_recipe("fseg-llava-1.5-vicuna-7b").with_({"respond.layers": (1, 3), "ask.max_new_tokens": 4, "ask.presence": "assume"})
-NAMES = [f"scene-{number}" for number in range(6)]
-
-
-@pytest.fixture(scope="module")
-def models() -> tuple[probe.Probe, Any]:
-    hf, processor = plant(zoo.llava(), "plant")
-    return probe.load(model=hf, processor=processor, resize="stretch", tiles=False), tiny_sam()
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures with one white cell, which is the plant."""
-    folder = tmp_path_factory.mktemp("set")
-    rng = np.random.default_rng(0)
-    for name in NAMES:
-        values = np.zeros((24, 32), dtype=np.int64)
-        row, col = 6 * rng.integers(0, 4), 8 * rng.integers(0, 4)
-        values[row : row + 6, col : col + 8] = 1
-        values[0, 0] = 255
-        trees.folder(folder, "background\npottedplant\ncat\n", {name: values.tolist()})
-        Image.fromarray(np.where(values == 1, 255, 0).astype(np.uint8)).convert("RGB").save(folder / f"images/{name}.png")
-    return folder
-
-
-@pytest.fixture
-def job(root: Path, models: tuple[probe.Probe, Any]) -> Job:
-    return Job("folder", root, {RECIPE.name: RECIPE}, backbone=models[0], sam=models[1], save_masks=True)
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """One entry for each image that is segmented."""
-    calls: list[tuple[int, int]] = []
-    real = Sweep.__call__
-
-    def counted(self: Sweep, image: Any, classes: Any) -> Any:
-        calls.append(image.images[0].size)
-        return real(self, image, classes)
-
-    monkeypatch.setattr(Sweep, "__call__", counted)
-    return calls
+from tests.unit.fseg.evaluation.runs import NAMES, RECIPE
 
 
 def read(path: Path) -> Any:
@@ -117,15 +73,6 @@ def test_another_recipe_in_the_same_folder_is_refused(job: Job, tmp_path: Path) 
         evaluate(other, tmp_path)
     with pytest.raises(RunMismatch, match="asked_models"):
         evaluate(replace(job, backbone="another"), tmp_path)
-
-
-def test_an_exchanged_image_is_another_run(job: Job, tmp_path: Path) -> None:
-    root = trees.folder(tmp_path / "set", "cat\n", {"a": [[0, 0]], "b": [[0, 0]]})
-    mine = replace(job, root=root)
-    evaluate(mine, tmp_path / "out")
-    trees.picture(root / "images/b.png", (40, 60))
-    with pytest.raises(RunMismatch, match="data_fingerprint"):
-        evaluate(mine, tmp_path / "out")
 
 
 def test_an_image_that_fails_is_recorded_and_does_not_stop_the_run(job: Job, tmp_path: Path, seen: list[Any]) -> None:
@@ -189,6 +136,42 @@ def test_failures_are_tried_again_when_asked_for(job: Job, tmp_path: Path, monke
     assert (results["images"], results["failed"]) == (6, 0)
 
 
+def test_an_image_that_was_mended_is_done_again_when_asked_for(job: Job, tmp_path: Path) -> None:
+    mine = replace(job, root=trees.folder(tmp_path / "set", "cat\n", {"a": [[0, 0]], "b": [[0, 0]]}))
+    whole = (mine.root / "images/b.png").read_bytes()
+    (mine.root / "images/b.png").write_bytes(b"not a picture")
+    assert evaluate(mine, tmp_path / "out")["failed"] == 1
+    (mine.root / "images/b.png").write_bytes(whole)
+    assert evaluate(mine, tmp_path / "out")["failed"] == 1
+    assert evaluate(mine, tmp_path / "out", retry_failed=True)["failed"] == 0
+
+
+def test_the_reasons_of_failed_images_are_shown_at_the_end_of_every_run(job: Job, tmp_path: Path) -> None:
+    mine = replace(job, root=trees.folder(tmp_path / "set", "cat\n", {name: [[0, 0]] for name in "abcdefgh"}))
+    for name in "abcdefg":
+        (mine.root / f"images/{name}.png").write_bytes(b"not a picture")
+    for _ in range(2):
+        lines = table(evaluate(mine, tmp_path / "out")).splitlines()
+        assert lines[1] == "7 images failed:"
+        assert re.match(r"  a: ImageError: '.*/images/a\.png' is not an image in a format that Pillow reads\.", lines[2])
+        assert lines[7] == "  and 2 more: see failures in results.json"
+
+
+def test_a_score_that_is_not_finite_is_a_failure(job: Job, tmp_path: Path) -> None:
+    class Unsure:
+        """A SAM whose scores are NaN."""
+
+        def embed(self, image: Image.Image) -> Image.Image:
+            return image
+
+        def masks(self, image: Image.Image, prompts: Any) -> list[SamMask]:
+            return [SamMask(torch.zeros(image.height, image.width), float("nan")) for _ in prompts]
+
+    results = evaluate(replace(job, sam=Unsure(), limit=1), tmp_path)
+    assert results["failed"] == 1
+    assert "NotFinite: The score of 'pottedplant' is nan" in results["failures"]["scene-0"]
+
+
 def test_a_run_in_which_everything_fails_has_no_figure(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_module, "measure", lambda *_: 1 / 0)
     results = evaluate(job, tmp_path)
@@ -224,27 +207,6 @@ def test_a_photo_turned_by_exif_has_the_size_of_its_upright_labels(job: Job, tmp
 def test_one_pixel_is_enough(job: Job, tmp_path: Path) -> None:
     root = trees.folder(tmp_path / "set", "background\ncat\n", {"a": [[1]]})
     assert evaluate(replace(job, root=root), tmp_path / "out")["images"] == 1
-
-
-def test_parts_put_together_are_the_whole(job: Job, tmp_path: Path) -> None:
-    whole = evaluate(job, tmp_path / "whole")
-    parts = [tmp_path / "1", tmp_path / "2"]
-    for number, part in enumerate(parts, start=1):
-        assert evaluate(replace(job, shard=Shard(number, 2)), part)["images"] == 3
-    merged = merge(parts, job.root, tmp_path / "merged")
-    apart = ("data_fingerprint",)
-    assert {key: value for key, value in merged.items() if key not in apart} == {k: v for k, v in whole.items() if k not in apart}
-    with pytest.raises(RunMismatch, match=r"The folders hold the parts 1/2, 1/2; the whole is 1/2, 2/2"):
-        merge([parts[0], parts[0]], job.root, tmp_path / "merged")
-    with pytest.raises(RunMismatch, match="holds no run"):
-        merge([tmp_path / "none"], job.root, tmp_path / "merged")
-
-
-def test_parts_of_different_runs_are_not_put_together(job: Job, tmp_path: Path) -> None:
-    evaluate(replace(job, shard=Shard(1, 2)), tmp_path / "1")
-    evaluate(replace(job, shard=Shard(2, 2), save_masks=False), tmp_path / "2")
-    with pytest.raises(RunMismatch, match="save_masks: true there, false asked for"):
-        merge([tmp_path / "1", tmp_path / "2"], job.root, tmp_path / "merged")
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0"])
