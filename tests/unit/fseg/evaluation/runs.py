@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 import fseg
 import probe
+from fseg.errors import RunMismatch
 from fseg.evaluation.job import Job
 from tests import zoo
 from tests.planted import plant
@@ -56,3 +58,14 @@ def swap(first: Path, second: Path) -> None:
     one, other = first.read_bytes(), second.read_bytes()
     first.write_bytes(other)
     second.write_bytes(one)
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """What came of an action that has to be refused with RunMismatch; "" where it was."""
+    try:
+        action()
+    except RunMismatch:
+        return ""
+    except Exception as error:  # a raw one is no refusal
+        return f"{type(error).__name__}: {error}"
+    return "it was not refused"
