@@ -28,9 +28,8 @@ from probe.prompt import Messages, build_prompt, image_token
 from probe.reads import Read
 from probe.remembering import remembering
 from probe.session import Session
-from probe.spans import Span, TokenMap
-from probe.templates import refuse_image_token
-from probe.text import suffix_ids, token_map
+from probe.spans import TokenMap, image_spans
+from probe.text import AnswerTokenizer, token_map
 from probe.trace import Trace, VisionPlace
 
 
@@ -113,11 +112,7 @@ class Probe:
         inputs, layouts = self._inputs(processor, pictures, prompt)
         tokens = token_map(self.family, processor.tokenizer, self.image_token_id(), inputs["input_ids"][0].tolist(), layouts, words)
         tokens.check_layouts()
-
-        def suffix(before: str, answer: str) -> tuple[int, ...]:
-            refuse_image_token(answer, image_token(processor))
-            return suffix_ids(processor.tokenizer, before, answer)
-
+        suffix = AnswerTokenizer(processor.tokenizer, image_token(processor))
         return Encoding(self.to_device(inputs), tokens, prompt, len(tokens), suffix, self.backbone.answer_fill)
 
     def generate(self, encoding: Encoding, *, begin: str | None = None, **options: Any) -> Answer:
@@ -297,8 +292,8 @@ class Probe:
         for row in range(len(ids)):
             real = [NO_WORD] * leading + ids[row][mask[row]].tolist()
             images = tuple(i for i, token in enumerate(real) if token in (NO_WORD, self.modules.image_token_id))
-            spans = {"image": Span(images, "image")} if images else {}
-            rows.append(TokenMap(tuple(real), (images,) if images else (), (None,) if images else (), spans, family=self.family))
+            shown = (images,) if images else ()
+            rows.append(TokenMap(tuple(real), shown, (None,) * len(shown), image_spans(shown), family=self.family))
             seats.append(Seat(row, int(mask[row].int().argmax())))
         return inputs, tuple(rows), tuple(seats)
 

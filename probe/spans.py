@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from probe.errors import AmbiguousWord, SpanNotFound
+from probe.errors import AmbiguousWord, InvalidRead, SpanNotFound
+from probe.integers import as_int, as_ints
 from probe.layout import ImageLayout
+from probe.offsets import TokenText, text_of
 
-_INCOMPLETE = "\ufffd"
+_BUILT_IN = re.compile(r"image|image \d+|prompt|question|answer|end")
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 
 
@@ -26,33 +28,37 @@ class Span:
     name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "positions", tuple(self.positions))
+        positions = as_ints(self.positions)
+        if positions is None:
+            raise InvalidRead(
+                f"Span({shortened(repr(self.positions), 120)}): positions are integers, in a tuple, a range, a list or an array."
+            )
+        object.__setattr__(self, "positions", positions)
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """The text of some positions, and the characters [start, stop) of it that each position gave."""
-
-    text: str
-    positions: tuple[int, ...]
-    starts: tuple[int, ...]
-    stops: tuple[int, ...]
+def image_spans(images: Sequence[Sequence[int]]) -> dict[str, Span]:
+    """The names of the images' tokens: `image` for all of them, `image 0`, `image 1`... for each; none without images."""
+    if not images:
+        return {}
+    together = Span(tuple(position for image in images for position in image), "image")
+    return {"image": together, **{f"image {i}": Span(tuple(image), f"image {i}") for i, image in enumerate(images)}}
 
 
 @dataclass(frozen=True)
 class TokenMap:
     """Names and text for every position of one sequence.
 
-    Words and sentences are found by character offsets in the text that the tokens themselves decode to, never by tokenising again.
+    Words and sentences are found by character offsets in the text that the tokens themselves decode to, never by tokenising again. It
+    holds no model and can be pickled; two are equal where their ids, images, layouts, spans and family are.
 
     Attributes:
         ids: the token ids, padding left out.
         images: for each image, the positions of its tokens.
         layouts: for each image, where its tokens lie; None where the family does not say.
-        spans: the named spans. `image` is all tokens of all images.
+        spans: the named spans. `image` is all tokens of all images, `image 0` those of the first.
         special: ids that are no text (end of sequence, padding, the image token).
         decode: ids to text; None for a model without a processor, whose words cannot be found.
         family: the model family, for messages.
@@ -63,12 +69,21 @@ class TokenMap:
     layouts: tuple[ImageLayout | None, ...]
     spans: Mapping[str, Span]
     special: frozenset[int] = frozenset()
-    decode: Callable[[Sequence[int]], str] | None = None
+    decode: Callable[[Sequence[int]], str] | None = field(default=None, compare=False)
     family: str = "this model"
-    _texts: dict[tuple[int, ...], _Decoded] = field(default_factory=dict, repr=False, compare=False)
+    _texts: dict[tuple[int, ...], TokenText] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"TokenMap({self.family}, {self.summary()})"
+
+    def summary(self, most: int = 8) -> str:
+        """How many tokens there are, and in which spans: `629 tokens: prompt 617, image 576`."""
+        named = [f"{name} {len(span)}" for name, span in self.spans.items()]
+        more = [f"{len(named) - most} more"] if len(named) > most else []
+        return f"{len(self)} tokens: {', '.join([*named[:most], *more]) or 'no spans'}"
 
     def span(self, name: str) -> Span:
         """The span of this name.
@@ -81,8 +96,15 @@ class TokenMap:
         return self.spans[name]
 
     def with_spans(self, spans: Mapping[str, Span]) -> TokenMap:
-        """The same map with more names."""
+        """The same map with more names; a name of your own may be given again.
+
+        Raises:
+            InvalidRead: a name that `encode` and `with_answer` give: image, image 0..., prompt, question, answer, end.
+            SpanNotFound: a span that reaches beyond the sequence.
+        """
         for name, span in spans.items():
+            if _BUILT_IN.fullmatch(name):
+                raise InvalidRead(f"The span {name!r} is named by encode() and with_answer(); with_spans() takes other names. Choose one.")
             self._check(span, name)
         return replace(self, spans={**self.spans, **{name: Span(span.positions, name) for name, span in spans.items()}})
 
@@ -111,8 +133,11 @@ class TokenMap:
             raise AmbiguousWord(
                 f"{word!r} occurs {len(found)} times in {_named(within)} (characters {places}). Pass index=0 to index={len(found) - 1}."
             )
+        number = 0 if index is None else as_int(index)
+        if number is None:
+            raise SpanNotFound(f"index={index!r}: which occurrence of {word!r}, an integer from 0 to {len(found) - 1}, or negative.")
         try:
-            start, stop = found[index or 0]
+            start, stop = found[number]
         except IndexError:
             raise SpanNotFound(f"{word!r} occurs {len(found)} times in {_named(within)}, occurrence {index} was asked for.") from None
         return replace(self.characters(start, stop, within), name=word)
@@ -138,8 +163,11 @@ class TokenMap:
         if text[ends[-1] if ends else 0 :].strip():
             ends.append(len(text))
         starts = [0, *ends[:-1]]
+        number = as_int(index)
+        if number is None:
+            raise SpanNotFound(f"Sentence {index!r} was asked for: an integer from 0 to {len(ends) - 1} is a sentence, or a negative one.")
         try:
-            start, stop = list(zip(starts, ends, strict=False))[index]
+            start, stop = list(zip(starts, ends, strict=False))[number]
         except IndexError:
             raise SpanNotFound(
                 f"Sentence {index} was asked for, {_named(within)} {_short(text)} has {len(ends)}, counted from 0."
@@ -154,16 +182,15 @@ class TokenMap:
 
     def offsets(self, span: Span, within: str | Span = "answer") -> tuple[int, int]:
         """The characters (start, stop) of a span in the text of another, `t.text(within)`."""
-        where = self._decoded(within)
-        inside = [(a, b) for p, a, b in zip(where.positions, where.starts, where.stops, strict=True) if p in set(span.positions)]
+        wanted = set(span.positions)
+        inside = [(a, b) for p, a, b in self._characters(within) if p in wanted]
         if not inside:
             raise SpanNotFound(f"The span {span.name!r} (positions {_range(span.positions)}) has no text in {_named(within)}.")
         return min(a for a, _ in inside), max(b for _, b in inside)
 
     def characters(self, start: int, stop: int, within: str | Span | None = "answer") -> Span:
         """The tokens that share a character with [start, stop) of a span's text."""
-        where = self._decoded(within)
-        return Span(tuple(p for p, a, b in zip(where.positions, where.starts, where.stops, strict=True) if a < stop and b > start))
+        return Span(tuple(p for p, a, b in self._characters(within) if a < stop and b > start))
 
     def resolve(self, place: str | int | Span) -> tuple[int, ...]:
         """The positions of a place; negative numbers count from the sequence's real end.
@@ -178,9 +205,10 @@ class TokenMap:
         if isinstance(place, Span):
             self._check(place, place.name)
             return place.positions
-        if not -len(self) <= place < len(self):
+        position = as_int(place)
+        if position is None or not -len(self) <= position < len(self):
             raise SpanNotFound(f"Position {place} was asked for, the sequence has {len(self)} tokens (0 to {len(self) - 1}, or negative).")
-        return (place % len(self),)
+        return (position % len(self),)
 
     def check_layouts(self) -> None:
         """The law of layout for every image whose layout the family declares (GridMismatch)."""
@@ -206,38 +234,23 @@ class TokenMap:
             return tuple(range(len(self)))
         return self.resolve(within)
 
-    def _decoded(self, within: str | Span | None) -> _Decoded:
-        positions = tuple(p for p in self._positions(within) if self.ids[p] not in self.special)
+    def _characters(self, within: str | Span | None) -> list[tuple[int, int, int]]:
+        """(position, start, stop) of every token of a span that holds characters of its text."""
+        where = self._decoded(within)
+        return [(p, a, b) for p, a, b in zip(self._spoken(within), where.starts, where.stops, strict=True) if a < b]
+
+    def _spoken(self, within: str | Span | None) -> tuple[int, ...]:
+        return tuple(p for p in self._positions(within) if self.ids[p] not in self.special)
+
+    def _decoded(self, within: str | Span | None) -> TokenText:
+        positions = self._spoken(within)
         if positions not in self._texts:
-            self._texts[positions] = self._decode(positions)
+            if self.decode is None:
+                raise SpanNotFound(
+                    "This model was loaded without a processor, so its tokens have no text. Address them by position or as 'image'."
+                )
+            self._texts[positions] = text_of([self.ids[p] for p in positions], self.decode)
         return self._texts[positions]
-
-    def _decode(self, positions: tuple[int, ...]) -> _Decoded:
-        if self.decode is None:
-            raise SpanNotFound(
-                "This model was loaded without a processor, so its tokens have no text. Address them by position or as 'image'."
-            )
-        ids = [self.ids[p] for p in positions]
-        full = self.decode(ids)
-        prefixes = [self.decode(ids[:k]) for k in range(len(ids))] + [full]
-        reach = [_agreement(prefix, full) for prefix in prefixes]
-        margin = len(full) - len(full.lstrip())
-        text = full.strip()
-        edges = [min(max(r - margin, 0), len(text)) for r in reach]
-        stops = edges[1:]
-        for k in range(len(ids) - 2, -1, -1):
-            # A token that ends in the middle of a character shares that character with the tokens that complete it.
-            if prefixes[k + 1].endswith(_INCOMPLETE):
-                stops[k] = max(stops[k], edges[k] + 1)
-        return _Decoded(text, positions, tuple(edges[:-1]), tuple(stops))
-
-
-def _agreement(part: str, whole: str) -> int:
-    """How many leading characters two texts share."""
-    for k, (a, b) in enumerate(zip(part, whole, strict=False)):
-        if a != b:
-            return k
-    return min(len(part), len(whole))
 
 
 def _named(within: str | Span | None) -> str:
@@ -247,7 +260,12 @@ def _named(within: str | Span | None) -> str:
 
 
 def _short(text: str, limit: int = 120) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+    return repr(shortened(text, limit))
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its first characters with "…" behind them."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _range(positions: Sequence[int]) -> str:

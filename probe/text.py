@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from probe.errors import GridMismatch
 from probe.layout import ImageLayout
-from probe.spans import Span, TokenMap
+from probe.offsets import Detokenizer
+from probe.spans import Span, TokenMap, image_spans
+from probe.templates import refuse_image_token
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Words:
 def token_map(
     family: str, tokenizer: Any, image_token_id: int, ids: Sequence[int], layouts: Sequence[ImageLayout | None], words: Words | None
 ) -> TokenMap:
-    """Name the positions of an encoded prompt: `image` (and `image 0`, ... where there are several), `prompt`, `question`.
+    """Name the positions of an encoded prompt: `image` (and `image 0`, `image 1`...), `prompt`, `question`.
 
     Args:
         layouts: one for each image, in order.
@@ -48,23 +50,11 @@ def token_map(
         raise GridMismatch(
             f"{len(layouts)} images were given, and {family}'s input_ids show {len(images)} that can be told apart. Give fewer at once."
         )
-    spans = {"prompt": Span(tuple(range(len(ids))), "prompt")}
-    if images:
-        spans["image"] = Span(tuple(position for image in images for position in image), "image")
-    if len(images) > 1:
-        spans |= {f"image {i}": Span(image, f"image {i}") for i, image in enumerate(images)}
+    spans = {"prompt": Span(tuple(range(len(ids))), "prompt"), **image_spans(images)}
     special = frozenset(tokenizer.all_special_ids) | {image_token_id}
-    tokens = TokenMap(
-        tuple(ids),
-        images,
-        tuple(layouts),
-        spans,
-        special,
-        lambda some: tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False),
-        family,
-    )
+    tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, Detokenizer(tokenizer), family)
     found = _find(tokens, words) if words is not None else None
-    return tokens if found is None else tokens.with_spans({"question": found})
+    return tokens if found is None else replace(tokens, spans={**spans, "question": replace(found, name="question")})
 
 
 def _split(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
@@ -91,6 +81,28 @@ def _find(tokens: TokenMap, words: Words) -> Span | None:
     for _ in range(words.occurrence + 1):
         start = text.find(wanted, start + 1)
     return tokens.characters(start, start + len(wanted), None) if start >= 0 else None
+
+
+@dataclass(frozen=True)
+class AnswerTokenizer:
+    """Tokenises answers behind their prompts. Holds a tokenizer and nothing of the model, so that it can be pickled.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer.
+        image_token: what stands for a picture in a text.
+    """
+
+    tokenizer: Any
+    image_token: str
+
+    def __call__(self, prompt: str, answer: str) -> tuple[int, ...]:
+        """The ids of an answer behind a prompt.
+
+        Raises:
+            TemplateError: the answer holds the image token.
+        """
+        refuse_image_token(answer, self.image_token)
+        return suffix_ids(self.tokenizer, prompt, answer)
 
 
 def suffix_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[int, ...]:

@@ -231,7 +231,7 @@ def test_spans_of_an_earlier_answer_go_with_it(model: probe.Probe, wide_image: I
     first = model.encode(wide_image, "Is there a cat?").with_answer("yes, it contains a cat.")
     first = first.with_spans({"word": first.tokens.word("cat"), "asked": first.tokens.word("cat", within="question")})
     second = first.with_answer("No.")
-    assert list(second.tokens.spans) == ["prompt", "image", "question", "asked", "answer"]
+    assert list(second.tokens.spans) == ["prompt", "image", "image 0", "question", "asked", "answer"]
 
 
 def test_an_answer_that_has_ended_is_not_gone_on_with(model: probe.Probe, wide_image: Image.Image) -> None:

@@ -42,7 +42,7 @@ def test_a_word_inside_another_is_not_that_word() -> None:
     tokens = answered("cattle, not a cat.")
     assert pieces(tokens, tokens.word("cat")) == ["▁cat"]
     with pytest.raises(
-        SpanNotFound, match=r"No word 'tle' in the answer 'cattle, not a cat\.'\. Spans here: prompt, image, question, answer"
+        SpanNotFound, match=r"No word 'tle' in the answer 'cattle, not a cat\.'\. Spans here: prompt, image, image 0, question, answer"
     ):
         tokens.word("tle")
 
@@ -107,7 +107,9 @@ def test_the_question_is_named_without_its_template() -> None:
 
 
 def test_an_unknown_span_names_those_there_are() -> None:
-    with pytest.raises(SpanNotFound, match=r"No span 'word'. Spans here: prompt, image, question, answer. Name your own with with_spans"):
+    with pytest.raises(
+        SpanNotFound, match=r"No span 'word'. Spans here: prompt, image, image 0, question, answer. Name your own with with_spans"
+    ):
         answered("No.").span("word")
 
 
