@@ -30,6 +30,7 @@ _HARMLESS = frozenset(
         "output_router_logits",
         "return_dict",
         "image_position_ids",
+        "mm_token_type_ids",
         "pixel_values",
         "position_embeddings",
     }

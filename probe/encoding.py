@@ -12,7 +12,7 @@ from PIL import Image
 from probe.errors import TemplateError
 from probe.layout import ImageLayout
 from probe.remembering import Remembered
-from probe.spans import Span, TokenMap
+from probe.spans import Span, TokenMap, shortened
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """A prompt with its images.
+    """A prompt with its images. Holds no model and can be pickled.
 
     Attributes:
         inputs: the tensors that Hugging Face's forward takes, batch of 1.
@@ -50,6 +50,9 @@ class Encoding:
     prompt_length: int
     _suffix: Callable[[str, str], tuple[int, ...]]
     _fill: Mapping[str, int | None]
+
+    def __repr__(self) -> str:
+        return f"Encoding({self.tokens.summary()}; inputs {', '.join(self.inputs)})"
 
     def with_answer(self, text: str) -> Answer:
         """The prompt with a given answer behind it, for teacher forcing; tokenised in the context of the prompt."""
@@ -76,11 +79,12 @@ class Encoding:
         known = inputs["input_ids"][:, :start]
         answer = torch.tensor([ids], dtype=known.dtype, device=known.device)
         inputs["input_ids"] = torch.cat([known, answer], dim=1)
-        for name, fill in self._fill.items():
-            if name in inputs:
-                head = inputs[name][:, :start]
-                tail = head[:, -1:] if fill is None else head.new_full((1, 1), fill)
-                inputs[name] = torch.cat([head, tail.expand(-1, len(ids), *head.shape[2:])], dim=1)
+        for name in self.token_inputs - {"input_ids"}:
+            # What the family does not declare is for the answer what it is for the prompt's last token, which is text.
+            fill = self._fill.get(name)
+            head = inputs[name][:, :start]
+            tail = head[:, -1:] if fill is None else head.new_full((1, 1), fill)
+            inputs[name] = torch.cat([head, tail.expand(-1, len(ids), *head.shape[2:])], dim=1)
         spans = {
             **{name: span for name, span in self.tokens.spans.items() if all(p < start for p in span.positions) and name != "answer"},
             "answer": Span(tuple(range(start, start + len(kept))), "answer"),
@@ -93,8 +97,9 @@ class Encoding:
 
     @property
     def token_inputs(self) -> frozenset[str]:
-        """The inputs that say something of every token; the others are the pictures."""
-        return frozenset(self._fill) | {"input_ids"}
+        """The inputs that say something of every token: integers or booleans whose axes begin with those of `input_ids`."""
+        shape = self.inputs["input_ids"].shape
+        return frozenset(name for name, value in self.inputs.items() if _integral(value) and value.shape[:2] == shape)
 
     def with_pictures_of(self, other: Encoding) -> Encoding:
         """The same prompt, its pictures in the tensors of another one where they are equal, so that they are held once."""
@@ -110,9 +115,9 @@ class Encoding:
         return replace(self, tokens=self.tokens.with_spans(spans))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Answer(Encoding):
-    """A prompt and its answer, generated or given.
+    """A prompt and its answer, generated or given. Holds no model and can be pickled.
 
     Attributes:
         margin: the gate's score, max logit(yes words) - max logit(no words) at the first answer position; None without a gate.
@@ -124,6 +129,14 @@ class Answer(Encoding):
     def text(self) -> str:
         """The answer's text, special tokens left out."""
         return self.tokens.text("answer")
+
+    def __repr__(self) -> str:
+        margin = "" if self.margin is None else f"; margin {self.margin:.3g}"
+        return f"Answer({shortened(self.text, 60)!r}; {self.tokens.summary()}{margin})"
+
+
+def _integral(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
 
 
 def _equal(one: Any, other: Any) -> bool:

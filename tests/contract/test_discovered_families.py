@@ -10,9 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import probe
+from probe.encoding import Encoding
+from probe.spans import TokenMap
 from tests import families
 from tests.contract.parity import NOT_THE_FEATURES, measure
 
@@ -104,3 +107,15 @@ def test_a_picture_before_the_text_takes_the_first_positions() -> None:
     trace = probe.load(model=hf).run(inputs, [probe.Hidden(0, at="image"), probe.Hidden(0, at=None)])
     assert trace.hidden("image").shape["token"] == 17  # 4 x 4 patches and a class token
     assert len(trace.tokens[0]) == 17 + inputs["input_ids"].shape[1]
+
+
+def test_every_input_of_a_value_a_token_goes_on_with_the_answer() -> None:
+    hf, inputs = families.build("ernie4_5_vl_moe")  # its experts are chosen by `moe_mm_token_type_ids`, which no backbone declares
+    prompt = inputs["input_ids"][0].tolist()
+    tokens = TokenMap(tuple(prompt), (), (), {})
+    given = Encoding(inputs, tokens, "", len(prompt), lambda prompt, answer: (), {"mm_token_type_ids": 0}).with_answer_ids((20, 21))
+    extended = {name: torch.cat([value, torch.tensor([[0, 0]])], dim=1) for name, value in inputs.items() if name in given.token_inputs}
+    extended["input_ids"][0, -2:] = torch.tensor([20, 21])
+    assert set(extended) == {"input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
+    theirs = hf(**{**inputs, **extended}).logits
+    assert bool((probe.load(model=hf).run(given, probe.Logits()).logits().data == theirs).all())

@@ -109,7 +109,8 @@ def dots3_note() -> Built:
 def ernie4_5_vl_moe() -> Built:
     text = {"moe_intermediate_size": [16, 16], "moe_num_experts": 4, "moe_k": 2}
     text["rope_parameters"] = _MROPE["rope_parameters"]
-    return _typed(_grid("ernie4_5_vl_moe", patch=(48,), text=text))
+    small, inputs = _typed(_grid("ernie4_5_vl_moe", patch=(48,), text=text))
+    return small, {**inputs, "moe_mm_token_type_ids": inputs["mm_token_type_ids"]}
 
 
 @family()

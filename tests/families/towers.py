@@ -83,7 +83,7 @@ def diffusion_gemma() -> Built:
     small = model("diffusion_gemma", vision_config=_GEMMA4_VISION, text_config=text, canvas_length=8)
     canvas = torch.tensor([[20, 21, 22, 23, 24, 25, 26, 27]])
     inputs = {"input_ids": ids(4), "pixel_values": noise(1, 16, 48), "image_position_ids": _POSITIONS}
-    return small, {**inputs, "decoder_input_ids": canvas}
+    return small, {**inputs, "decoder_input_ids": canvas, "mm_token_type_ids": (inputs["input_ids"] == IMAGE).int()}
 
 
 @family()
