@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from probe.errors import GridUnknown, NotRead, PackageNeeded
+from probe.errors import GridUnknown, InvalidRead, NotRead, PackageNeeded
 from probe.layout import Grid, ImageLayout
+from probe.selecting import labels_between, numbers_of, place_of, slice_of
 
 DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "row", "col", "height", "width")
 """Every axis name, in the order in which axes appear."""
@@ -20,7 +21,7 @@ DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "row", "co
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """What a model did at some layers and positions.
+    """What a model did at some layers and positions. Behaves as an array does: `len(a)`, `a[0]`, `a[:, 2:5]`, `numpy.asarray(a)`.
 
     Attributes:
         data: the tensor, in the dtype that the model computed in (attention rows: float32).
@@ -40,7 +41,13 @@ class Activation:
 
     def __post_init__(self) -> None:
         if self.data.ndim != len(self.dims):
-            raise ValueError(f"{self.data.ndim} axes and {len(self.dims)} names: {tuple(self.data.shape)}, {self.dims}.")
+            raise InvalidRead(
+                f"A tensor of shape {tuple(self.data.shape)} has {self.data.ndim} axes, and {len(self.dims)} names were given for them "
+                f"({', '.join(self.dims) or 'none'}). Give one name an axis."
+            )
+        for dim, size in self.shape.items():
+            if len(self.coords.get(dim, range(size))) != size:
+                raise InvalidRead(f"The axis {dim} is {size} long and has {len(self.coords[dim])} coordinates. Give one a place.")
 
     @property
     def shape(self) -> dict[str, int]:
@@ -51,33 +58,68 @@ class Activation:
         axes = ", ".join(f"{dim}={size}" for dim, size in self.shape.items())
         return f"Activation({axes}; {str(self.data.dtype).removeprefix('torch.')})"
 
-    def sel(self, **labels: int) -> Activation:
-        """One label of each named axis: `sel(layer=12, head=0)`. A layer is named by its number, a token by its position.
+    def __len__(self) -> int:
+        if not self.dims:
+            raise NotRead(f"{self!r} is a single number without an axis, and has no length. Take it as float(a.data).")
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Activation]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, places: Any) -> Activation:
+        """Places along the axes in their order, as an array has them: numbers drop their axis, lists and slices keep it.
 
         Raises:
-            NotRead: no such axis or label; the message lists those there are.
+            NotRead: beyond an axis' end, more places than axes, or none of the above.
+        """
+        given = places if isinstance(places, tuple) else (places,)
+        gaps = [number for number, place in enumerate(given) if place is Ellipsis]
+        if len(gaps) > 1 or len(given) - len(gaps) > len(self.dims):
+            raise NotRead(f"{len(given)} places were asked for, one an axis; the axes here are {', '.join(self.dims) or 'none'}.")
+        before, behind = (given[: gaps[0]], given[gaps[0] + 1 :]) if gaps else (given, ())
+        named = zip((*self.dims[: len(before)], *self.dims[len(self.dims) - len(behind) :]), (*before, *behind), strict=True)
+        return self.isel(**dict(named))
+
+    def sel(self, **labels: int | Sequence[int] | slice) -> Activation:
+        """Labels of each named axis: `sel(layer=12, head=0)`. A layer is named by its number, a token by its position.
+
+        A number drops the axis, a list or a range keeps it. A negative number counts from the last label: `sel(layer=-1)` is the last
+        layer that was read. A slice takes the labels from its start up to, without, its stop.
+
+        Raises:
+            NotRead: no such axis or label, or one that stands there twice; the message lists those there are.
         """
         result = self
         for dim, label in labels.items():
-            axis = result._axis(dim)
-            known = result.coords.get(dim, tuple(range(result.data.shape[axis])))
-            if label not in known:
-                raise NotRead(f"{dim} {label} was asked for; this activation has {dim} {_listed(known)}.")
-            result = result._without(dim, result.data.select(axis, known.index(label)))
+            known = result._labels(dim)
+            if isinstance(label, slice):
+                result = result._taken(dim, labels_between(label, known, dim))
+            else:
+                numbers, single = numbers_of(label, f"{dim} {label!r}", f"sel({dim}=...)")
+                found = [place_of(number, known, dim) for number in numbers]
+                result = result._dropped(dim, found[0]) if single else result._taken(dim, found)
         return result
 
-    def isel(self, **places: int) -> Activation:
-        """One place along each named axis, counted from 0 or, negative, from the end: `isel(token=-1)` is a name's last sub-token.
+    def isel(self, **places: int | Sequence[int] | slice) -> Activation:
+        """Places along each named axis, counted from 0 or, negative, from the end: `isel(token=-1)` is a name's last sub-token.
+
+        A number drops the axis, a list or a slice keeps it.
 
         Raises:
             NotRead: no such axis, or beyond its end.
         """
         result = self
         for dim, place in places.items():
-            axis, size = result._axis(dim), result.shape[dim]
-            if not -size <= place < size:
-                raise NotRead(f"Place {place} of {dim} was asked for; this activation has {size} of them.")
-            result = result._without(dim, result.data.select(axis, place))
+            size = result.data.shape[result._axis(dim)]
+            if isinstance(place, slice):
+                result = result._taken(dim, slice_of(place, size, dim))
+                continue
+            numbers, single = numbers_of(place, f"Place {place!r} of {dim}", f"isel({dim}=...)")
+            beyond = [number for number in numbers if not -size <= number < size]
+            if beyond:
+                raise NotRead(f"Place {beyond[0]} of {dim} was asked for; this activation has {size} of them.")
+            found = [number % size for number in numbers]
+            result = result._dropped(dim, found[0]) if single else result._taken(dim, found)
         return result
 
     def cosine(self, other: Activation) -> Activation:
@@ -107,15 +149,24 @@ class Activation:
         """`mean`, `sum`, `max` or `min` over these axes, in float32."""
         functions: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "min": torch.amin}
         if how not in functions:
-            raise ValueError(f"reduce({how!r}): one of {', '.join(functions)} was expected.")
+            raise InvalidRead(f"reduce({how!r}): one of {', '.join(functions)} was expected.")
         result = replace(self, data=self.data.float())
         for dim in dims or self.dims:
             result = result._without(dim, functions[how](result.data, dim=result._axis(dim)))
         return result
 
     def map(self, data: Tensor) -> Activation:
-        """Another tensor of the same axes, such as an arithmetic result, that keeps this one's names and its way back onto the image."""
-        return replace(self, data=data)
+        """Another tensor of the same axes, such as an arithmetic result, that keeps this one's names and its way back onto the image.
+
+        An axis of another length loses its coordinates, and with them the way back: nothing says which layers or tokens are left.
+
+        Raises:
+            NotRead: the tensor has another number of axes.
+        """
+        if data.ndim != self.data.ndim:
+            raise NotRead(f"map() keeps the axes of {self!r}, and was given a tensor of shape {tuple(data.shape)}. Keep one axis for each.")
+        changed = {dim for dim, size in self.shape.items() if data.shape[self._axis(dim)] != size}
+        return replace(self._unplaced(changed), data=data) if changed else replace(self, data=data)
 
     def grid(self, view: str | None = None) -> Activation:
         """The `token` or `key` axis folded to (row, col), newline and separator tokens left out.
@@ -165,6 +216,9 @@ class Activation:
         data = self.data.detach().cpu()
         return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
     def to_xarray(self) -> Any:
         """The data as an `xarray.DataArray` with the same names.
 
@@ -184,20 +238,31 @@ class Activation:
             raise NotRead(f"No axis {dim!r} in {self!r}.")
         return self.dims.index(dim)
 
+    def _labels(self, dim: str) -> tuple[int, ...]:
+        return self.coords.get(dim, tuple(range(self.data.shape[self._axis(dim)])))
+
+    def _dropped(self, dim: str, place: int) -> Activation:
+        return self._without(dim, self.data.select(self._axis(dim), place))
+
+    def _taken(self, dim: str, places: Sequence[int]) -> Activation:
+        """Some places of an axis, with their labels; the same object where they are all, in order."""
+        axis, known = self._axis(dim), self._labels(dim)
+        if tuple(places) == tuple(range(len(known))):
+            return self
+        data = self.data.index_select(axis, torch.tensor(list(places), dtype=torch.long, device=self.data.device))
+        unplaced = self._unplaced({dim})
+        return replace(unplaced, data=data, coords={**unplaced.coords, dim: tuple(known[place] for place in places)})
+
     def _without(self, dim: str, data: Tensor) -> Activation:
-        folded = dim in ("row", "col")
+        return replace(self._unplaced({dim}), data=data, dims=tuple(d for d in self.dims if d != dim))
+
+    def _unplaced(self, changed: set[str]) -> Activation:
+        """The same without what is known of these axes' places."""
+        tokens, cells = changed & {"token", "key"}, changed & {"row", "col"}
         return replace(
             self,
-            data=data,
-            dims=tuple(d for d in self.dims if d != dim),
-            coords={name: label for name, label in self.coords.items() if name != dim},
-            layout=None if dim in ("token", "key") else self.layout,
-            view=None if folded else self.view,
+            coords={name: label for name, label in self.coords.items() if name not in changed},
+            layout=None if tokens else self.layout,
+            view=None if cells else self.view,
+            unfoldable="it is a part of what was read there" if tokens and self.layout else self.unfoldable,
         )
-
-
-def _listed(numbers: tuple[int, ...], most: int = 12) -> str:
-    """`3, 5, 7` or, of a long run, `0 to 31`."""
-    if len(numbers) > most and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 from probe.activation import Activation
-from probe.errors import GridUnknown, NotRead
+from probe.errors import GridUnknown, InvalidRead, NotRead
 from probe.layout import Grid, ImageLayout
 
 NEWLINES = ImageLayout((Grid("image", 2, 2, (0, 1, 3, 4), (0.0, 0.0, 4.0, 4.0), (4, 4)),), separators=(2, 5))
@@ -79,3 +82,101 @@ def test_a_comparison_keeps_the_way_back_to_the_picture() -> None:
     image = Activation(torch.rand(2, 1, 6, 3), ("layer", "batch", "token", "feature"), {"layer": (4, 5)}, layout=NEWLINES)
     word = Activation(torch.rand(2, 1, 3), ("layer", "batch", "feature"), {"layer": (4, 5)})
     assert image.cosine(word).grid().shape == {"layer": 2, "batch": 1, "row": 2, "col": 2}
+
+
+READ = Activation(torch.arange(12.0).reshape(3, 4), ("layer", "token"), {"layer": (7, 9, 11), "token": (5, 6, 7, 5)})
+"""Three layers at the positions 5, 6, 7 and once more 5: 0 to 3, 4 to 7, 8 to 11."""
+
+
+@pytest.mark.parametrize(
+    ("taken", "layers", "data"),
+    [
+        (READ.sel(layer=[11, 7]), (11, 7), [[8, 9, 10, 11], [0, 1, 2, 3]]),
+        (READ.sel(layer=np.array([9])), (9,), [[4, 5, 6, 7]]),
+        (READ.sel(layer=range(7, 11, 2)), (7, 9), [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (READ.sel(layer=slice(8, 11)), (9,), [[4, 5, 6, 7]]),
+        (READ.sel(layer=slice(None, 9)), (7,), [[0, 1, 2, 3]]),
+        (READ.isel(layer=[-1, 0]), (11, 7), [[8, 9, 10, 11], [0, 1, 2, 3]]),
+        (READ.isel(layer=slice(None, None, -1)), (11, 9, 7), [[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]),
+        (READ[1:], (9, 11), [[4, 5, 6, 7], [8, 9, 10, 11]]),
+        (READ[[2]], (11,), [[8, 9, 10, 11]]),
+    ],
+)
+def test_several_layers_keep_their_axis_and_their_numbers(taken: Activation, layers: tuple[int, ...], data: list[list[float]]) -> None:
+    assert taken.coords == {"layer": layers, "token": (5, 6, 7, 5)}
+    assert taken.data.tolist() == data
+
+
+@pytest.mark.parametrize(
+    "taken", [READ.sel(layer=-1), READ.sel(layer=np.int64(11)), READ.isel(layer=torch.tensor(2)), READ[-1], READ[2, ...]]
+)
+def test_one_layer_drops_its_axis(taken: Activation) -> None:
+    assert taken.dims == ("token",)
+    assert taken.coords == {"token": (5, 6, 7, 5)}
+    assert taken.data.tolist() == [8, 9, 10, 11]
+
+
+def test_axes_without_coordinates_get_those_of_what_was_taken() -> None:
+    heads = Activation(torch.arange(3.0), ("head",))
+    assert heads.isel(head=[2, 0]).coords == {"head": (2, 0)}
+    assert heads.isel(head=[2, 0]).sel(head=0).data.item() == 0
+    assert heads.sel(head=-1).data.item() == 2
+
+
+def test_places_are_taken_along_several_axes_at_once() -> None:
+    assert READ[0, 1:3].data.tolist() == [1, 2]
+    assert READ[..., 1].data.tolist() == [1, 5, 9]
+    assert [row.data[0].item() for row in READ] == [0, 4, 8]
+    assert len(READ) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: READ.sel(token=5), r"token 5 is there 2 times, at the places 0, 3\. Choose one, as by isel\(token=0\)"),
+        (lambda: READ.sel(layer=[7, 8]), "layer 8 was asked for; this activation has layer 7, 9, 11"),
+        (lambda: READ.sel(layer=7.5), r"sel\(layer=\.\.\.\) takes an integer, several of them, or a slice"),
+        (lambda: READ.sel(layer=slice(-2, None)), "a slice of labels has no step and nothing negative"),
+        (lambda: READ.sel(head=0), "No axis 'head'"),
+        (lambda: READ.isel(layer=[0, 3]), "Place 3 of layer was asked for; this activation has 3 of them"),
+        (lambda: READ.isel(layer=slice(0, 1.5)), "a slice has integers"),
+        (lambda: READ[0, 0, 0], "3 places were asked for, one an axis; the axes here are layer, token"),
+        (lambda: READ["layer"], r"isel\(layer=\.\.\.\) takes an integer"),
+        (lambda: len(READ.mean()), "single number without an axis"),
+        (lambda: READ.map(torch.zeros(3)), r"map\(\) keeps the axes of .* given a tensor of shape \(3,\)"),
+    ],
+)
+def test_what_is_not_there_is_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(NotRead, match=message):
+        wrong()
+
+
+def test_an_axis_that_map_makes_shorter_loses_its_coordinates() -> None:
+    steps = READ.map(READ.data[1:] - READ.data[:-1])
+    assert steps.coords == {"token": (5, 6, 7, 5)}
+    with pytest.raises(NotRead, match="layer 9 was asked for; this activation has layer 0, 1"):
+        steps.sel(layer=9)
+    assert READ.map(READ.data * 2).sel(layer=9).data.tolist() == [8, 10, 12, 14]
+
+
+def test_an_image_that_lost_tokens_does_not_fold() -> None:
+    image = Activation(torch.arange(6.0), ("token",), layout=NEWLINES)
+    for part in (image.map(torch.zeros(5)), image.isel(token=slice(0, 5)), image.isel(token=[1, 0, 2, 3, 4, 5])):
+        with pytest.raises(GridUnknown, match="a part of what was read there"):
+            part.grid()
+    assert image[:].grid().data.tolist() == [[0, 1], [3, 4]]
+    with pytest.raises(GridUnknown, match="not a map on a grid"):
+        image.grid()[:1].to_pixels()
+
+
+def test_numpy_takes_an_activation_as_an_array() -> None:
+    assert np.asarray(READ).tolist() == READ.data.tolist()
+    assert np.asarray(READ, dtype=np.float16).dtype == np.float16
+    assert np.array(Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)), copy=True).dtype == np.float32
+
+
+def test_coordinates_are_as_many_as_their_axis_is_long() -> None:
+    with pytest.raises(InvalidRead, match="The axis layer is 2 long and has 3 coordinates"):
+        Activation(torch.zeros(2), ("layer",), {"layer": (1, 2, 3)})
+    with pytest.raises(InvalidRead, match=r"shape \(2,\) has 1 axes, and 2 names"):
+        Activation(torch.zeros(2), ("layer", "token"))
