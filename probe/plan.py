@@ -122,7 +122,7 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
 
 
 def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:
-    """Layer numbers counted from 0, in the order asked.
+    """Layer numbers counted from 0, in the order asked, each once.
 
     Raises:
         InvalidLayer: out of range; the range is named.
@@ -133,7 +133,7 @@ def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[i
     for number in numbers:
         if not isinstance(number, int) or not -count <= number < count:
             raise InvalidLayer(f"{what.capitalize()} of layer {number} were asked for, but this model has layers {first} to {count - 1}.")
-    return tuple(number % count for number in numbers if isinstance(number, int))
+    return tuple(dict.fromkeys(number % count for number in numbers if isinstance(number, int)))
 
 
 def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:

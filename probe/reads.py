@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from probe.errors import InvalidRead
-from probe.spans import Span
+from probe.integers import as_int, as_ints
+from probe.spans import Span, shortened
 
 Layers = int | Sequence[int] | Literal["all"]
+"""One layer, several (a range, a list, an integer array), or all."""
 Place = str | int | Span
 """One place in the sequence: a span's name, a position (negative ones count from the real end), or a Span."""
 Places = Place | Sequence[Place] | None
@@ -21,13 +23,11 @@ Places = Place | Sequence[Place] | None
 
 
 def _layers(layers: Layers, read: str) -> tuple[int, ...] | Literal["all"]:
-    if layers == "all":
+    if isinstance(layers, str) and layers == "all":
         return "all"
-    numbers: Any = (layers,) if isinstance(layers, int) else layers
-    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
-        raise InvalidRead(f'{read}(layers={layers!r}): layers is a number, a range, a list of numbers or "all".')
-    checked = tuple(numbers)
-    if not checked or any(isinstance(n, bool) or not isinstance(n, int) for n in checked):
+    single = as_int(layers)
+    checked = as_ints(layers) if single is None else (single,)
+    if not checked:
         raise InvalidRead(f'{read}(layers={layers!r}): layers is a number, a non-empty range or list of numbers, or "all".')
     return tuple(dict.fromkeys(checked))
 
@@ -36,10 +36,13 @@ def places(value: Places, read: str) -> tuple[Place, ...] | None:
     """A user's `at`, `query` or `key` as a tuple of places; None stays None."""
     if value is None:
         return None
-    several = (value,) if isinstance(value, (str, int, Span)) or not isinstance(value, Iterable) else tuple(value)
-    if not several or any(isinstance(p, bool) or not isinstance(p, (str, int, Span)) for p in several):
-        raise InvalidRead(f"{read}: a place is a span's name, a Span, a position, a tuple of these, or None for all; got {value!r}.")
-    return several
+    alone = isinstance(value, (str, int, Span)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    several: tuple[Any, ...] = (value,) if alone else tuple(value)  # type: ignore[arg-type]
+    found = [place if isinstance(place, (str, Span)) else as_int(place) for place in several]
+    if not found or None in found:
+        got = shortened(repr(value), 200)
+        raise InvalidRead(f"{read}: a place is a span's name, a Span, a position, a tuple of these, or None for all; got {got}.")
+    return tuple(place for place in found if place is not None)
 
 
 def _set(read: Any, **values: Any) -> None:

@@ -12,10 +12,13 @@ from torch import Tensor
 from probe.activation import Activation
 from probe.engine import Recorded
 from probe.errors import NotRead
+from probe.held import Held, Wanted, attention_places, described, place_name, place_names
+from probe.integers import as_int, as_ints
 from probe.layout import ImageLayout
-from probe.plan import AttentionPlace, Plan
+from probe.plan import Plan, Rows
 from probe.reads import Place, Places, places
-from probe.spans import Span, TokenMap
+from probe.selecting import listed
+from probe.spans import TokenMap, shortened
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class VisionPlace:
         return states.narrow(-2, first, self.patches)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
-    """The activations of one forward.
+    """The activations of one forward. Holds no model and can be pickled.
 
+    What was read is there by any name of its positions: a read at every position answers for each place, one of the answer for its words.
     Where the rows of a batch have spans of different lengths, a list with one Activation a row is returned instead of one Activation.
 
     Attributes:
@@ -63,6 +67,19 @@ class Trace:
     _depth: tuple[int, int]
     vision_place: VisionPlace
 
+    def __repr__(self) -> str:
+        found = self._recorded
+        hidden = {number for number, _ in found.hidden}
+        blocks = {number for number, _ in found.attention}
+        parts = [
+            f"hidden states of layers {listed(sorted(hidden))} at {place_names(place for _, place in found.hidden)}" if hidden else "",
+            f"attention of blocks {listed(sorted(blocks))} from {described(attention_places(found))}" if blocks else "",
+            f"vision states of layers {listed(sorted(found.vision))}" if found.vision else "",
+            f"logits at {place_names(found.logits)}" if found.logits else "",
+        ]
+        read = "; ".join(shortened(part, 120) for part in parts if part)
+        return f"Trace({read or 'nothing read'}; {len(self.tokens)} x {', '.join(str(len(row)) for row in self.tokens[:4])} tokens)"
+
     def hidden(self, at: Places = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Any:
         """Hidden states.
 
@@ -71,7 +88,7 @@ class Trace:
         Args:
             at: the places; left out, those of the only read of hidden states, or every position where that was read.
             layer: one layer; its axis is dropped. Negative numbers count from the end.
-            layers: several; with neither, all layers read at these places.
+            layers: several; with neither, all that `Hidden` reads asked for at these places, or, where none names them, at their positions.
 
         Returns:
             Activation in the model's dtype, dims (layer, batch, token, feature).
@@ -79,19 +96,17 @@ class Trace:
         Raises:
             NotRead: the message lists what was read.
         """
-        wanted: Sequence[Place | None] = places(at, "hidden(at=...)") or _only(self._plan.asked, "hidden states")
+        wanted: Wanted = places(at, "hidden(at=...)") or _only(self._plan.asked, "hidden states")
         numbers = self._layers(wanted, layer, layers)
-        widths = sorted({self._recorded.hidden[number, place][0].shape[-1] for number in numbers for place in wanted})
+        found = [self._held.hidden(number, wanted) for number in numbers]
+        widths = sorted({states[0].shape[-1] for states in found})
         if len(widths) > 1:
             raise NotRead(
                 f"Layers {', '.join(map(str, numbers))} have states of {' and '.join(map(str, widths))} features: residual streams are side "
                 "by side until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
             )
-        rows = [
-            _stacked([torch.cat([self._recorded.hidden[number, place][row] for place in wanted]) for number in numbers])
-            for row in range(len(self.tokens))
-        ]
-        positions = [tuple(p for place in wanted for p in self._plan.positions[place][row]) for row in range(len(self.tokens))]
+        rows = [_stacked([states[row] for states in found]) for row in range(len(self.tokens))]
+        positions = self._held.positions(wanted)
         return self._activation(rows, ("layer", "batch", "token", "feature"), numbers, layer is not None, token=positions)
 
     def projected(self) -> Any:
@@ -126,33 +141,23 @@ class Trace:
         Raises:
             NotRead: the message lists the blocks that were read.
         """
-        known = list(dict.fromkeys(place for _, place in self._recorded.attention))
-        fits = [
-            place
-            for place in known
-            if (query is None or place.query == places(query, "query"))
-            and (key is None or place.key == places(key, "key"))
-            and (heads is None or place.heads == heads)
-            and (layer is None or (layer % self._depth[1], place) in self._recorded.attention)
-        ]
-        if not fits:
-            raise NotRead(f"No attention was read from {query!r} to {key!r}. Attention reads: {_described(known)}.")
-        if len(fits) > 1:
-            raise NotRead(f"Several attention reads fit; name one by query=, key= or heads=. Attention reads: {_described(fits)}.")
-        place = fits[0]
-        have = sorted(number for number, other in self._recorded.attention if other == place)
-        numbers = _chosen(have, layer, layers, self._depth[1], "attention of block")
-        widths = {self._recorded.attention[number, place][0].shape[-1] for number in numbers}
+        held, asked_query, asked_key = self._held, places(query, "query"), places(key, "key")
+        block = None if layer is None else as_int(layer)
+        sources = held.attention_sources(asked_query, asked_key, heads, None if block is None else block % self._depth[1])
+        numbers = _chosen(sorted(sources), layer, layers, self._depth[1], "attention of block")
+        widths = {self._recorded.attention[number, sources[number]][0].shape[-1] for number in numbers}
         if len(widths) > 1:
             raise NotRead(
                 f"Blocks {', '.join(map(str, numbers))} attend to different keys ({', '.join(map(str, sorted(widths)))} of them): "
                 "some to the sequence, some across it to vision features. Ask for one with layer=, or for blocks of one kind with layers=."
             )
-        rows = [_stacked([self._recorded.attention[number, place][row] for number in numbers]) for row in range(len(self.tokens))]
+        place = sources[numbers[0]]
+        queries = self._plan.queries[place] if asked_query is None else held.positions(asked_query)
+        keys = self._plan.keys[place] if asked_key is None else held.positions(asked_key)
+        found = [held.attention(number, sources[number], queries, keys) for number in numbers]
+        rows = [_stacked([weights[row] for weights in found]) for row in range(len(self.tokens))]
         dims = ("layer", "batch", "head", "query", "key") if place.heads == "all" else ("layer", "batch", "query", "key")
-        return self._activation(
-            rows, dims, numbers, layer is not None, query=list(self._plan.queries[place]), key=list(self._plan.keys[place])
-        )
+        return self._activation(rows, dims, numbers, layer is not None, query=queries, key=keys)
 
     def vision(self, layer: int | None = None) -> Activation:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
@@ -180,38 +185,43 @@ class Trace:
 
     def logits(self, at: Places = None) -> Any:
         """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face."""
-        wanted: Sequence[Place | None] = places(at, "logits(at=...)") or _only(self._plan.asked_logits, "logits")
-        missing = [place for place in wanted if place not in self._recorded.logits]
-        if missing:
-            raise NotRead(f"Logits at {missing[0]!r} were not read. Read at: {', '.join(map(_name, self._recorded.logits)) or 'nowhere'}.")
-        rows = [torch.cat([self._recorded.logits[place][row] for place in wanted])[None] for row in range(len(self.tokens))]
-        positions = [tuple(p for place in wanted for p in self._plan.positions[place][row]) for row in range(len(self.tokens))]
-        return self._activation(rows, ("layer", "batch", "token", "feature"), (0,), True, token=positions)
+        wanted: Wanted = places(at, "logits(at=...)") or _only(self._plan.asked_logits, "logits")
+        rows = [logits[None] for logits in self._held.logits(wanted)]
+        return self._activation(rows, ("layer", "batch", "token", "feature"), (0,), True, token=self._held.positions(wanted))
 
-    def _layers(self, wanted: Sequence[Place | None], layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
+    @property
+    def _held(self) -> Held:
+        return Held(self.tokens, self._recorded, self._plan)
+
+    def _layers(self, wanted: Wanted, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
         """The layers meant: those named, which may be any that were recorded, or else those that reads of hidden states asked for."""
-        have = {place: {number for number, other in self._recorded.hidden if other == place} for place in wanted}
+        held = self._held
+        have = {place: (held.asked_layers if layer is None and layers is None else held.layers)(place) for place in wanted}
         missing = [place for place in wanted if not have[place]]
         if missing:
-            names = ", ".join(dict.fromkeys(_name(place) for _, place in self._recorded.hidden))
-            raise NotRead(f"Hidden states at {_name(missing[0])} were not read. Read at: {names or 'nowhere'}.")
-        if layer is None and layers is None:
-            have = {place: self._plan.asked_layers.get(place, have[place]) for place in wanted}
+            read = place_names(place for _, place in self._recorded.hidden)
+            raise NotRead(f"Hidden states at {place_name(missing[0])} were not read. Read at: {read}.")
         return _chosen(sorted(set.intersection(*have.values())), layer, layers, self._depth[0], "hidden states of layer")
 
     def _activation(
-        self, rows: list[Tensor], dims: tuple[str, ...], numbers: tuple[int, ...], single: bool, **axes: list[tuple[int, ...]]
+        self, rows: list[Tensor], dims: tuple[str, ...], numbers: tuple[int, ...], single: bool, **axes: Rows
     ) -> Activation | list[Activation]:
         """One Activation of all rows where they agree in shape, one a row where they do not."""
         groups = [list(range(len(rows)))] if len({row.shape for row in rows}) == 1 else [[row] for row in range(len(rows))]
         made = []
         for group in groups:
             data = torch.stack([rows[row] for row in group], dim=1)
+            lengths = dict(zip(dims, data.shape, strict=True))
+            # Keys of cross-attention are no positions of the sequence, and have no coordinates.
             coords = {
                 "layer": numbers,
-                **{axis: positions[group[0]] for axis, positions in axes.items() if len({positions[r] for r in group}) == 1},
+                **{
+                    axis: positions[group[0]]
+                    for axis, positions in axes.items()
+                    if len({positions[row] for row in group}) == 1 and len(positions[group[0]]) == lengths[axis]
+                },
             }
-            folded = axes.get("key", axes.get("token", []))
+            folded = axes["key" if "key" in axes else "token"]
             layouts = [self.tokens[row].layout(folded[row]) for row in group]
             layout, reason = (
                 layouts[0] if all(known == layouts[0] for known in layouts) else (None, "the rows of the batch are laid out differently")
@@ -226,7 +236,11 @@ def _chosen(have: Sequence[int], layer: int | None, layers: Iterable[int] | None
         if not have:
             raise NotRead(f"No {what.split()[0]} was read. Name it in the reads of the run.")
         return tuple(have)
-    numbers = tuple(number % depth if -depth <= number < 0 else number for number in ([layer] if layer is not None else layers or ()))
+    single = as_int(layer)
+    asked = as_ints(layers) if layer is None else (single,) if single is not None else None
+    if not asked:
+        raise NotRead(f"The {what} {layer if layer is not None else layers!r} was asked for: layer= takes a number, layers= several.")
+    numbers = tuple(number % depth if -depth <= number < 0 else number for number in asked)
     missing = [number for number in numbers if number not in have]
     if missing:
         raise NotRead(f"The {what} {missing[0]} was not read. Read: {', '.join(map(str, have)) or 'none'}.")
@@ -243,19 +257,5 @@ def _only(asked: Sequence[tuple[Place | None, ...]], what: str) -> tuple[Place |
     if (None,) in asked:
         return (None,)
     if len(asked) != 1:
-        listed = ", ".join(dict.fromkeys(_name(place) for places in asked for place in places))
-        raise NotRead(f"Name a place: {what} were read at {listed or 'none'}.")
+        raise NotRead(f"Name a place: {what} were read at {place_names(place for places in asked for place in places)}.")
     return asked[0]
-
-
-def _name(place: Place | None) -> str:
-    if isinstance(place, Span):
-        return repr(place.name or place.positions)
-    return "every position" if place is None else repr(place)
-
-
-def _described(known: Sequence[AttentionPlace]) -> str:
-    def side(value: tuple[Place, ...] | None) -> str:
-        return "all" if value is None else " + ".join(map(_name, value))
-
-    return "; ".join(f"{side(p.query)} to {side(p.key)} (heads={p.heads})" for p in known) or "none"
