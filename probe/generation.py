@@ -24,7 +24,7 @@ def generation_options(
         image_token_id: never generated: Hugging Face would look for another picture behind it.
 
     Raises:
-        ProbeError: several sequences were asked for; an answer is one.
+        ProbeError: several sequences were asked for, or scores and states beside the answer; an answer is one sequence.
     """
     own = dict(options)
     config = own.pop("generation_config", None)
@@ -35,7 +35,7 @@ def generation_options(
         if made.pad_token_id is None:
             made.pad_token_id = pad_token_id
         settings: dict[str, Any] = {"generation_config": made}
-        several = made.num_return_sequences
+        asked = {name: getattr(made, name, None) for name in (*_READ_INSTEAD, "num_return_sequences")}
     else:
         settings = {"do_sample": False, "pad_token_id": pad_token_id, "suppress_tokens": forbidden} | own
         if "max_length" not in own:
@@ -43,10 +43,27 @@ def generation_options(
         if not settings["do_sample"]:
             # A checkpoint's sampling defaults mean nothing to greedy search, and make transformers warn.
             settings = {"temperature": None, "top_p": None, "top_k": None} | settings
-        several = own.get("num_return_sequences")
-    if (several or 1) > 1:
+        asked = own
+    for name, instead in _READ_INSTEAD.items():
+        if asked.get(name):
+            raise ProbeError(f"{name}={asked[name]}: generate() returns an Answer, which has none of these. {instead}")
+    several = asked.get("num_return_sequences") or 1
+    if several > 1:
         raise ProbeError(f"num_return_sequences={several}: an answer is one sequence. Call generate() several times, with do_sample=True.")
     return settings
+
+
+_READ_LOGITS = "Leave it out, and read them of the answer with run(answer, [probe.Logits(at='answer')])."
+_READ_INSTEAD = MappingProxyType(
+    {
+        "output_scores": _READ_LOGITS,
+        "output_logits": _READ_LOGITS,
+        "output_attentions": "Leave it out, and read them of the answer with run(answer, [probe.Attention('all', query='answer')]).",
+        "output_hidden_states": "Leave it out, and read them of the answer with run(answer, [probe.Hidden('all', at='answer')]).",
+        "return_dict_in_generate": "Leave it out, and read the answer with run().",
+    }
+)
+"""Options of Hugging Face's generate() for what it returns beside the ids, and what to do instead."""
 
 
 _UNFOLLOWED = MappingProxyType(

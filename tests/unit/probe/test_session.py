@@ -218,13 +218,26 @@ def test_hugging_faces_own_options_pass_through(model: probe.Probe, wide_image: 
 
     encoding = model.encode(wide_image, "Is there a cat?")
     plain = model.generate(encoding, max_new_tokens=4)
-    assert model.generate(encoding, max_new_tokens=4, return_dict_in_generate=True).tokens.ids == plain.tokens.ids
+    assert model.generate(encoding, max_new_tokens=4, use_cache=False).tokens.ids == plain.tokens.ids
     assert len(model.generate(encoding, max_length=len(encoding.tokens) + 3).tokens.span("answer")) == 3
     hot = GenerationConfig(do_sample=True, temperature=50.0, max_new_tokens=4)
     torch.manual_seed(0)
     assert len({model.generate(encoding, generation_config=hot).tokens.ids for _ in range(4)}) > 1
     with pytest.raises(probe.ProbeError, match="an answer is one sequence"):
         model.generate(encoding, num_return_sequences=2, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    "option", ["output_scores", "output_logits", "output_attentions", "output_hidden_states", "return_dict_in_generate"]
+)
+def test_what_an_answer_cannot_hold_is_refused_at_generation(option: str, model: probe.Probe, wide_image: Image.Image) -> None:
+    from transformers import GenerationConfig
+
+    encoding = model.encode(wide_image, "Is there a cat?")
+    for options in ({option: True}, {"generation_config": GenerationConfig(max_new_tokens=2, **{option: True})}):
+        with pytest.raises(probe.ProbeError, match=rf"{option}=True: generate\(\) returns an Answer.* with run\("):
+            model.generate(encoding, **options)
+    assert model.generate(encoding, max_new_tokens=2, **{option: False}).tokens.span("answer").positions
 
 
 def test_spans_of_an_earlier_answer_go_with_it(model: probe.Probe, wide_image: Image.Image) -> None:
