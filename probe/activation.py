@@ -200,14 +200,13 @@ class Activation:
         height, width = self.view.image_size
         leading = self.data.shape[:-2]
         maps = self.data.float().reshape(-1, 1, *self.data.shape[-2:])
-        x0, y0, x1, y1 = self.view.box
-        x = (torch.arange(width, device=maps.device) + 0.5 - x0) / (x1 - x0) * 2 - 1
-        y = (torch.arange(height, device=maps.device) + 0.5 - y0) / (y1 - y0) * 2 - 1
+        down, across = (torch.from_numpy(places).to(maps) for places in self.view.places())
+        x, y = ((places + 0.5) / count * 2 - 1 for places, count in ((across, self.view.cols), (down, self.view.rows)))
         where = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None]
         pixels = torch.nn.functional.grid_sample(
             maps, where.expand(len(maps), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
         )
-        seen = (x.abs() <= 1)[None, :] & (y.abs() <= 1)[:, None]
+        seen = ~(x.isnan()[None, :] | y.isnan()[:, None])
         pixels = torch.where(seen, pixels, torch.nan).reshape(*leading, height, width)
         return Activation(pixels, (*self.dims[:-2], "height", "width"), self.coords)
 

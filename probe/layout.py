@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isclose
+from typing import Any
+
+import numpy as np
 
 from probe.errors import GridMismatch, GridUnknown
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels of the original image, edges, not centres; it may reach past the picture where the model saw padding."""
 
+Spans = tuple[tuple[float, float], ...]
+"""(start, end) of each row or column of cells, in order."""
+
 
 @dataclass(frozen=True)
 class Grid:
-    """One regular view of an image: rows x cols cells.
+    """One view of an image: rows x cols cells.
 
     Attributes:
         name: "image" for a model with one view; "base" and "tiles" for LLaVA-1.6.
@@ -20,6 +28,8 @@ class Grid:
         tokens: for each cell, row-major, its index among the image's tokens.
         box: the part of the original image that the whole grid covers, in pixels.
         image_size: (height, width) of the original image.
+        row_spans, col_spans: where each row and column begins and ends, as shares of the box's height and width. Empty: they divide it
+            evenly. Tiles whose edge is no multiple of the patch have pixels between them that no cell covers.
     """
 
     name: str
@@ -28,6 +38,8 @@ class Grid:
     tokens: tuple[int, ...]
     box: Box
     image_size: tuple[int, int]
+    row_spans: Spans = ()
+    col_spans: Spans = ()
 
     @classmethod
     def whole(
@@ -37,13 +49,54 @@ class Grid:
         height, width = image_size
         return cls(name, rows, cols, tuple(range(first, first + rows * cols)), box or (0.0, 0.0, float(width), float(height)), image_size)
 
+    @classmethod
+    def at(cls, down: Spans, across: Spans, tokens: tuple[int, ...], image_size: tuple[int, int], *, name: str = "image") -> Grid:
+        """A grid whose rows and columns cover these pixels of the original image."""
+        box = (across[0][0], down[0][0], across[-1][1], down[-1][1])
+        return cls(name, len(down), len(across), tokens, box, image_size, _shares(down), _shares(across))
+
     def cell_box(self, row: int, col: int) -> Box:
         """The pixels (x0, y0, x1, y1) of the original image that one cell covers."""
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise GridUnknown(f"Cell ({row}, {col}) was asked for, this grid has {self.rows} rows and {self.cols} columns, counted from 0.")
-        x0, y0, x1, y1 = self.box
-        width, height = (x1 - x0) / self.cols, (y1 - y0) / self.rows
-        return (x0 + col * width, y0 + row * height, x0 + (col + 1) * width, y0 + (row + 1) * height)
+        (top, bottom), (left, right) = self.spans(0)[row], self.spans(1)[col]
+        return (left, top, right, bottom)
+
+    def places(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Where the pixels of the original image lie among the cells.
+
+        Returns:
+            float64 arrays (height) and (width): for each row and each column of pixels the place of its centre among the grid's rows and
+            columns. The centre of row i has place i, the edge half a row before it i - 0.5; NaN where no cell covers the pixel's centre.
+        """
+        down, across = (_places(self.spans(axis), self.image_size[axis]) for axis in (0, 1))
+        return down, across
+
+    def spans(self, axis: int) -> Spans:
+        """Where each row (axis 0) or column (axis 1) begins and ends, in pixels of the original image."""
+        first, last = self.box[1 - axis], self.box[3 - axis]
+        count = self.cols if axis else self.rows
+        shares = (self.col_spans if axis else self.row_spans) or [(place / count, (place + 1) / count) for place in range(count)]
+        return tuple((first + start * (last - first), first + end * (last - first)) for start, end in shares)
+
+
+def _shares(spans: Spans) -> Spans:
+    """Spans as shares of all that lies between the first and the last edge; none where they divide it evenly."""
+    first, length = spans[0][0], spans[-1][1] - spans[0][0]
+    shares = tuple(((start - first) / length, (end - first) / length) for start, end in spans)
+    even = all(isclose(end - start, 1 / len(spans), abs_tol=1e-9) for start, end in shares)
+    joined = all(isclose(one[1], other[0], abs_tol=1e-9) for one, other in pairwise(shares))
+    return () if even and joined else shares
+
+
+def _places(spans: Spans, pixels: int) -> np.ndarray[Any, Any]:
+    centres = np.arange(pixels) + 0.5
+    starts, ends = np.array(spans).T
+    known = (starts + ends) / 2
+    nearest = np.clip(np.searchsorted(starts, centres, side="right") - 1, 0, None)
+    places = nearest + (centres - known[nearest]) / (ends - starts)[nearest]
+    seen = (centres >= starts[nearest]) & (centres <= ends[nearest])
+    return np.where(seen, places, np.nan)
 
 
 @dataclass(frozen=True)
@@ -54,7 +107,7 @@ class ImageLayout:
         grids: the views of the image, in the order of the sequence.
         separators: indices (among the image's tokens) of newline and separator tokens, and of tokens that are no cell.
         unplaced: why no token is a cell, where the family has no grid.
-        shown: what the vision tower looks at, where that is one view and the image tokens are no cells of it.
+        shown: what the vision tower looks at, where that is one view whose cells are not the image tokens'.
     """
 
     grids: tuple[Grid, ...]
@@ -70,7 +123,7 @@ class ImageLayout:
     @property
     def view(self) -> Grid | None:
         """The one view that the tower looks at; None: it looks at several."""
-        return self.grids[0] if len(self.grids) == 1 else self.shown
+        return self.shown or (self.grids[0] if len(self.grids) == 1 else None)
 
     def check(self, tokens: int, family: str) -> ImageLayout:
         """The law of layout: cells + separators == image tokens in input_ids.

@@ -9,8 +9,8 @@ from transformers.models.cohere2_vision import image_processing_cohere2_vision a
 from transformers.models.got_ocr2 import image_processing_got_ocr2 as got_ocr2
 
 from probe.backbones.base import SHARING, Backbone, register
-from probe.backbones.llava import square_patches
 from probe.backbones.tiles import tiled_layout
+from probe.backbones.tower import seen_share, square_patches
 from probe.layout import Grid, ImageLayout
 
 
@@ -23,7 +23,8 @@ class InternVL(Backbone):
     canvas: ClassVar[Callable[..., tuple[int, int]]] = staticmethod(got_ocr2.get_optimal_tiled_canvas)
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        return tiled_layout(*self.cut(processor, image_size), self.side(processor), image_size)
+        side = self.side(processor)
+        return tiled_layout(*self.cut(processor, image_size), side, image_size, seen=seen_share(model, inputs, side))
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

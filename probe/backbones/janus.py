@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from probe.backbones.base import Backbone, register
-from probe.backbones.llava import square_patches
+from probe.backbones.tower import seen_share, square_patches, upper_left
 from probe.layout import Grid, ImageLayout
 
 
@@ -22,7 +22,8 @@ class Janus(Backbone):
         (top, bottom), (left, right) = (
             (start / length * pixels, end / length * pixels) for (start, end), length, pixels in zip(ends, filled, image_size, strict=True)
         )
-        return ImageLayout((Grid.whole(side, side, image_size, box=(left, top, right, bottom)),))
+        seen = seen_share(model, inputs, side)
+        return ImageLayout((Grid.whole(side, side, image_size, box=upper_left((left, top, right, bottom), seen, seen)),))
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from transformers.models.llama4.image_processing_llama4 import get_max_res_without_distortion
 
 from probe.backbones.base import Backbone, register
-from probe.backbones.llava import square_patches
 from probe.backbones.tiles import padded_canvas, tiled_layout
+from probe.backbones.tower import seen_share, square_patches
 from probe.layout import Grid, ImageLayout
 
 
@@ -34,9 +33,8 @@ class Llama4(Backbone):
         room = canvas if images.resize_to_max_canvas else tuple(min(max(a, tile), b) for a, b in zip(image_size, canvas, strict=True))
         filled = tuple(max(edge, 1) for edge in get_max_res_without_distortion(image_size, room))
         side = round((tile // processor.patch_size) / processor.downsample_ratio**0.5)
-        layout = tiled_layout(rows, cols, side, image_size)
-        padded = replace(layout.grids[0], box=padded_canvas(image_size, canvas, filled))
-        return ImageLayout((padded, *layout.grids[1:]))
+        seen, padded = seen_share(model, inputs, side), padded_canvas(image_size, canvas, filled)
+        return tiled_layout(rows, cols, side, image_size, seen=seen, canvas=padded)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from probe.backbones.base import SHARING, Backbone, register
+from probe.backbones.tower import share_of, square_patches, tokens_beside_patches, tower_size, upper_left
 from probe.images import normalise, resize_directly
 from probe.layout import Box, Grid, ImageLayout
 
@@ -20,36 +21,51 @@ class Llava(Backbone):
     prefix = SHARING
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        return self.square(model, image_size, processed_box(processor.image_processor, image_size))
+        pixels = (int(edge) for edge in inputs["pixel_values"].shape[-2:])
+        return one_view(model, image_size, tuple(pixels), processed_box(processor.image_processor, image_size))
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)
 
     def prepare_directly(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[ImageLayout]]:
-        side = model.config.vision_config.image_size
-        mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+        side, _ = tower_size(model)
+        mean, std = normalisation(processor.image_processor)
         pixels = torch.stack([normalise(resize_directly(image, (side, side)), mean, std) for image in images])
-        return {"pixel_values": pixels}, [self.square(model, (image.height, image.width), None) for image in images]
-
-    def square(self, model: Any, image_size: tuple[int, int], box: Box | None) -> ImageLayout:
-        """One view; under the "full" strategy the tower's class token comes first."""
-        side, extra = patches_per_side(model), int(getattr(model.config, "vision_feature_select_strategy", "default") == "full")
-        return ImageLayout((Grid.whole(side, side, image_size, first=extra, box=box),), tuple(range(extra)))
+        return {"pixel_values": pixels}, [one_view(model, (image.height, image.width), (side, side), None) for image in images]
 
 
-def patches_per_side(model: Any) -> int:
-    """Cells across the tower's square input."""
-    image, patch = (
-        size if isinstance(size, int) else size[0]
-        for size in (model.config.vision_config.image_size, model.config.vision_config.patch_size)
+def one_view(model: Any, image_size: tuple[int, int], pixels: tuple[int, ...], box: Box | None) -> ImageLayout:
+    """The layout of one view of a picture: the tower's patches, row by row, behind its class token where that is kept.
+
+    Args:
+        image_size: (height, width) of the original picture.
+        pixels: (height, width) of what the tower gets.
+        box: the part of the picture that the tower gets; None: all of it.
+    """
+    _, patch = tower_size(model)
+    rows, cols = (edge // patch for edge in pixels)
+    down, across = (share_of(edge, patch, count) for edge, count in zip(pixels, (rows, cols), strict=True))
+    box = upper_left(box or (0.0, 0.0, float(image_size[1]), float(image_size[0])), down, across)
+    left_out = int(getattr(model.config, "vision_feature_select_strategy", "default") == "default")
+    extra = tokens_beside_patches(model) - left_out
+    if extra >= 0:
+        return ImageLayout((Grid.whole(rows, cols, image_size, first=extra, box=box),), tuple(range(extra)))
+    # "default" drops the tower's first token, which is the first patch of a tower without a class token. What is left of its row is no
+    # row of a grid.
+    whole = Grid.whole(rows, cols, image_size, box=box)
+    below = (box[0], whole.cell_box(1, 0)[1], box[2], box[3])
+    return ImageLayout((Grid.whole(rows - 1, cols, image_size, first=cols - 1, box=below),), tuple(range(cols - 1)), shown=whole)
+
+
+def normalisation(image_processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation of each channel by which an image processor normalises."""
+    if not getattr(image_processor, "do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    mean, std = (
+        (float(value),) * 3 if isinstance(value, (int, float)) else tuple(value)
+        for value in (image_processor.image_mean, image_processor.image_std)
     )
-    return int(image // patch)
-
-
-def square_patches(model: Any, view: Grid | None) -> Grid:
-    """The patches of a square tower, row by row, over what the view covers."""
-    side = patches_per_side(model)
-    return Grid.whole(side, side, view.image_size if view else (1, 1), box=view.box if view else None)
+    return mean, std
 
 
 def processed_box(image_processor: Any, image_size: tuple[int, int]) -> Box:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from probe.backbones.base import register
-from probe.backbones.llava import Llava, patches_per_side
-from probe.layout import Grid, ImageLayout
+from probe.backbones.llava import Llava, one_view
+from probe.backbones.tower import patches_per_side, tower_size
+from probe.errors import GridMismatch
+from probe.layout import Grid, ImageLayout, Spans
 
 
 @register("llava_next")
@@ -23,11 +26,10 @@ class LlavaNext(Llava):
     tiled = True
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        side, base = patches_per_side(model), self.square(model, image_size, None)
-        grid, newlines = tiled_grid(
-            image_size, processor.image_processor.image_grid_pinpoints, model.config.vision_config.image_size, side, base.tokens
-        )
-        return ImageLayout((Grid.whole(side, side, image_size, name="base", first=len(base.separators)), grid), base.separators + newlines)
+        tile, patch = tower_size(model)
+        base = whole_tile(one_view(model, image_size, (tile, tile), None), model)
+        grid, newlines = tiled_grid(image_size, processor.image_processor.image_grid_pinpoints, tile, patch, base.tokens)
+        return ImageLayout((replace(base.grid(), name="base"), grid), newlines)
 
     def forward_inputs(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if "image_sizes" in inputs or "pixel_values" not in inputs:
@@ -52,33 +54,52 @@ def project(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     return inner.multi_modal_projector(chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen)
 
 
-def tiled_grid(image_size: tuple[int, int], pinpoints: list[list[int]], tile: int, side: int, first: int) -> tuple[Grid, tuple[int, ...]]:
+def whole_tile(layout: ImageLayout, model: Any) -> ImageLayout:
+    """The layout of one tile, which Hugging Face folds into a square of cells.
+
+    Raises:
+        GridMismatch: its tokens are no such square.
+    """
+    side = patches_per_side(model)
+    if layout.tokens != side**2:
+        config = model.config
+        raise GridMismatch(
+            f"{config.model_type} folds each tile into {side} x {side} cells, but vision_feature_select_strategy="
+            f"{config.vision_feature_select_strategy!r} leaves {layout.tokens} tokens of its tower, with which Hugging Face's own forward "
+            'fails. "default" drops a class token and "full" needs a tower without one: set the strategy that fits this tower.'
+        )
+    return layout
+
+
+def tiled_grid(image_size: tuple[int, int], pinpoints: list[list[int]], tile: int, patch: int, first: int) -> tuple[Grid, tuple[int, ...]]:
     """The unpadded tiles as one grid, and the newline token after each of its rows.
 
     Args:
         image_size: (height, width) of the original picture.
         pinpoints: the canvases (height, width) that the processor may choose.
-        tile: pixels, and side: cells, across one tile.
+        tile, patch: pixels across one tile, and across one cell. What a tile has behind its last cell is in none.
         first: index of the first tile token among the image's tokens.
     """
     height, width = image_size
     canvas_height, canvas_width = select_best_resolution([height, width], pinpoints)
+    side = tile // patch
     rows, cols = canvas_height // tile * side, canvas_width // tile * side
     pad_rows = pad_cols = 0
     if width / height > cols / rows:
         pad_rows = (rows - int(round(height * (cols / width), 7))) // 2
     else:
         pad_cols = (cols - int(round(width * (rows / height), 7))) // 2
-    rows, cols = rows - 2 * pad_rows, cols - 2 * pad_cols
     scale = min(canvas_width / width, canvas_height / height)
-    shown_width, shown_height = min(math.ceil(width * scale), canvas_width), min(math.ceil(height * scale), canvas_height)
-    cell = tile / side
-    # The picture sits in the middle of its canvas; whole rows or columns of padding were taken off, a part of a cell may remain.
-    x0 = (pad_cols * cell - (canvas_width - shown_width) // 2) / shown_width * width
-    y0 = (pad_rows * cell - (canvas_height - shown_height) // 2) / shown_height * height
-    box = (x0, y0, x0 + cols * cell / shown_width * width, y0 + rows * cell / shown_height * height)
-    tokens, newlines = rows_of_tokens(rows, cols, first)
-    return Grid("tiles", rows, cols, tokens, box, image_size), newlines
+
+    def spans(count: int, padding: int, canvas: int, length: int) -> Spans:
+        shown = min(math.ceil(length * scale), canvas)
+        # The picture sits in the middle of its canvas; whole rows or columns of padding were taken off, a part of a cell may remain.
+        starts = [place // side * tile + place % side * patch - (canvas - shown) // 2 for place in range(padding, count - padding)]
+        return tuple((start / shown * length, (start + patch) / shown * length) for start in starts)
+
+    down, across = spans(rows, pad_rows, canvas_height, height), spans(cols, pad_cols, canvas_width, width)
+    tokens, newlines = rows_of_tokens(len(down), len(across), first)
+    return Grid.at(down, across, tokens, image_size, name="tiles"), newlines
 
 
 def rows_of_tokens(rows: int, cols: int, first: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

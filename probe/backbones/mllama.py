@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers.models.mllama.image_processing_mllama import get_image_size_fit_to_canvas, get_optimal_tiled_canvas
 
 from probe.backbones.base import Backbone, register
-from probe.backbones.llava import patches_per_side
-from probe.backbones.tiles import padded_canvas
+from probe.backbones.tiles import padded_canvas, tiled_grid
+from probe.backbones.tower import patches_per_side, seen_share
 from probe.layout import Grid, ImageLayout
 
 
@@ -33,12 +33,8 @@ class Mllama(Backbone):
         canvas = get_optimal_tiled_canvas(height, width, images.max_image_tiles, tile)
         filled = get_image_size_fit_to_canvas(height, width, *canvas, tile)
         rows, cols = (int(edge) // tile for edge in canvas)
-        tokens = tuple(
-            (row // side * cols + col // side) * _tile_length(side) + 1 + row % side * side + col % side
-            for row in range(rows * side)
-            for col in range(cols * side)
-        )
-        shown = Grid("tiles", rows * side, cols * side, tokens, padded_canvas(image_size, canvas, filled), image_size)
+        seen, padded = seen_share(model, inputs, side), padded_canvas(image_size, canvas, filled)
+        shown = tiled_grid(rows, cols, side, image_size, first=1, seen=seen, canvas=padded, stride=_tile_length(side))
         return ImageLayout((), (0,), self.gridless, shown)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid | None:

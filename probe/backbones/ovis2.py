@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from probe.backbones.base import Backbone, register
-from probe.backbones.llava import square_patches
 from probe.backbones.tiles import tiled_layout
+from probe.backbones.tower import seen_share, square_patches
 from probe.layout import Grid, ImageLayout
 
 
@@ -23,7 +23,8 @@ class Ovis2(Backbone):
         first, last = ([i for i, token in enumerate(ids) if token == mark][index] for mark in (start, end))
         rows = ids[first:last].count(row) + 1
         cols = ids[first:last].count(tile) // rows + 1
-        return tiled_layout(rows, cols, round(processor.image_seq_length**0.5), image_size, base="first")
+        side = round(processor.image_seq_length**0.5)
+        return tiled_layout(rows, cols, side, image_size, base="first", seen=seen_share(model, inputs, side))
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

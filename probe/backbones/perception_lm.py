@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from probe.backbones.base import Backbone, register
-from probe.backbones.tiles import tiled_grid
+from probe.backbones.tiles import tiled_grid, tiled_layout
 from probe.layout import Grid, ImageLayout
 
 
@@ -18,14 +18,17 @@ class PerceptionLM(Backbone):
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         images, (height, width) = processor.image_processor, image_size
-        side = images.tile_size // processor.patch_size // processor.pooling_ratio
+        patches = images.tile_size // processor.patch_size
+        side = patches // processor.pooling_ratio
+        seen = patches * processor.patch_size / images.tile_size
         if images.vision_input_type != "thumb+tile":
-            return ImageLayout((Grid.whole(side, side, image_size),))
+            return tiled_layout(1, 1, side, image_size, seen=seen)
         cols, rows = 1, 1
         if images.max_num_tiles > 1:
             fitting = images._fit_image_to_canvas(width, height, images.tile_size)
             cols, rows = fitting or images._find_closest_aspect_ratio(width, height, images.tile_size)
-        return ImageLayout((Grid.whole(side, side, image_size, name="base"), tiled_grid(rows, cols, side, image_size, first=side**2)))
+        base = tiled_grid(1, 1, side, image_size, name="base", seen=seen)
+        return ImageLayout((base, tiled_grid(rows, cols, side, image_size, first=side**2, seen=seen)))
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid | None:
         pooled = model.config.projector_pooling_ratio

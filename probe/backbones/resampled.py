@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from probe.backbones.base import Backbone, register
-from probe.backbones.llava import square_patches
+from probe.backbones.tiles import tiled_layout
+from probe.backbones.tower import patches_per_side, seen_share, square_patches
 from probe.layout import Grid, ImageLayout
 
 
@@ -41,7 +42,9 @@ class Blip2(Backbone):
     marks_images = False
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        return ImageLayout((), tuple(range(processor.num_query_tokens)), self.gridless, Grid.whole(1, 1, image_size))
+        side = patches_per_side(model)
+        (shown,) = tiled_layout(1, 1, side, image_size, seen=seen_share(model, inputs, side)).grids
+        return ImageLayout((), tuple(range(processor.num_query_tokens)), self.gridless, shown)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

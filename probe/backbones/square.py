@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from probe.backbones.base import SHARING, Backbone, register
-from probe.backbones.llava import processed_box, square_patches
+from probe.backbones.llava import processed_box
+from probe.backbones.tiles import tiled_layout
+from probe.backbones.tower import seen_share, square_patches
 from probe.layout import Grid, ImageLayout
 
 
@@ -18,7 +20,7 @@ class Square(Backbone):
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         side = round(processor.image_seq_length**0.5)
-        return ImageLayout((Grid.whole(side, side, image_size),))
+        return tiled_layout(1, 1, side, image_size, seen=seen_share(model, inputs, side))
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

@@ -8,7 +8,8 @@ from typing import Any
 
 from probe.backbones.base import Backbone, register
 from probe.backbones.internvl import InternVL
-from probe.backbones.llava import patches_per_side, processed_box
+from probe.backbones.llava import processed_box
+from probe.backbones.tower import patches_per_side
 from probe.layout import Grid, ImageLayout
 
 

@@ -11,6 +11,6 @@ __all__ = ["FAMILIES", "build", "gridless", "tiles", "whole"]
 
 
 @cache
-def build(name: str) -> Pair:
-    """The model and processor of a family."""
-    return FAMILIES[name]()
+def build(name: str, **options: int) -> Pair:
+    """The model and processor of a family; options: `tile`, pixels across the tower's input, where the family takes it."""
+    return FAMILIES[name](**options)

@@ -14,11 +14,11 @@ from tests import families, zoo
 
 TILE, PATCH = 28, 7
 Pair = tuple[Any, Any]
-FAMILIES: dict[str, Callable[[], Pair]] = {}
+FAMILIES: dict[str, Callable[..., Pair]] = {}
 """Family -> its tiny model and its processor."""
 
 
-def listed(build: Callable[[], Pair]) -> Callable[[], Pair]:
+def listed(build: Callable[..., Pair]) -> Callable[..., Pair]:
     """List a family under its function's name."""
     FAMILIES[build.__name__] = build
     return build
@@ -41,17 +41,24 @@ def tokenizer(*tokens: str, **named: str) -> Any:
     return made
 
 
-def model(name: str, words: Any, **ids: Any) -> Any:
-    """The tiny model of a family, as wide as this vocabulary, with these of its configuration's values changed (in parts: a dictionary)."""
+def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:
+    """The tiny model of a family, as wide as this vocabulary, with these of its configuration's values changed (in parts: a dictionary, or another part).
+
+    Args:
+        tile: pixels across the tower's input; None: the tiny model's own.
+    """
     torch.manual_seed(0)
     small, _ = families.FAMILIES[name]()
     config = copy.deepcopy(small.config)
     config.get_text_config(decoder=True).vocab_size = len(words)
     for key, value in ids.items():
-        if isinstance(part := getattr(config, key), PreTrainedConfig):
+        if isinstance(part := getattr(config, key), PreTrainedConfig) and isinstance(value, dict):
             vars(part).update(value)
         else:
             setattr(config, key, words.convert_tokens_to_ids(value) if value in words.all_special_tokens else value)
+    if tile is not None:
+        vision = config.vision_config
+        vision.image_size = tile if isinstance(vision.image_size, int) else type(vision.image_size)((tile, tile))
     return _local(zoo.enliven(type(small)(config)))
 
 

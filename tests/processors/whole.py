@@ -10,9 +10,9 @@ from tests.processors.offline import PATCH, TILE, Pair, listed, model, smoothed,
 
 
 @listed
-def vipllava() -> Pair:
+def vipllava(tile: int = TILE) -> Pair:
     words = tokenizer()
-    images = hf.CLIPImageProcessor(size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE})
+    images = hf.CLIPImageProcessor(size={"shortest_edge": tile}, crop_size={"height": tile, "width": tile})
     processor = hf.LlavaProcessor(
         images,
         words,
@@ -21,7 +21,7 @@ def vipllava() -> Pair:
         num_additional_image_tokens=1,
         chat_template=template("<image>"),
     )
-    return model("vipllava", words, image_token_index="<image>"), processor
+    return model("vipllava", words, tile=tile, image_token_index="<image>"), processor
 
 
 def _qwen(name: str, kind: str) -> Pair:
@@ -94,20 +94,20 @@ def pixtral() -> Pair:
 
 
 @listed
-def paligemma() -> Pair:
+def paligemma(tile: int = TILE) -> Pair:
     words = tokenizer(image_token="<image>")
-    images = hf.SiglipImageProcessor(size={"height": TILE, "width": TILE}, image_seq_length=16)
+    images = hf.SiglipImageProcessor(size={"height": tile, "width": tile}, image_seq_length=16)
     processor = hf.PaliGemmaProcessor(images, words, chat_template=template("<image>"))
-    return model("paligemma", words, image_token_index="<image>"), processor
+    return model("paligemma", words, tile=tile, image_token_index="<image>"), processor
 
 
 @listed
-def gemma3() -> Pair:
+def gemma3(tile: int = TILE) -> Pair:
     words = tokenizer(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
-    images = hf.Gemma3ImageProcessor(size={"height": TILE, "width": TILE})
+    images = hf.Gemma3ImageProcessor(size={"height": tile, "width": tile})
     processor = hf.Gemma3Processor(images, words, chat_template=template("<start_of_image>"), image_seq_length=4)
     ids = {"image_token_index": "<image_soft_token>", "boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>"}
-    return model("gemma3", words, **ids), processor
+    return model("gemma3", words, tile=tile, **ids), processor
 
 
 @listed

@@ -31,7 +31,7 @@ def test_the_stock_processor_shows_the_central_square() -> None:
 
 def test_tiles_have_a_newline_token_behind_each_row() -> None:
     # 40 x 80 fits the canvas 56 x 112 exactly: 4 rows of 8 cells, 16 base tokens before them.
-    grid, newlines = tiled_grid((40, 80), [[56, 112], [112, 56], [112, 112]], tile=56, side=4, first=16)
+    grid, newlines = tiled_grid((40, 80), [[56, 112], [112, 56], [112, 112]], tile=56, patch=14, first=16)
     assert (grid.rows, grid.cols) == (4, 8)
     assert grid.tokens[:9] == (16, 17, 18, 19, 20, 21, 22, 23, 25)
     assert newlines == (24, 33, 42, 51)
@@ -40,7 +40,7 @@ def test_tiles_have_a_newline_token_behind_each_row() -> None:
 
 def test_rows_of_padding_are_taken_off_the_tiles() -> None:
     # 20 x 80 on 56 x 112: shown at 28 x 112, 14 pixels of padding above and below, one row of cells (14 pixels) each: 2 rows are left.
-    grid, newlines = tiled_grid((20, 80), [[56, 112]], tile=56, side=4, first=16)
+    grid, newlines = tiled_grid((20, 80), [[56, 112]], tile=56, patch=14, first=16)
     assert (grid.rows, grid.cols, len(newlines)) == (2, 8, 2)
     assert grid.box == (0, 0, 80, 20)
 
