@@ -29,6 +29,10 @@ class UnknownFusion(FsegError):
     """A fusion that nobody has registered."""
 
 
+class ImportFailed(FsegError):
+    """A module or file of the user's own that is not there, or whose code fails."""
+
+
 class NotScoped(FsegError):
     """A stage looked at something that its own reads do not name."""
 

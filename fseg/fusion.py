@@ -12,12 +12,19 @@ import torch
 from torch import Tensor
 
 import probe
-from fseg.checks import flag, number, whole
+from fseg.checks import LARGEST, encodable, flag, number, shown, whole
 from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, UnknownFusion
 from fseg.evidence import Evidence
+from fseg.plugins import packages
 
 Option = bool | int | float | str | tuple["Option", ...] | None
 Function = TypeVar("Function", bound=Callable[..., object])
+
+MOST_LAYERS = 10_000
+"""No model is as deep; a band beyond it is a slip."""
+
+MOST_NESTED = 8
+"""Lists in lists of an option."""
 
 RESPONSE_MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response")
 """The maps that a fusion may leave behind; "response" is the one that it must."""
@@ -47,12 +54,22 @@ class Options(Mapping[str, Option]):
         return repr(dict(self._items))
 
 
-def _frozen(name: str, value: object) -> Option:
-    if isinstance(value, (list, tuple)):
-        return tuple(_frozen(name, item) for item in value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise InvalidOption(f"{name}={value!r}: a recipe can hold True or False, a number, a text, or a list of these.")
+def _frozen(name: str, value: object, depth: int = 0) -> Option:
+    match value:
+        case list() | tuple() if depth < MOST_NESTED:
+            return tuple(_frozen(name, item, depth + 1) for item in value)
+        case None if depth == 0:
+            return None
+        case bool() | float():
+            return value
+        case int() if abs(value) <= LARGEST:
+            return value
+        case str() if encodable(value):
+            return value
+    raise InvalidOption(
+        f"{name}={shown(value)}: a recipe can hold True or False, a number of at most 64 bits, a text, or a list of these, "
+        f"in at most {MOST_NESTED} lists."
+    )
 
 
 @dataclass(frozen=True)
@@ -79,9 +96,13 @@ class Fusion:
         Raises:
             InvalidOption: an option that the fusion does not have, or a value of another kind than its default.
         """
+        if not isinstance(values, Mapping):
+            raise InvalidOption(f'The options of fusion "{self.name}" are a mapping, such as {dict(self.defaults)}, not {shown(values)}.')
         unknown = [name for name in values if name not in self.defaults]
         if unknown:
-            raise InvalidOption(f'Fusion "{self.name}" has no option {unknown[0]!r}. Its options: {", ".join(self.defaults) or "none"}.')
+            raise InvalidOption(
+                f'Fusion "{self.name}" has no option {shown(unknown[0])}. Its options: {", ".join(self.defaults) or "none"}.'
+            )
         given = Options(values)
         return Options({name: _like(name, given[name], default) if name in given else default for name, default in self.defaults.items()})
 
@@ -139,7 +160,7 @@ def _like(name: str, value: Option, default: Option) -> Option:
         case str() | tuple():
             if not isinstance(value, type(default)):
                 wanted = "a text" if isinstance(default, str) else "a list"
-                raise InvalidOption(f"{name}={value!r}: takes {wanted}, such as its default {default!r}.")
+                raise InvalidOption(f"{name}={shown(value)}: takes {wanted}, such as its default {default!r}.")
     return value
 
 
@@ -186,14 +207,20 @@ def _defaults(name: str, function: Callable[..., object]) -> Options:
 
 
 def get_fusion(name: str) -> Fusion:
-    """The fusion of that name.
+    """The fusion of that name. Packages that bring recipes are imported where it is not known yet: they may bring it too.
 
     Raises:
+        InvalidOption: the name is no text.
         UnknownFusion: nobody registered it; the message lists those that are.
     """
+    if not isinstance(name, str):
+        raise InvalidOption(f"respond.fusion={shown(name)}: takes the name of a fusion, such as {', '.join(map(repr, fusions()))}.")
+    if name not in _fusions:
+        packages().load_all()
     if name not in _fusions:
         raise UnknownFusion(
-            f'No fusion "{name}". Registered: {", ".join(fusions()) or "none"}. One of your own is registered when its module is imported.'
+            f'No fusion "{name[:100]}". Registered: {", ".join(fusions()) or "none"}. One of your own is registered when its module is '
+            f"imported, on the command line by --import MODULE_OR_FILE.py.{packages().failures()}"
         )
     return _fusions[name]
 
@@ -207,9 +234,11 @@ def band(layers: Sequence[int]) -> range:
     """A band (first, last) of layers, both included, as a range: (7, 13) is the paper's l_s = 7 to l_e = 13.
 
     Raises:
-        InvalidBand: not two whole numbers with 0 <= first <= last.
+        InvalidBand: not two whole numbers with 0 <= first <= last < 10,000.
     """
     match layers:
-        case (int(first), int(last)) if 0 <= first <= last and not isinstance(first, bool) and not isinstance(last, bool):
+        case (int(first), int(last)) if 0 <= first <= last < MOST_LAYERS and not isinstance(first, bool) and not isinstance(last, bool):
             return range(first, last + 1)
-    raise InvalidBand(f"layers={layers!r}: a band is (first, last), both included, with 0 <= first <= last, such as (7, 13).")
+    raise InvalidBand(
+        f"layers={shown(layers)}: a band is (first, last), both included, with 0 <= first <= last < {MOST_LAYERS}, such as (7, 13)."
+    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.metadata import EntryPoint, entry_points
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 from fseg import toml
-from fseg.errors import InvalidOption, InvalidRecipe, UnknownRecipe
+from fseg.checks import shown, text
+from fseg.errors import InvalidRecipe, UnknownRecipe
 from fseg.fusion import get_fusion
+from fseg.plugins import GROUP, packages
 from fseg.stages.compose import Compose
 from fseg.stages.prompts import Prompt
 from fseg.stages.qap import Ask
@@ -19,7 +21,6 @@ from fseg.stages.sam import Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import Refine
 
-GROUP = "fseg.recipes"
 STAGES: dict[str, type[Any]] = {"ask": Ask, "respond": Respond, "refine": Refine, "prompt": Prompt, "sam": Sam, "compose": Compose}
 
 
@@ -48,9 +49,11 @@ class Recipe:
     compose: Compose = field(default_factory=Compose)
 
     def __post_init__(self) -> None:
-        for name in ("name", "backbone"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise InvalidOption(f"{name}={getattr(self, name)!r}: takes a text that is not empty.")
+        text("name", self.name)
+        text("backbone", self.backbone)
+        for stage, kind in STAGES.items():
+            if not isinstance(getattr(self, stage), kind):
+                raise InvalidRecipe(f"{stage}={shown(getattr(self, stage))}: that stage of a recipe is a {kind.__name__}.")
 
     def keys(self) -> tuple[str, ...]:
         """All keys that `with_` takes, those of the fusion's options among them."""
@@ -71,15 +74,17 @@ class Recipe:
 
         Raises:
             InvalidRecipe: a key that the recipe does not have; the message lists those that it has.
-            InvalidOption: a value that its field does not take.
+            InvalidOption, UnknownFusion: a value that its field does not take.
         """
-        fusion = get_fusion(str(changes.get("respond.fusion", self.respond.fusion)))
+        if not isinstance(changes, Mapping):
+            raise InvalidRecipe(f"Changes of a recipe are a mapping, such as {{'prompt.kind': 'box'}}, not {shown(changes)}.")
+        fusion = get_fusion(changes.get("respond.fusion", self.respond.fusion))  # type: ignore[arg-type]  # it checks what it is given
         kept = {name: value for name, value in self.respond.options.items() if name in fusion.defaults}
         base = replace(self, respond=Respond(fusion.name, kept))
         known = base.keys()
         unknown = [key for key in changes if key not in known]
         if unknown:
-            raise InvalidRecipe(f"No key {unknown[0]!r} in a recipe with the fusion {fusion.name!r}. Keys: {', '.join(known)}.")
+            raise InvalidRecipe(f"No key {shown(unknown[0])} in a recipe with the fusion {fusion.name!r}. Keys: {', '.join(known)}.")
         tables = base.to_dict()
         for key, value in changes.items():
             stage, _, name = key.rpartition(".")
@@ -96,11 +101,13 @@ class Recipe:
 
         Raises:
             InvalidRecipe: not TOML, no name or backbone, or a key that a recipe does not have.
-            InvalidOption: a value that its field does not take.
+            InvalidOption, UnknownFusion: a value that its field does not take.
         """
+        if not isinstance(text, str):
+            raise InvalidRecipe(f"A recipe is read from text, not from {shown(text)}. get_recipe(path) opens a file.")
         try:
             tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
             raise InvalidRecipe(f"Not TOML: {error}. Recipe.to_toml() writes one to start from.") from error
         missing = [key for key in ("name", "backbone") if key not in tables]
         if missing:
@@ -125,34 +132,39 @@ def _from_tables(tables: Mapping[str, Any]) -> Recipe:
     return Recipe(tables["name"], tables["backbone"], respond=Respond(tables["respond"]["fusion"], options), **stages)
 
 
-def _recipes_of(entry: EntryPoint) -> list[Recipe]:
-    found = entry.load()
+def _recipes_of(found: object) -> tuple[Recipe, ...]:
+    """The recipes that an entry point brings."""
     if callable(found):
         found = found()
     if isinstance(found, Mapping):
         found = found.values()
-    shelf = [found] if isinstance(found, Recipe) else list(found) if isinstance(found, Iterable) else [found]
-    wrong = [item for item in shelf if not isinstance(item, Recipe)]
+    brought = (found,) if isinstance(found, Recipe) else tuple(found) if isinstance(found, Iterable) else (found,)
+    wrong = [item for item in brought if not isinstance(item, Recipe)]
     if wrong:
         raise InvalidRecipe(
-            f'The entry point {entry.name} = "{entry.value}" yields a {type(wrong[0]).__name__}. '
+            f"it yields a {type(wrong[0]).__name__}. "
             "It has to yield a Recipe, several in a list or a mapping, or a function that returns these."
         )
-    return shelf
+    return brought
 
 
-def _shelf() -> dict[str, Recipe]:
-    """Every registered recipe by name."""
-    shelf: dict[str, Recipe] = {}
-    owner: dict[str, str] = {}
-    for entry in entry_points(group=GROUP):
-        for recipe in _recipes_of(entry):
-            if recipe.name in shelf and shelf[recipe.name] != recipe:
-                raise InvalidRecipe(f'Two recipes "{recipe.name}": of {owner[recipe.name]} and of {entry.value}. Rename or uninstall one.')
-            shelf[recipe.name] = recipe
-            owner[recipe.name] = entry.value
+def _shelf(wanted: str | None = None) -> dict[str, dict[str, Recipe]]:
+    """The registered recipes by name, and under each name by the entry point that brings them.
+
+    While a package of the group is being imported, no more of the others is loaded than it takes to find the recipe that it wants: they
+    may want one of its own in turn, which it does not have yet.
+    """
+    shelf: dict[str, dict[str, Recipe]] = {}
+    plugins = packages()
+    for entry in sorted(plugins.entries, key=lambda entry: entry.name != wanted):
+        if wanted in shelf and plugins.loading():
+            break
+        for recipe in plugins.use(entry, _recipes_of) or ():
+            shelf.setdefault(recipe.name, {})[entry.value] = recipe
     if not shelf:
-        raise UnknownRecipe(f'No recipe is registered under the entry points "{GROUP}". Reinstall the package, which registers its own.')
+        raise UnknownRecipe(
+            f'No recipe is registered under the entry points "{GROUP}". Reinstall the package, which registers its own.{plugins.failures()}'
+        )
     return shelf
 
 
@@ -165,17 +177,33 @@ def get_recipe(name: str | Path) -> Recipe:
     """A recipe by its registered name, or from a .toml file.
 
     Raises:
-        UnknownRecipe: no such name, or no such file; the message lists the names.
+        UnknownRecipe: no such name, or no such file; the message lists the names, and the packages that could not be loaded.
+        InvalidRecipe, InvalidOption, UnknownFusion: the file holds no recipe (see `Recipe.from_toml`), or two packages bring one of that name.
     """
+    if not isinstance(name, (str, Path)):
+        raise UnknownRecipe(f"{shown(name)} was given for a recipe. Give a Recipe, a registered name or the path of a .toml file.")
     path = Path(name)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not isfile(path):
             raise UnknownRecipe(f'No file "{path}". Write one with Recipe.to_toml(), or name a registered recipe: {_names(_shelf())}.')
-        return Recipe.from_toml(path.read_text(encoding="utf-8"))
-    shelf = _shelf()
+        return Recipe.from_toml(_text_of(path))
+    shelf = _shelf(str(name))
     if str(name) not in shelf:
-        raise UnknownRecipe(f'No recipe "{name}". Registered: {_names(shelf)}. A file of your own ends with .toml.')
-    return shelf[str(name)]
+        raise UnknownRecipe(f'No recipe "{name}". Registered: {_names(shelf)}. A file of your own ends with .toml.{packages().failures()}')
+    (first, found), *others = shelf[str(name)].items()
+    for other, recipe in others:
+        if recipe != found:
+            raise InvalidRecipe(f'Two recipes "{name}": of {first} and of {other}. Rename or uninstall one.')
+    return found
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRecipe(
+            f"The recipe {str(path)!r} cannot be read: {error}. It is a UTF-8 text; Recipe.to_toml() writes one."
+        ) from error
 
 
 def _names(shelf: Iterable[str]) -> str:

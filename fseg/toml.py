@@ -28,8 +28,10 @@ def _value(value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
-        case int() | float():
-            return repr(value)
+        case int():
+            return int.__repr__(value)  # of NumPy's numbers and of enumerations too
+        case float():
+            return float.__repr__(value)
         case str():
             return _text(value)
         case list() | tuple():

@@ -63,7 +63,7 @@ class Prompt:
 
     Attributes:
         kind: what SAM is given (Table 4): "point", "box" or "both".
-        min_patches: components of fewer cells give no point.
+        min_patches: components of fewer cells give no point; where all have fewer, the largest gives one.
         snap: move each point to the nearest cell of its component.
     """
 
@@ -79,7 +79,8 @@ class Prompt:
     def __call__(self, e: Evidence) -> Evidence:
         """The evidence with `points`, one a component of the denoised M_r, and `box`, around the whole M_r.
 
-        An empty M_r gives neither, and the flag "no-prompt".
+        Flags: "no-prompt" where M_r is empty and gives neither, "few-patches" where a point is of a component that is smaller than
+        `min_patches`.
 
         Raises:
             NoMap: there is no M_r yet.
@@ -88,8 +89,10 @@ class Prompt:
             raise NoMap(f"{e.name} has no refined mask to take prompts from: run the refine stage on it first.")
         if not e.refined.any():
             return e.flagged("no-prompt")
-        middles = [centroid(cells, self.snap) for cells in components(e.refined, self.min_patches)]
+        box = None if self.kind == "point" else bounding_box(e.refined, e.image_size)
+        if self.kind == "box":
+            return replace(e, box=box)
+        found = components(e.refined, self.min_patches)
+        middles = [centroid(cells, self.snap) for cells in found]
         points = tuple(to_pixel(row, col, e.grid, e.image_size) for row, col in middles)
-        return replace(
-            e, points=() if self.kind == "box" else points, box=None if self.kind == "point" else bounding_box(e.refined, e.image_size)
-        )
+        return replace(e, points=points, box=box).flagged(*["few-patches"] * (len(found[0]) < self.min_patches))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import probe
-from fseg.checks import flag, number, one_of, whole
+from fseg.checks import flag, number, one_of, shown, text, whole
 from fseg.classes import check_classes
 from fseg.errors import InvalidClasses, InvalidOption
 from fseg.questions import QUESTIONS, Article, affirmation, question
@@ -119,9 +119,12 @@ class Ask:
         flag("ask.gate", self.gate)
         number("ask.threshold", self.threshold)
         one_of("ask.presence", self.presence, PRESENCES)
-        if self.template is not None and self.template not in TEMPLATES and "{question}" not in self.template:
+        if self.template is None:
+            return
+        text("ask.template", self.template)
+        if self.template not in TEMPLATES and "{question}" not in self.template:
             raise InvalidOption(
-                f"ask.template={self.template!r}: takes {', '.join(map(repr, TEMPLATES))}, a text with {{question}} and <image> in it, "
+                f"ask.template={shown(self.template)}: takes {', '.join(map(repr, TEMPLATES))}, a text with {{question}} and <image> in it, "
                 "or nothing for the processor's own."
             )
 

@@ -20,7 +20,7 @@ from segment_anything import modeling
 from torch import Tensor, nn
 from transformers import PretrainedConfig, SamModel
 
-from fseg.checks import one_of
+from fseg.checks import one_of, text
 from fseg.embedded import sam_place
 from fseg.errors import InvalidSam
 from fseg.evidence import Evidence
@@ -47,6 +47,7 @@ class Sam:
     multimask: Multimask = "auto"
 
     def __post_init__(self) -> None:
+        text("sam.checkpoint", self.checkpoint)
         one_of("sam.multimask", self.multimask, MULTIMASKS)
 
     def __call__(

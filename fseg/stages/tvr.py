@@ -162,8 +162,8 @@ def _attentions(e: Evidence, top_k: int, drop_light_rows: bool, drop_sinks: bool
 
 
 def _distance_reads(layers: Sequence[int], alpha: float, beta: float, class_token: str) -> list[probe.Read]:
-    number("alpha", alpha)
-    number("beta", beta)
+    number("alpha", alpha, at_least=0, at_most=1)
+    number("beta", beta, at_least=0)
     one_of("class_token", class_token, CLASS_TOKENS)
     return [probe.Hidden(layers=band(layers), at=("image", "class"))]
 
@@ -222,8 +222,9 @@ def distance_in_attention(
 
     Args:
         layers: the band (l_s, l_e) of Eq. 3, both included, in `hidden_states` indices.
-        alpha: share of the peak in Eq. 4.
-        beta: ceiling of the threshold in Eq. 4.
+        alpha: share of the peak in Eq. 4, from 0 to 1.
+        beta: ceiling of the threshold in Eq. 4, at least 0 (below it, cells that Eq. 5 sets to 0 would exceed those that it keeps); from 1
+            on, no cosine reaches it, and there is no ceiling.
         class_token: which sub-token of the class name stands for it, see `class_distance`.
         top_k: K of Eq. 6.
         drop_light_rows, drop_sinks: see `select_rows`.

@@ -30,13 +30,14 @@ def guidance(responses: Float[Tensor, "class row col"], background: Float[Tensor
 def prototypes(
     features: Float[Tensor, "row col feature"], guide: Bool[Tensor, "row col"], epsilon: float = 1e-6
 ) -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
-    """p+ and p- of Eq. 10: the mean feature inside the guide, and outside it."""
-    inside = guide.to(features.dtype)[..., None]
-    outside = 1 - inside
-    return (
-        (features * inside).sum((0, 1)) / (inside.sum() + epsilon),
-        (features * outside).sum((0, 1)) / (outside.sum() + epsilon),
-    )
+    """p+ and p- of Eq. 10: the mean feature inside the guide, and outside it; zeros for a side without a cell, whatever epsilon is."""
+    return _mean(features, guide, epsilon), _mean(features, ~guide, epsilon)
+
+
+def _mean(features: Float[Tensor, "row col feature"], cells: Bool[Tensor, "row col"], epsilon: float) -> Float[Tensor, " feature"]:
+    total = (features * cells[..., None]).sum((0, 1))
+    # Without a cell, 0 / epsilon is 0 however small epsilon is, so that this is the value of 0 / 0.
+    return total / (cells.sum() + epsilon) if cells.any() else total
 
 
 def prototype_mask(
@@ -44,7 +45,7 @@ def prototype_mask(
 ) -> Bool[Tensor, "row col"]:
     """M_v of Eq. 11: the cells whose feature is closer, by cosine, to the mean inside the guide than to the mean outside it.
 
-    Nothing inside the guide: no prototype, and an empty mask.
+    Nothing inside the guide: no prototype, and an empty mask. Nothing outside it: p- is 0, and so is every cosine to it.
     """
     if not guide.any():
         return torch.zeros_like(guide)
@@ -63,9 +64,10 @@ class Refine:
 
     Attributes:
         mask: what M_r is (Table 6): "M_v", "M^_f" (the class's guide alone), or "both" (Eq. 12).
-        alpha, beta: of the background response; the paper uses those of Eq. 4.
+        alpha, beta: of the background response; the paper uses those of Eq. 4. alpha lies in 0..1; beta is at least 0, and has no upper
+            limit, since the responses of a fusion of one's own may be of any scale.
         vision_layer: whose features the prototypes are made of, a `hidden_states` index of the tower.
-        epsilon: of Eq. 10.
+        epsilon: of Eq. 10, from 0 to 1.
         fallback: take the guide where M_r is empty.
     """
 
@@ -78,10 +80,10 @@ class Refine:
 
     def __post_init__(self) -> None:
         one_of("refine.mask", self.mask, MASKS)
-        number("refine.alpha", self.alpha)
-        number("refine.beta", self.beta)
+        number("refine.alpha", self.alpha, at_least=0, at_most=1)
+        number("refine.beta", self.beta, at_least=0)
         whole("refine.vision_layer", self.vision_layer)
-        number("refine.epsilon", self.epsilon, at_least=0)
+        number("refine.epsilon", self.epsilon, at_least=0, at_most=1)
         flag("refine.fallback", self.fallback)
 
     def reads(self) -> list[probe.Read]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probe.errors import LoadError
 from probe.layout import Grid, ImageLayout
+from probe.plugins import PlugIns
 
 GROUP = "probe.backbones"
 """The entry-point group through which other packages declare backbones."""
@@ -139,32 +140,36 @@ def _origin(backbone: type[Backbone]) -> str:
 
 
 @cache
-def load_entry_points() -> None:
+def load_entry_points() -> Mapping[str, str]:
     """Register the backbones of other packages, once: each entry point of the group `probe.backbones` names a model type and a class.
 
-    Raises:
-        LoadError: one that cannot be imported, is no Backbone, or clashes with another.
+    Returns:
+        for each model type whose package cannot be imported, is no Backbone or clashes with another, the reason. A warning has given it too.
     """
-    for entry in entry_points(group=GROUP):
-        place = f'The entry point {entry.name} = "{entry.value}" of the group {GROUP}'
-        try:
-            backbone = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise LoadError(f"{place} cannot be imported: {error}. Mend or uninstall its package.") from error
-        if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
-            raise LoadError(f"{place} yields {backbone!r}. It has to name a subclass of probe.Backbone.")
-        register(entry.name)(backbone)
+    packages = PlugIns(GROUP, entry_points(group=GROUP))
+    for entry in packages.entries:
+        packages.use(entry, partial(_accept, entry.name))
+    return {entry.name: reason for entry, reason in packages.failed.items()}
+
+
+def _accept(name: str, backbone: object) -> type[Backbone]:
+    if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+        raise LoadError(f"it yields {backbone!r}. It has to name a subclass of probe.Backbone.")
+    return register(name)(backbone)
 
 
 def backbone_for(config: Any) -> Backbone:
     """The declared backbone of a model's family, or the defaults.
 
     Raises:
-        LoadError: a backbone of another package cannot be registered.
+        LoadError: another package brings a backbone for this family, and it cannot be used.
     """
     # Not at import: a package that declares a backbone imports probe first.
-    load_entry_points()
+    failed = load_entry_points()
     family, tower = config.model_type, getattr(getattr(config, "vision_config", None), "model_type", "")
+    for name in (f"{family}/{tower}", family):
+        if name in failed:
+            raise LoadError(failed[name])
     return (_REGISTRY.get(f"{family}/{tower}") or _REGISTRY.get(family, Backbone))()
 
 

@@ -4,13 +4,15 @@ import importlib
 import tomllib
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 import torch
 
 from fseg import toml
 from fseg.errors import InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
 from fseg.fusion import fusion
-from fseg.recipe import GROUP, Recipe, get_recipe, recipes
+from fseg.plugins import GROUP
+from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.stages.qap import Ask
 from fseg.stages.tvr import Respond
 
@@ -25,7 +27,7 @@ def shelf(monkeypatch):
         for name, value in entries.items():
             monkeypatch.setitem(globals(), name, value)
         found = [EntryPoint(name, f"{__name__}:{name}", GROUP) for name in entries]
-        monkeypatch.setattr("fseg.recipe.entry_points", lambda group: found)
+        monkeypatch.setattr("fseg.plugins.entry_points", lambda group: found)
 
     return put
 
@@ -104,6 +106,17 @@ def test_what_toml_leaves_out_takes_its_default():
         pytest.param('name = "x"\nbackbone = "y"\nask = "class"', InvalidRecipe, r"write \[ask\]", id="table as a value"),
         pytest.param('name = "x"\nbackbone = "y"\n[respond]\nfusion = "E"', UnknownFusion, 'No fusion "E"', id="unknown fusion"),
         pytest.param('name = 3\nbackbone = "y"', InvalidOption, "name=3: takes a text", id="name of another kind"),
+        pytest.param(f"name = {'[' * 5000}", InvalidRecipe, "Not TOML", id="lists in lists"),
+        pytest.param(f"name = {'9' * 5000}", InvalidRecipe, "Not TOML", id="a number of 5,000 digits"),
+        pytest.param(b'name = "x"', InvalidRecipe, "is read from text, not from b'name", id="bytes"),
+        pytest.param('name = "x"\nbackbone = "y"\n[respond]\nfusion = [1]', InvalidOption, r"respond\.fusion=\[1\]: takes", id="a list"),
+        pytest.param('name = "x"\nbackbone = "y"\n[ask]\ntemplate = 3', InvalidOption, r"ask\.template=3: takes a text", id="template"),
+        pytest.param(
+            f'name = "x"\nbackbone = "y"\n[respond]\nalpha = 1{"0" * 400}',
+            InvalidOption,
+            r"alpha=10+\.\.\.: a recipe can hold .* a number of at most 64 bits",
+            id="10^400",
+        ),
     ],
 )
 def test_toml_that_is_no_recipe_says_why(text, error, message):
@@ -149,16 +162,49 @@ def test_two_recipes_of_one_name_are_refused_naming_both(shelf):
         get_recipe("plain")
 
 
-def test_an_entry_point_that_yields_something_else_is_named(shelf):
-    shelf(wrong=["plain"])
-    with pytest.raises(InvalidRecipe, match=r'The entry point wrong = ".*:wrong" yields a str'):
-        recipes()
-
-
 def test_a_file_is_a_recipe_by_its_path(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(PLAIN.to_toml(), encoding="utf-8")
     assert get_recipe(path) == get_recipe(str(path)) == PLAIN
+
+
+def test_a_file_of_other_bytes_is_no_recipe(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b'name = "caf\xe9"')
+    with pytest.raises(InvalidRecipe, match=r"mine\.toml' cannot be read: .*UTF-8"):
+        get_recipe(tmp_path / "mine.toml")
+    with pytest.raises(UnknownRecipe, match="No file"):
+        get_recipe("a" * 5000 + ".toml")
+    with pytest.raises(UnknownRecipe, match="5 was given for a recipe"):
+        get_recipe(5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"respond.fusion": [1]}, InvalidOption, r"respond\.fusion=\[1\]: takes the name of a fusion"),
+        ({"respond.layers": (0, 10**9)}, InvalidOption, "0 <= first <= last < 10000"),
+        ({"respond.alpha": 100}, InvalidOption, r"alpha=100\.0: takes a finite number of at least 0 and at most 1"),
+        ({"respond.alpha": -1}, InvalidOption, "at least 0 and at most 1"),
+        ({"respond.beta": -3}, InvalidOption, r"beta=-3\.0: takes a finite number of at least 0"),
+        ({"refine.alpha": 1.5}, InvalidOption, r"refine\.alpha=1\.5: takes a finite number of at least 0 and at most 1"),
+        ({"refine.beta": -0.1}, InvalidOption, "of at least 0"),
+        ({"refine.epsilon": 1e300}, InvalidOption, "at least 0 and at most 1"),
+        ({"refine.vision_layer": 10**5000}, InvalidOption, "too large to show: takes a whole number"),
+        ({"name": "half \udce9"}, InvalidOption, "lone surrogate"),
+        ({"sam.checkpoint": 3}, InvalidOption, r"sam\.checkpoint=3: takes a text"),
+        ({3: 4}, InvalidRecipe, "No key 3 in a recipe"),
+        ([("prompt.kind", "box")], InvalidRecipe, "Changes of a recipe are a mapping"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_with_their_range(changes, error, message):
+    with pytest.raises(error, match=message):
+        PLAIN.with_(changes)
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    changed = PLAIN.with_({"refine.alpha": np.float64(0.5), "respond.beta": np.float64(0.25)})
+    assert "alpha = 0.5" in changed.to_toml()
+    assert Recipe.from_toml(changed.to_toml()) == changed
 
 
 def test_a_missing_file_is_named(tmp_path, shelf):

@@ -79,19 +79,31 @@ def test_an_installed_package_brings_its_backbone(entry: Installed) -> None:
     assert "another" in registered()
 
 
+@pytest.mark.filterwarnings("ignore:The entry point")
 def test_a_clash_of_packages_names_both_origins(entry: Installed) -> None:
     entry("llava", "Outside")
     with pytest.raises(LoadError, match=rf"'llava' of {__name__}\.Outside clashes with that of probe\.backbones\.llava\.Llava"):
         backbone_for(family("llava"))
 
 
+@pytest.mark.filterwarnings("ignore:The entry point")
 def test_an_entry_point_that_is_no_backbone_is_refused(entry: Installed) -> None:
     entry("another", "NOT_A_BACKBONE")
     with pytest.raises(LoadError, match=r"The entry point another = .* yields 'a string'. It has to name a subclass of probe.Backbone"):
         backbone_for(family("another"))
 
 
+@pytest.mark.filterwarnings("ignore:The entry point")
 def test_an_entry_point_that_cannot_be_imported_is_named(entry: Installed) -> None:
     entry("another", "Absent")
     with pytest.raises(LoadError, match=r"of the group probe.backbones cannot be imported: .*Mend or uninstall"):
+        backbone_for(family("another"))
+
+
+def test_one_broken_package_does_not_keep_other_families_from_their_backbones(entry: Installed) -> None:
+    entry("another", "Absent")
+    with pytest.warns(UserWarning, match=r"\(package tests\).*no attribute 'Absent'.*Everything else goes on"):
+        assert type(backbone_for(family("llava", "clip_vision_model"))) is Llava
+    assert "llava" in registered()
+    with pytest.raises(LoadError, match="no attribute 'Absent'"):
         backbone_for(family("another"))

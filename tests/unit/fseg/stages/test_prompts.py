@@ -92,3 +92,10 @@ def test_prompts_before_refining_are_refused():
 def test_an_unknown_kind_lists_those_there_are():
     with pytest.raises(InvalidOption, match="takes 'point', 'box', 'both'"):
         Prompt("mask")
+
+
+def test_a_point_of_a_component_that_is_too_small_is_flagged():
+    lone = evidence(grid=(2, 4), image_size=(2, 4), refined=mask("#...", "...."))
+    assert (Prompt(min_patches=10_000)(lone).points, Prompt(min_patches=10_000)(lone).flags) == (((0.0, 0.0),), ("few-patches",))
+    assert Prompt(min_patches=1)(lone).flags == ()
+    assert Prompt("box", min_patches=10_000)(lone).flags == ()

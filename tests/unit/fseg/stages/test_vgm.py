@@ -118,3 +118,12 @@ def test_reads_name_the_vision_layer():
 def test_an_unknown_mask_lists_those_there_are():
     with pytest.raises(InvalidOption, match=r"refine\.mask='M_r': takes 'M_v', 'M\^_f', 'both'"):
         Refine(mask="M_r")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-12, 1e-6])
+def test_a_guide_of_all_cells_leaves_no_prototype_outside_whatever_epsilon_is(epsilon):
+    features = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[1.0, -1.0], [-1.0, 0.0]]])
+    every = torch.ones(2, 2, dtype=torch.bool)
+    assert vgm.prototypes(features, every, epsilon)[1].tolist() == [0.0, 0.0]
+    # The mean inside is (0.5, 0): the cosines to it are 1, 0.7, 0.7 and -1, and those to nothing are 0.
+    assert vgm.prototype_mask(features, every, epsilon).tolist() == [[True, True], [True, False]]
