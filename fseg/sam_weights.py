@@ -8,7 +8,8 @@ the mask decoder, and the mean and standard deviation of the pixels.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,12 @@ import probe._torchvision  # noqa: F401  torchvision has to be importable before
 # isort: split
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from fseg.errors import InvalidSam
+from probe.finite import FiniteCheck
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -71,25 +72,58 @@ class SamShape:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a `.safetensors` file or of a PyTorch file, as float32 on the CPU.
 
-    PyTorch files are read without running any code from them (`weights_only=True`).
+    PyTorch files are read without running any code from them (`weights_only=True`), once the checksums that they carry are seen to hold.
 
     Raises:
-        InvalidSam: the file is truncated, holds code, or is something else than a mapping of names to tensors.
+        InvalidSam: the file is truncated or damaged, holds code, or is something else than a mapping of names to tensors of numbers.
     """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else _read_pytorch(path)
     except pickle.UnpicklingError as error:
         raise InvalidSam(
             f"{path} is not a file of plain tensors: it holds other objects, whose code we do not run, or is no PyTorch file. {_WANTED}"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError) as error:
+    except InvalidSam:
+        raise
+    except Exception as error:  # a damaged file can stop a reader in any way
         raise InvalidSam(
             f"{path} ({path.stat().st_size:,} bytes) does not read as weights; it may be truncated: download or copy it again. {_WANTED}"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        found = f"a mapping with the keys {_some(map(str, state))}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        found = f"a mapping with the keys {some(map(str, state))}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
         raise InvalidSam(f"{path} holds {found}, and weights are a mapping of names to tensors. {_WANTED}")
+    other = [str(name) for name, value in state.items() if not (isinstance(name, str) and _is_plain(value))]
+    if other:
+        raise InvalidSam(f"{path} holds tensors that are not plain numbers with a fraction, under plain names: {some(other)}. {_WANTED}")
     return {name: value.float() for name, value in state.items()}
+
+
+def _read_pytorch(path: Path) -> Any:
+    if zipfile.is_zipfile(path):  # every file since PyTorch 1.6; torch.load itself does not look at the checksums of the tensors
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise InvalidSam(f"{path} is damaged: the checksum of its part {damaged!r} does not hold. Download or copy it again. {_WANTED}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.is_floating_point() and value.layout is torch.strided and not value.is_meta
+
+
+def check_finite(name: object, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        InvalidSam: NaN or infinity in a tensor; the first are named.
+    """
+    check = FiniteCheck[str]()
+    for tensor, values in tensors.items():
+        check.add(tensor, values)
+    if broken := check.failed():
+        raise InvalidSam(
+            f"{name} has NaN or infinity in {len(broken)} of its {len(tensors)} tensors ({some(broken)}). Get the weights again."
+        )
 
 
 def shape_of(state: Mapping[str, Tensor]) -> SamShape:
@@ -102,11 +136,11 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
     """
 
     def size(name: str, dimensions: int = 2) -> torch.Size:
-        if name in state and state[name].dim() == dimensions:
+        if name in state and state[name].dim() == dimensions and state[name].numel():
             return state[name].shape
         if name in state:
             raise InvalidSam(
-                f"{name} has the shape {tuple(state[name].shape)}, where segment-anything's has {dimensions} dimensions. {_WANTED}"
+                f"{name} has the shape {tuple(state[name].shape)}, where segment-anything's has {dimensions} dimensions, none of 0. {_WANTED}"
             )
         if any(key.startswith("vision_encoder.") for key in state):
             raise InvalidSam(
@@ -114,7 +148,7 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
                 "Pass the folder that they lie in, with its config.json."
             )
         raise InvalidSam(
-            f"No tensor {name!r} among these {len(state)} ({_some(state)}): not weights of segment-anything's Sam class. {_WANTED}"
+            f"No tensor {name!r} among these {len(state)} ({some(state)}): not weights of segment-anything's Sam class. {_WANTED}"
         )
 
     _, rows, columns, width = size("image_encoder.pos_embed", 4)
@@ -136,6 +170,9 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
             f"The mask decoder attends in a width of {attention_width} of its {channels} channels, "
             f"which no {DECODER_HEADS} heads of a whole downsampling give. {_WANTED}"
         )
+    mask_tokens = size("mask_decoder.mask_tokens.weight")[0]
+    if mask_tokens < 2:
+        raise InvalidSam(f"mask_decoder.mask_tokens.weight is of {mask_tokens} mask; a SAM has a single one and alternatives. {_WANTED}")
     score_depth = _count(state, "mask_decoder.iou_prediction_head.layers.{}.weight")
     return SamShape(
         image_side=rows * patch,
@@ -151,7 +188,7 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
         decoder_depth=_count(state, "mask_decoder.transformer.layers.{}.norm1.weight"),
         decoder_mlp_width=size("mask_decoder.transformer.layers.0.mlp.lin1.weight")[0],
         decoder_downsample=channels // attention_width,
-        mask_tokens=size("mask_decoder.mask_tokens.weight")[0],
+        mask_tokens=mask_tokens,
         score_depth=score_depth,
         score_width=size("mask_decoder.iou_prediction_head.layers.0.weight")[0] if score_depth > 1 else channels,
     )
@@ -163,18 +200,23 @@ def build_sam(state: Mapping[str, Tensor]) -> Sam:
     The tensors become the parameters as they are: no second copy is made, and nothing is initialised only to be overwritten.
 
     Raises:
-        InvalidSam: tensors are missing, left over, or of another shape than the rest of the weights implies.
+        InvalidSam: tensors are missing, left over, of another shape than the rest of the weights implies, or not finite.
     """
-    with torch.device("meta"):
-        model = _skeleton(shape_of(state))
+    shape = shape_of(state)
+    try:
+        with torch.device("meta"):
+            model = _skeleton(shape)
+    except (ValueError, RuntimeError, ArithmeticError, AssertionError) as error:  # of shapes that fit the names, and no network
+        raise InvalidSam(f"No segment-anything Sam has these shapes: {error or type(error).__name__}. {_WANTED}") from error
     expected = model.state_dict()
     missing = [name for name in expected if name not in state]
     foreign = [name for name in state if name not in expected]
     misshapen = [f"{name} {tuple(state[name].shape)}" for name in expected if name in state and state[name].shape != expected[name].shape]
     faults = {"missing": missing, "not SAM's": foreign, "of another shape than the rest implies": misshapen}
     if any(faults.values()):
-        told = "; ".join(f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names)
+        told = "; ".join(f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names)
         raise InvalidSam(f"These {len(state)} tensors are not the weights of a segment-anything Sam: {told}. {_WANTED}")
+    check_finite("The SAM", state)
     model.load_state_dict(dict(state), assign=True)
     # The two buffers that no file carries, and that a skeleton without storage therefore still lacks.
     model.pixel_mean = torch.tensor(PIXEL_MEAN).view(-1, 1, 1)
@@ -230,6 +272,7 @@ def _count(state: Mapping[str, Any], pattern: str) -> int:
     return count
 
 
-def _some(names: Any, most: int = 3) -> str:
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first names of many."""
     listed = list(names)
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")

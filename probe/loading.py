@@ -94,7 +94,7 @@ def load_checkpoint(
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote_code:
         raise _not_image_text(place, config)
     if folder is not None:
-        _check_weights(folder)
+        check_weights(folder)
     model, told = _in_our_words(
         "model",
         place,
@@ -181,13 +181,18 @@ def _located(name: str | os.PathLike[str]) -> tuple[str, Path | None]:
     try:
         is_folder = isinstance(name, os.PathLike) or place.startswith((".", "/")) or os.path.exists(place)
         if is_folder:
-            _check_folder(Path(place))
+            check_folder(Path(place))
     except (OSError, ValueError) as error:
         raise LoadError(f"{place[:80]!r} is no name of a folder or a hub id: {error}. Check the name.") from error
     return place, Path(place) if is_folder else None
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a path that is no folder of a saved model, or one whose weights could only be unpickled.
+
+    Raises:
+        LoadError: what is missing is named.
+    """
     if not folder.is_dir():
         raise LoadError(f"No model folder {str(folder)!r}. Check the path, or give a hub id such as llava-hf/llava-1.5-7b-hf.")
     if not (folder / "config.json").is_file():
@@ -204,8 +209,12 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_weights(folder: Path) -> None:
-    """Every weight file is there, and as long as its header says."""
+def check_weights(folder: Path) -> None:
+    """Every weight file is there, and as long as its header says.
+
+    Raises:
+        LoadError: one is missing or damaged.
+    """
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt"):  # reads the header alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,18 +16,20 @@ import probe._torchvision  # noqa: F401  torchvision has to be importable before
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors import SafetensorError
 from segment_anything import modeling
 from torch import Tensor, nn
-from transformers import PretrainedConfig, SamModel
+from transformers import SamModel
 
 from fseg.checks import one_of, text
 from fseg.embedded import sam_place
 from fseg.errors import InvalidSam
 from fseg.evidence import Evidence
 from fseg.promptable import MULTIMASKS, Multimask, Promptable, SamMask, SamPrompt
+from fseg.sam_folder import from_transformers
 from fseg.sam_network import Network, PromptableSam, SegmentAnythingNetwork, TransformersNetwork
 from fseg.sam_weights import build_sam, read_weights
+from probe.errors import NotFinite
+from probe.finite import is_finite
 
 __all__ = ["Promptable", "Sam", "SamMask", "SamPrompt", "load_sam"]
 
@@ -66,10 +69,16 @@ class Sam:
 
         Raises:
             InvalidPrompt: a point or a box lies outside the image.
+            NotFinite: a mask or its score is not finite.
         """
         prompted = [index for index, one in enumerate(evidence) if one.points or one.box is not None]
         prompts = [SamPrompt(evidence[index].points, evidence[index].box, self.multimask) for index in prompted]
         masks = dict(zip(prompted, backend.masks(backend.embed(image), prompts), strict=True)) if prompts else {}
+        for index, mask in masks.items():
+            if not (math.isfinite(mask.score) and is_finite(mask.logits)):
+                raise NotFinite(
+                    f"SAM computed NaN or infinity for {evidence[index].name!r}, which is no mask. Load it in float32, or other weights."
+                )
         scored = [replace(one, score=masks[index].score) if index in masks else one for index, one in enumerate(evidence)]
         return scored, [masks[index].logits if index in masks else None for index in range(len(evidence))]
 
@@ -108,7 +117,7 @@ def load_sam(
 def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | None, dtype: torch.dtype | None) -> Network:
     """The SAM of a file, a folder, a hub id, or of the package."""
     path = Path(sam_place(checkpoint)).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # as Path.is_file, but for a name that is too long for one
         weights = read_weights(path)
         try:
             built = build_sam(weights).to(device)
@@ -116,8 +125,8 @@ def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | No
             raise InvalidSam(f"{path} is no SAM. {error}") from error
         built.image_encoder.to(dtype)
         return SegmentAnythingNetwork.of(built)
-    if path.is_dir() or (isinstance(checkpoint, str) and _is_hub_id(checkpoint)):
-        loaded = _from_transformers(os.fspath(path)).to(device)
+    if (os.fspath(checkpoint) and os.path.isdir(path)) or (isinstance(checkpoint, str) and _is_hub_id(checkpoint)):
+        loaded = from_transformers(os.fspath(path)).to(device)
         loaded.vision_encoder.to(dtype)
         return TransformersNetwork.of(loaded)
     raise InvalidSam(
@@ -129,24 +138,3 @@ def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | No
 
 def _is_hub_id(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not name.endswith(_WEIGHT_FILES)
-
-
-def _from_transformers(name: str) -> SamModel:
-    """`SamModel.from_pretrained` in float32, with weights that are all there: transformers fills what is missing with random numbers."""
-    try:
-        kind = PretrainedConfig.get_config_dict(name)[0].get("model_type")
-        if kind != "sam":
-            raise InvalidSam(
-                f"The config.json of {name} should name the model type 'sam', and names {kind!r}. Give a SAM such as facebook/sam-vit-huge."
-            )
-        model, told = SamModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InvalidSam(
-            f"No SAM could be loaded from {name!r}: {reason} Give a folder that has its config.json and whole weights, "
-            "a .pth file of segment-anything, or a hub id while the hub can be reached (facebook/sam-vit-huge)."
-        ) from error
-    missing = sorted(told["missing_keys"])
-    if missing:
-        raise InvalidSam(f"{name} lacks {len(missing)} of SAM's tensors ({', '.join(missing[:3])}, ...). Download or save it again.")
-    return model.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fseg.errors import InvalidOption, InvalidPrompt, InvalidSam
 from fseg.evidence import Evidence
 from fseg.promptable import SamMask, SamPrompt
 from fseg.sam_network import PromptableSam, SegmentAnythingNetwork, TransformersNetwork
 from fseg.stages.sam import Sam, load_sam
+from probe.errors import NotFinite
 from tests.unit.fseg.sams import picture, tiny_sam, to_transformers
 
 from segment_anything import SamPredictor, modeling  # isort: skip  after sams, which makes torchvision importable
@@ -298,30 +301,94 @@ def test_a_sam_that_is_not_there_is_asked_for_by_name(name: str) -> None:
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSam, match=r"config\.json .* names None"):
+    with pytest.raises(InvalidSam, match=r"has no config\.json"):
         load_sam(tmp_path)
 
 
 def test_a_folder_of_another_model_is_refused_by_its_type(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(InvalidSam, match="names 'clip'"):
         load_sam(tmp_path)
 
 
-def test_a_folder_that_lacks_tensors_is_refused(model: modeling.Sam, tmp_path: Path) -> None:
-    converted = to_transformers(model.state_dict())
-    kept = {name: value for name, value in converted.state_dict().items() if "iou_prediction_head" not in name}
-    converted.save_pretrained(tmp_path, state_dict=kept)
-    with pytest.raises(InvalidSam, match=r"lacks 6 of SAM's tensors \(mask_decoder\.iou_prediction_head"):
-        load_sam(tmp_path)
-
-
-def test_a_folder_with_truncated_weights_is_refused(model: modeling.Sam, tmp_path: Path) -> None:
+@pytest.fixture
+def folder(model: modeling.Sam, tmp_path: Path) -> Path:
+    """The SAM as transformers saves it."""
     to_transformers(model.state_dict()).save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(InvalidSam, match="No SAM could be loaded"):
-        load_sam(tmp_path)
+    return tmp_path
+
+
+HEAD = "mask_decoder.iou_prediction_head.proj_in.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {name: state[name] for name in state if "iou_prediction_head" not in name}, r"6 missing \(mask_decoder\.iou_pred"),
+        (lambda state: state | {"extra.weight": torch.zeros(2)}, r"1 left over \(extra\.weight\)"),
+        (lambda state: state | {HEAD: torch.zeros(7)}, r"1 of another shape than .* \(mask_decoder\.iou_.*bias \(7,\), not \(24,\)\)"),
+        (lambda state: state | {HEAD: state[HEAD] * float("nan")}, r"NaN or infinity in 1 of its \d+ tensors \(mask_decoder\.iou_"),
+    ],
+    ids=["missing", "left over", "misshapen", "not finite"],
+)
+def test_a_folder_with_other_tensors_than_its_own_is_refused(folder: Path, change: Any, message: str) -> None:
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidSam, match=message):
+        load_sam(folder)
+
+
+def test_a_tied_tensor_may_be_missing(folder: Path, model: modeling.Sam) -> None:
+    state = load_file(folder / "model.safetensors")
+    state.pop("prompt_encoder.shared_embedding.positional_embedding", None)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    backend, given = load_sam(folder), load_sam(model)
+    masks = [sam.masks(sam.embed(picture()), [PROMPTS["a box"]])[0].logits for sam in (backend, given)]
+    torch.testing.assert_close(*masks, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: _cut(folder / "model.safetensors", 5000), r"model\.safetensors' is damaged or cut short"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"no \*\.safetensors: the download or the save was cut short"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickled weights only .*can run code"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "No SAM could be loaded from the folder"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff{"), "No SAM could be loaded from the folder"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "sam", "vision_config": 3}'), "Check its config.json"),
+        (lambda folder: _index(folder, {"a": "model-2.safetensors"}), r"lacks 1 of its weight files \(model-2\.safetensors\)"),
+    ],
+    ids=["cut short", "no weights", "pickle", "a list", "other bytes", "a number", "a missing part"],
+)
+def test_the_file_at_fault_is_named_and_the_hub_is_not_blamed(folder: Path, damage: Any, message: str) -> None:
+    damage(folder)
+    with pytest.raises(InvalidSam, match=message) as refused:
+        load_sam(folder)
+    assert "hub" not in str(refused.value)
+
+
+def _cut(path: Path, kept: int) -> None:
+    path.write_bytes(path.read_bytes()[:kept])
+
+
+def _index(folder: Path, parts: dict[str, str]) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+def test_a_mask_that_is_not_finite_is_no_mask() -> None:
+    class Broken(Recorder):
+        def masks(self, embedding: str, prompts: Sequence[SamPrompt]) -> list[SamMask]:
+            return [SamMask(torch.full((HEIGHT, WIDTH), float("nan")), 0.5) for _ in prompts]
+
+    with pytest.raises(NotFinite, match="SAM computed NaN or infinity for 'cat'"):
+        Sam()(Broken(), picture(), [one("cat", ((1.0, 2.0),))])
+
+
+@pytest.mark.parametrize("name", ["", "a" * 5000, "a\0b"])
+def test_names_that_no_file_can_have_are_refused(name: str) -> None:
+    with pytest.raises(InvalidSam, match="no such file or folder is here"):
+        load_sam(name)
 
 
 def test_the_sam_of_the_package_is_found_by_its_name(model: modeling.Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

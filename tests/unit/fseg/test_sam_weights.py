@@ -143,3 +143,39 @@ def test_a_training_checkpoint_is_told_from_plain_weights(state: State, tmp_path
     torch.save({"model": state, "epoch": 3}, tmp_path / "sam.pth")
     with pytest.raises(InvalidSam, match="a mapping with the keys model, epoch"):
         read_weights(tmp_path / "sam.pth")
+
+
+def test_a_flipped_bit_in_a_tensor_of_a_pytorch_file_is_noticed(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "sam.pth")
+    written = bytearray((tmp_path / "sam.pth").read_bytes())
+    written[written.index(state["mask_decoder.iou_token.weight"].numpy().tobytes()) + 2] ^= 1
+    (tmp_path / "sam.pth").write_bytes(written)
+    with pytest.raises(InvalidSam, match=r"the checksum of its part 'sam/data/\d+' does not hold"):
+        read_weights(tmp_path / "sam.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("counts", torch.ones(2, dtype=torch.int64), r"not plain numbers with a fraction, under plain names: counts"),
+        (3, torch.ones(2), "under plain names: 3"),
+        ("sparse", torch.ones(2, 2).to_sparse(), "under plain names: sparse"),
+        ("empty", torch.ones(2, device="meta"), "under plain names: empty"),
+    ],
+)
+def test_what_no_weight_can_be_is_refused(state: State, tmp_path: Path, name: object, value: Tensor, message: str) -> None:
+    torch.save({**state, name: value}, tmp_path / "sam.pth")
+    with pytest.raises(InvalidSam, match=message):
+        read_weights(tmp_path / "sam.pth")
+
+
+def test_weights_that_are_not_finite_are_refused(state: State) -> None:
+    with pytest.raises(InvalidSam, match=r"NaN or infinity in 1 of its \d+ tensors \(mask_decoder\.mask_tokens\.weight\)"):
+        build_sam(state | {"mask_decoder.mask_tokens.weight": torch.full((4, 32), float("inf"))})
+
+
+def test_shapes_that_no_network_has_are_refused(state: State) -> None:
+    with pytest.raises(InvalidSam, match="none of 0"):
+        build_sam(state | {"image_encoder.blocks.0.attn.rel_pos_h": torch.zeros(5, 0)})
+    with pytest.raises(InvalidSam, match="is of 1 mask"):
+        build_sam(state | {"mask_decoder.mask_tokens.weight": torch.zeros(1, 32)})
