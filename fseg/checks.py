@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fseg.errors import InvalidOption
+from probe.templates import encodable
 
 LARGEST = 2**63 - 1
 """The largest whole number that TOML can hold, and a tensor."""
@@ -46,11 +47,6 @@ def number(field: str, value: object, at_least: float | None = None, at_most: fl
     if finite is None or (at_least is not None and finite < at_least) or (at_most is not None and finite > at_most):
         limits = [f"at {side} {limit}" for side, limit in (("least", at_least), ("most", at_most)) if limit is not None]
         raise InvalidOption(f"{field}={shown(value)}: takes a finite number" + (f" of {' and '.join(limits)}." if limits else "."))
-
-
-def encodable(value: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair, as a file name of other bytes gives, cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def shown(value: object) -> str:

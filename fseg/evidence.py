@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from textwrap import shorten
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,7 +16,7 @@ MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response", "
 """The maps of a class in the order in which the stages make them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
     """What is known of one class in one image. Stages do not change it: each returns a new one that holds more.
 
@@ -49,22 +50,32 @@ class Evidence:
     present: bool
     answer: str
     margin: float | None
-    trace: probe.Trace | None = field(repr=False)
+    trace: probe.Trace | None
     grid: tuple[int, int]
     image_size: tuple[int, int]
-    raw_distance: Float[Tensor, "row col"] | None = field(default=None, repr=False)
-    distance: Float[Tensor, "row col"] | None = field(default=None, repr=False)
-    attention: Float[Tensor, "row col"] | None = field(default=None, repr=False)
-    attention_mask: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
-    response: Float[Tensor, "row col"] | None = field(default=None, repr=False)
-    guide: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
-    prototype_mask: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
-    refined: Bool[Tensor, "row col"] | None = field(default=None, repr=False)
+    raw_distance: Float[Tensor, "row col"] | None = None
+    distance: Float[Tensor, "row col"] | None = None
+    attention: Float[Tensor, "row col"] | None = None
+    attention_mask: Bool[Tensor, "row col"] | None = None
+    response: Float[Tensor, "row col"] | None = None
+    guide: Bool[Tensor, "row col"] | None = None
+    prototype_mask: Bool[Tensor, "row col"] | None = None
+    refined: Bool[Tensor, "row col"] | None = None
     points: tuple[tuple[float, float], ...] = ()
     box: tuple[float, float, float, float] | None = None
     score: float | None = None
     flags: tuple[str, ...] = ()
-    scope: tuple[probe.Read, ...] | None = field(default=None, repr=False)
+    scope: tuple[probe.Read, ...] | None = None
+
+    def __repr__(self) -> str:
+        facts = [repr(self.name), "present" if self.present else "absent", f"answer {shorten(self.answer, 60, placeholder=' ...')!r}"]
+        facts += [f"asked as {self.asked_as!r}"] if self.asked_as != self.name else []
+        facts += [f"margin {self.margin:.2f}"] if self.margin is not None else []
+        facts += [f"{len(self.points)} point{'s' * (len(self.points) > 1)}"] if self.points else []
+        facts += ["a box"] if self.box is not None else []
+        facts += [f"score {self.score:.2f}"] if self.score is not None else []
+        facts += [f"flags: {', '.join(self.flags)}"] if self.flags else []
+        return f"Evidence({', '.join(facts)})"
 
     def scoped(self, reads: Sequence[probe.Read]) -> Evidence:
         """The same evidence, seen through these reads alone.

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 import probe
-from fseg.checks import LARGEST, encodable, flag, number, shown, whole
+from fseg.checks import LARGEST, flag, number, shown, whole
 from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, UnknownFusion
 from fseg.evidence import Evidence
 from fseg.plugins import packages
+from probe.templates import encodable
 
 Option = bool | int | float | str | tuple["Option", ...] | None
 Function = TypeVar("Function", bound=Callable[..., object])

@@ -17,7 +17,7 @@ from torch import Tensor
 import probe
 from fseg.classes import check_classes
 from fseg.embedded import backbone_place
-from fseg.errors import InvalidRecipe
+from fseg.errors import InvalidClasses, InvalidRecipe
 from fseg.evidence import Evidence
 from fseg.recipe import Recipe, get_recipe
 from fseg.result import Failure, Result
@@ -25,6 +25,7 @@ from fseg.stages.qap import ClassAnswer
 from fseg.stages.sam import Promptable, load_sam
 from fseg.stages.tvr import best_synonym
 from probe.loading import resolve_device
+from probe.prompt import refuse_special_tokens
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
@@ -41,7 +42,8 @@ class Segmenter:
             checkpoint's own.
 
     Raises:
-        LoadError, DeviceNotFound, InvalidSam: a model cannot be opened.
+        UnknownRecipe: no recipe of that name.
+        LoadError, DeviceNotFound, ProcessorNeeded, InvalidSam: a model cannot be opened.
         InvalidRecipe: the recipe names layers that the model does not have.
     """
 
@@ -54,7 +56,7 @@ class Segmenter:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        self.recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe or "glyphs")
+        self.recipe = recipe if isinstance(recipe, Recipe) else get_recipe("glyphs" if recipe is None else recipe)
         device = resolve_device(device)
         self.model = _open_backbone(backbone if backbone is not None else self.recipe.backbone, device, dtype)
         self.reads = probe.merge([*self.recipe.respond.reads(), *self.recipe.refine.reads()])
@@ -64,6 +66,10 @@ class Segmenter:
             raise InvalidRecipe(f'The recipe "{self.recipe.name}" does not fit {self.model.name}: {error}') from error
         self.sam_name = str(sam) if isinstance(sam, (str, Path)) else self.recipe.sam.checkpoint if sam is None else type(sam).__name__
         self.sam: Promptable = load_sam(self.recipe.sam.checkpoint if sam is None else sam, device=device)
+
+    def __repr__(self) -> str:
+        device, dtype = self.model.model.device, str(self.model.model.dtype).removeprefix("torch.")
+        return f"Segmenter(recipe {self.recipe.name!r}, backbone {self.model.name}, SAM {self.sam_name}, {device}, {dtype})"
 
     def __call__(self, image: probe.ImageLike | probe.Pictures, classes: Classes) -> Result:
         """Segment one image.
@@ -77,14 +83,28 @@ class Segmenter:
 
         Raises:
             ImageError: the image cannot be read.
-            InvalidClasses: no class, an empty name, or one that appears twice.
+            InvalidClasses: no class, one that appears twice, or a name that cannot be asked about (see `names`).
         """
-        names = check_classes(classes)
+        names = self.names(classes)
         pictures = self.model.pictures(image)
         picture = only_picture(pictures)
         with self.model.open(pictures, keep=self.reads, template=self.recipe.ask.template) as session:
             evidence = self.evidence(session, names, (picture.height, picture.width))
         return self.segment(picture, tuple(names), evidence)
+
+    def names(self, classes: Classes) -> dict[str, tuple[str, ...]]:
+        """For each class the names that it is asked about by, checked before anything is asked.
+
+        Raises:
+            InvalidClasses: see `fseg.classes.check_classes`; or a name holds a special token of the model, such as "</s>".
+        """
+        names = check_classes(classes)
+        for name in (synonym for synonyms in names.values() for synonym in synonyms):
+            try:
+                refuse_special_tokens(self.model.processor, name)
+            except probe.errors.TemplateError as error:
+                raise InvalidClasses(f"The class name {name!r} cannot be asked about. {error}") from error
+        return names
 
     def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]], image_size: tuple[int, int]) -> list[Evidence]:
         """The model's part of the work: steps 2 to 5, from the questions to the prompts. One entry a class, in order."""
@@ -125,7 +145,7 @@ class Segmenter:
 
         An image that fails gives a Failure with its error, and the rest goes on.
         """
-        check_classes(classes)
+        self.names(classes)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             source = iter(images)
             ahead: list[tuple[probe.ImageLike, Future[probe.Pictures]]] = []
@@ -141,7 +161,7 @@ class Segmenter:
 
         Where the model says no, its answer is written for it, so that there is a class token to compare with.
         """
-        names = check_classes([name])
+        names = self.names([name])
         read = probe.Hidden(layers="all", at=("image", "class"))
         with self.model.open(image, keep=[read], template=self.recipe.ask.template) as session:
             answered = self.recipe.ask(session, names)[0]
@@ -175,6 +195,10 @@ class Segmenter:
 
 def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> probe.Probe:
     if isinstance(backbone, probe.Probe):
+        if backbone.processor is None:
+            raise probe.errors.ProcessorNeeded(
+                f"{backbone!r} has no processor to ask with. Open it with probe.load(model=..., processor=...)."
+            )
         if not backbone.direct:
             raise InvalidRecipe(
                 f"{backbone!r} prepares pictures by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from fseg.recipe import Recipe
 PACKAGES = ("fseg-llava", "torch", "transformers", "nnsight", "segment-anything")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """One segmented image.
 
@@ -39,13 +40,19 @@ class Result:
         found: for each class SAM's mask, or None where it has none; see `masks`.
     """
 
-    image: Image.Image = field(repr=False)
-    labels: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
+    image: Image.Image
+    labels: np.ndarray[Any, np.dtype[np.int64]]
     classes: tuple[str, ...]
-    evidence: Mapping[str, Evidence] = field(repr=False)
-    recipe: Recipe = field(repr=False)
+    evidence: Mapping[str, Evidence]
+    recipe: Recipe
     models: Mapping[str, str]
-    found: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]] | None] = field(repr=False)
+    found: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]] | None]
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        found = shorten(", ".join(self.present), 60, placeholder=" ...") or "none"
+        count = f"{len(self.present)} of {len(self.classes)} classes present: {found}"
+        return f"Result({width} x {height} pixels, {count}; recipe {self.recipe.name!r})"
 
     @property
     def masks(self) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:

@@ -8,7 +8,6 @@ from typing import Any
 from PIL import Image
 
 import probe
-from fseg.classes import check_classes
 from fseg.errors import InvalidRecipe
 from fseg.pipeline import Classes, Segmenter, begin, follow, only_picture
 from fseg.recipe import Recipe
@@ -51,7 +50,7 @@ class Sweep:
 
     def __call__(self, image: probe.ImageLike | probe.Pictures, classes: Classes) -> dict[str, Result]:
         """The result of each row, in the order of the rows."""
-        names = check_classes(classes)
+        names = self.segmenter.names(classes)
         pictures = self.segmenter.model.pictures(image)
         picture = only_picture(pictures)
         sam = _EmbeddedOnce(self.segmenter.sam)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probe.errors import TemplateError
-from probe.templates import refuse_image_token, render
+from probe.templates import check_words, render
 from probe.text import Words
 
 Messages = Sequence[Mapping[str, Any]]
@@ -25,7 +25,8 @@ def build_prompt(
         template: a template by name or as text; None: the processor's own chat template.
 
     Raises:
-        TemplateError: no template, one that does not fit, or another number of image tokens than images.
+        TemplateError: no template, one that does not fit, another number of image tokens than images, or special tokens in the user's
+            words (a raw prompt may hold them).
     """
     token = image_token(processor)
     if not chat:
@@ -35,6 +36,7 @@ def build_prompt(
     elif template is not None:
         if not isinstance(text, str):
             raise TemplateError("Messages are laid out by the processor's chat template; template= is for a single question.")
+        refuse_special_tokens(processor, text)
         prompt, start = render(template, text, images, token)
         words = Words.at(prompt, text, start)
     else:
@@ -50,12 +52,25 @@ def image_token(processor: Any) -> str:
     return str(processor.image_token)
 
 
+def refuse_special_tokens(processor: Any, text: str) -> None:
+    """Refuse a user's words that this processor's tokenizer would not read as words.
+
+    Raises:
+        TemplateError: see `probe.templates.check_words`.
+    """
+    tokenizer = processor.tokenizer
+    added = [token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special]
+    check_words(text, image_token(processor), dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+
+
 def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words | None]:
     if processor.chat_template is None:
         raise TemplateError("This checkpoint has no chat template. Name one: template='vicuna_v1', or pass chat=False and a raw prompt.")
     if isinstance(text, str):
         text = [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
-    messages = [{**message, "content": _parts(message, image_token(processor))} for message in text]
+    messages = [{**message, "content": _parts(message)} for message in text]
+    for part in (part for message in messages for part in message["content"]):
+        refuse_special_tokens(processor, str(part.get("text", "")))
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     place = _last_words(messages)
     if place is None:
@@ -67,13 +82,10 @@ def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words
     return prompt, Words.at(prompt, words, start) if start >= 0 and words.strip() else None
 
 
-def _parts(message: Mapping[str, Any], token: str) -> list[Mapping[str, Any]]:
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A message's content as a list of parts, which every multimodal chat template reads."""
     content = message.get("content") or []
-    parts: list[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    for part in parts:
-        refuse_image_token(str(part.get("text", "")), token)
-    return parts
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def _last_words(messages: Messages) -> tuple[int, int] | None:

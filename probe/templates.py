@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from probe.errors import TemplateError
 
 PLACEHOLDER = "<image>"
@@ -16,7 +18,7 @@ TEMPLATES: dict[str, str] = {
 
 
 def render(template: str, question: str, images: int, image_token: str) -> tuple[str, int]:
-    """The prompt of one question under a template, and the character where the question begins in it.
+    """The prompt of one question under a template, and the character where the question begins in it. The question is taken as it is.
 
     Args:
         template: a name of `TEMPLATES`, or a text with `{question}` and `<image>` in it.
@@ -24,7 +26,7 @@ def render(template: str, question: str, images: int, image_token: str) -> tuple
         image_token: the model's own image placeholder.
 
     Raises:
-        TemplateError: no such name, a text without its fields, or a question that itself holds the image token.
+        TemplateError: no such name, or a text without its fields.
     """
     text = TEMPLATES.get(template, template)
     if "{question}" not in text or (images and PLACEHOLDER not in text):
@@ -32,7 +34,6 @@ def render(template: str, question: str, images: int, image_token: str) -> tuple
             f"No template {template!r}. Names: {', '.join(TEMPLATES)}. A template of your own holds {{question}} and {PLACEHOLDER}, "
             f"as in 'USER: {PLACEHOLDER}\\n{{question}} ASSISTANT:'."
         )
-    refuse_image_token(question, image_token)
     shown = "\n".join([image_token] * images)
     before, after = (part.replace(PLACEHOLDER, shown) for part in text.split("{question}", 1))
     return before + question + after, len(before)
@@ -42,3 +43,26 @@ def refuse_image_token(text: str, image_token: str) -> None:
     """The image token in a user's own words would be taken for a picture."""
     if image_token in text:
         raise TemplateError(f"The text holds the image token {image_token!r}, which stands for a picture: {text[:80]!r}. Reword it.")
+
+
+def check_words(text: str, image_token: str, special_tokens: Iterable[str]) -> None:
+    """Refuse a user's words that the model would not read as words.
+
+    Raises:
+        TemplateError: they hold a special token, which would end the prompt, begin another one or stand for a picture; or half of a
+            surrogate pair, which is no character.
+    """
+    refuse_image_token(text, image_token)
+    for token in special_tokens:
+        if token in text:
+            raise TemplateError(
+                f"The text holds {token!r}, a special token of this model, which it does not read as words: {text[:80]!r}. Reword it; "
+                "only a raw prompt (chat=False) may hold such."
+            )
+    if not encodable(text):
+        raise TemplateError(f"The text holds a lone surrogate, which is no character: {text[:80]!r}. Decode it from its bytes another way.")
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair, as a file name of other bytes gives, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

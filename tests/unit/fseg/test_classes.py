@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def test_unicode_quotes_and_many_names_are_fine() -> None:
         (None, "give a list of names"),
         ({"sofa": []}, "'sofa' has no name to ask about"),
         ({"sofa": ["sofa", ""]}, "Each class needs a name"),
+        ({"sofa": 3}, "'sofa' has the names 3. Give a list"),
+        (["cat\udce9"], "lone surrogate"),
+        (["cat\x00"], "control character"),
+        (["a" * 201], "has 201 characters"),
     ],
 )
 def test_lists_that_cannot_be_asked_about_are_refused(classes: object, message: str) -> None:
@@ -56,3 +61,13 @@ def test_files_that_are_no_class_list_are_refused(text: str, message: str, tmp_p
         read_classes(tmp_path / "c.txt")
     with pytest.raises(InvalidClasses, match="cannot be read"):
         read_classes(tmp_path / "missing.txt")
+
+
+def test_a_pipe_and_a_name_that_no_file_can_have_are_no_class_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("a" * 5000), Path("a\0b"), Path("caf\udce9.txt"), tmp_path):
+        with pytest.raises(InvalidClasses, match="cannot be read"):
+            read_classes(path)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InvalidClasses, match=r"cannot be read: .*UTF-8"):
+        read_classes(tmp_path / "latin.txt")

@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 import fseg
 import probe
-from fseg.errors import InvalidClasses, InvalidRecipe
+from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
+from fseg.sweep import Sweep
 from tests import zoo
 from tests.planted import plant
 from tests.unit.fseg.sams import tiny_sam
@@ -174,3 +175,48 @@ def test_a_model_that_would_crop_the_picture_is_refused(model: probe.Probe) -> N
 def test_one_picture_is_segmented_at_a_time(model: probe.Probe, picture: Image.Image) -> None:
     with pytest.raises(probe.errors.ImageError, match="2 images were given at once"):
         segmenter(model)([picture, picture], ["cat"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [["cat", "</s>"], {"cat": ["cat", "a <s> b"]}, ["<image>"]])
+def test_a_special_token_in_a_class_name_is_refused_before_the_model_runs(
+    model: probe.Probe, picture: Image.Image, classes: fseg.pipeline.Classes
+) -> None:
+    forwards: list[int] = []
+    hook = model.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    made = segmenter(model)
+    for refused in (
+        lambda: made(picture, classes),
+        lambda: next(made.map([picture], classes)),
+        lambda: Sweep(made, {"a": RECIPE})(picture, classes),
+    ):
+        with pytest.raises(InvalidClasses, match="cannot be asked about"):
+            refused()
+    hook.remove()
+    assert forwards == []
+
+
+@pytest.mark.parametrize("recipe", [5, "", "no such"])
+def test_a_recipe_that_is_none_is_refused(recipe: object) -> None:
+    with pytest.raises(UnknownRecipe):
+        fseg.Segmenter(recipe)  # type: ignore[arg-type]
+
+
+def test_a_model_without_a_processor_is_refused() -> None:
+    with pytest.raises(probe.errors.ProcessorNeeded, match="has no processor to ask with"):
+        fseg.Segmenter(RECIPE, backbone=probe.load(model=zoo.llava()[0]), sam=tiny_sam())
+
+
+def test_a_segmenter_and_what_it_gives_are_shown_in_a_line(model: probe.Probe, picture: Image.Image) -> None:
+    made = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
+    assert repr(made) == ("Segmenter(recipe 'fseg-llava-1.5-vicuna-7b', backbone LlavaForConditionalGeneration, SAM Sam, cpu, float32)")
+    result = made(picture, ["pottedplant", *(f"class {i}" for i in range(30))])
+    assert repr(result).startswith("Result(80 x 40 pixels, 31 of 31 classes present: pottedplant, class 0, ")
+    assert len(repr(result)) < 160
+    assert repr(result.evidence["pottedplant"]) == (
+        "Evidence('pottedplant', present, answer 'yes, it contains a pottedplant.', 1 point, a box, score "
+        f"{result.evidence['pottedplant'].score:.2f}, flags: presence-assumed, no-description, few-patches)"
+    )
+    assert (
+        repr(fseg.Segmenter(RECIPE, backbone=model, sam=tiny_sam())(picture, ["cat"]).evidence["cat"])
+        == "Evidence('cat', absent, answer '', margin 0.00)"
+    )
