@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fseg.errors import OutputError
+
+
+def place(text: str) -> Path:
+    """The path of an --out.
+
+    Raises:
+        OutputError: it is empty, which would mean the current folder.
+    """
+    if not text:
+        raise OutputError("--out is empty. Name a folder or a file; . is the current folder.")
+    return Path(text)
+
+
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        help="Code that registers fusions of your own: an installed module or a .py file, imported before the recipe is read. Repeatable.",
+        metavar="MODULE_OR_FILE",
+    ),
+]
 RecipeOption = Annotated[str, typer.Option(help="A registered recipe (see `fseg recipes`) or a .toml file.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Instead of the recipe's model: a hub id or a local folder.", metavar="ID_OR_DIR")]
 SamOption = Annotated[

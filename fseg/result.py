@@ -23,6 +23,9 @@ from fseg.figures import overlay, panel, save_labels
 from fseg.files import write_atomically
 from fseg.recipe import Recipe
 
+RESULT = "result.json"
+"""The file that says of a folder that it is one of ours: it is written first."""
+
 PACKAGES = ("fseg-llava", "torch", "transformers", "nnsight", "segment-anything")
 
 
@@ -102,9 +105,9 @@ class Result:
             for i, name in enumerate(self.classes)
             for kind, values in self.evidence[name].maps().items()
         }
+        write_atomically(target / RESULT, lambda file: file.write(described))
         save_labels(target / "labels.png", self.labels)
         write_atomically(target / "overlay.png", lambda file: self.overlay().save(file, "PNG"))
-        write_atomically(target / "result.json", lambda file: file.write(described))
         write_atomically(
             target / "evidence.safetensors", lambda file: file.write(to_safetensors(maps, {"classes": json.dumps(list(self.classes))}))
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
@@ -67,10 +68,12 @@ def _from_file(path: Path) -> Image.Image:
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    if not os.path.exists(path):  # as Path.exists, but for a name that is too long for one
         raise ImageError(f"No image file {str(path)!r}. Check the path; relative paths start at {str(Path.cwd())!r}.")
     if path.is_dir():
         raise ImageError(f"{str(path)!r} is a folder, an image file was expected. Name the files in it.")
+    if not path.is_file():  # a pipe would be waited for, perhaps for ever
+        raise ImageError(f"{str(path)!r} is a pipe or a device, an image file was expected. Save the picture to a file.")
 
 
 def _decoded(path: Path, source: Path | BytesIO) -> Image.Image:

@@ -15,7 +15,8 @@ from fseg.evaluation.published import ABLATIONS
 from fseg.evaluation.readers import BENCHMARKS, DATA_SETS, data_set, found, tree
 from fseg.evaluation.results import table, too_many_failed
 from fseg.evaluation.tables import ablation_markdown, ablation_rows, ablation_table, comparison, passes, read_results
-from fseg.options import BackboneOption, DeviceOption, DtypeOption, RecipeOption, SamOption
+from fseg.imports import import_named
+from fseg.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, RecipeOption, SamOption, place
 from fseg.recipe import get_recipe
 
 
@@ -43,7 +44,9 @@ AddressOption = Annotated[
         help="Of the Ray cluster's head, or auto. Without it RAY_ADDRESS, or a cluster of this machine for the run.", metavar="HOST:PORT"
     ),
 ]
-OutOption = Annotated[Path, typer.Option(help="The folder of the run. Started again with the same one, it goes on.")]
+OutOption = Annotated[
+    Path, typer.Option(help="The folder of the run. Started again with the same one, it goes on.", parser=place, metavar="PATH")
+]
 
 
 def datasets_command(root: Annotated[Path | None, typer.Option(help="Count the files under this folder.")] = None) -> None:
@@ -66,6 +69,7 @@ def eval_command(
     root: RootOption,
     out: OutOption,
     recipe: RecipeOption = "glyphs",
+    imports: ImportOption = None,
     backbone: BackboneOption = None,
     sam: SamOption = None,
     device: DeviceOption = None,
@@ -91,6 +95,7 @@ def eval_command(
     """
     from fseg.evaluation.runner import evaluate  # needs POSIX file locks, which segmenting does not
 
+    imported = import_named(imports or ())
     chosen = get_recipe(recipe)
     job = Job(
         data_set=dataset,
@@ -105,6 +110,7 @@ def eval_command(
         shard=Shard.parse(shard),
         allow_missing=allow_missing,
         save_masks=save_masks,
+        imports=imported,
     )
     show(evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed, cluster=_cluster(engine, address)), out)
 
@@ -112,11 +118,13 @@ def eval_command(
 def merge_command(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs, one for each part.", metavar="DIR...")],
     root: RootOption,
-    out: Annotated[Path, typer.Option(help="The folder for the results of the whole.")],
+    out: Annotated[Path, typer.Option(help="The folder for the results of the whole.", parser=place, metavar="PATH")],
+    imports: ImportOption = None,
 ) -> None:
     """Put the parts of a set that were evaluated with --shard together."""
     from fseg.evaluation.merging import merge
 
+    import_named(imports or ())
     show(merge(folders, root, out), out)
 
 
@@ -126,6 +134,7 @@ def ablate_command(
     root: RootOption,
     out: OutOption,
     recipe: RecipeOption = "glyphs",
+    imports: ImportOption = None,
     backbone: BackboneOption = None,
     sam: SamOption = None,
     device: DeviceOption = None,
@@ -147,6 +156,7 @@ def ablate_command(
     """
     from fseg.evaluation.runner import evaluate
 
+    imported = import_named(imports or ())
     rows = ablation_rows(number, get_recipe(recipe), backbone)
     job = Job(
         data_set=dataset,
@@ -159,6 +169,7 @@ def ablate_command(
         dtype=dtype,
         limit=limit,
         allow_missing=allow_missing,
+        imports=imported,
     )
     results = evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed, cluster=_cluster(engine, address))
     looks = "one look of the model" if passes(rows) == 1 else f"{passes(rows)} looks of the model, one for each question,"

@@ -18,6 +18,7 @@ from fseg.evaluation.label_maps import write_mask
 from fseg.evaluation.measure import headline, measure, predictions
 from fseg.evaluation.readers import DataSet, Sample, check_complete, data_set, read_index
 from fseg.evaluation.records import Record
+from fseg.imports import import_named
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe
 from fseg.result import versions
@@ -63,6 +64,7 @@ class Job:
         shard: of these, every n-th.
         allow_missing: go on where files of the set are missing.
         save_masks: keep the label maps as PNGs; of a job with one row.
+        imports: modules and .py files that register the recipes' fusions (see `fseg.imports`); every worker imports them.
     """
 
     data_set: str
@@ -77,6 +79,7 @@ class Job:
     shard: Shard = Shard()
     allow_missing: bool = False
     save_masks: bool = False
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,10 @@ def open_models(job: Job, device: str | None) -> Sweep:
     """The job's models, on a device.
 
     Raises:
+        ImportFailed: the job's imports fail here.
         LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `Segmenter` and `Sweep`.
     """
+    import_named(job.imports)
     first = next(iter(job.rows.values()))
     return Sweep(Segmenter(first, backbone=job.backbone, sam=job.sam, device=device, dtype=job.dtype), job.rows)
 

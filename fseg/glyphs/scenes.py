@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
+from fseg.errors import InvalidOption
 from fseg.glyphs.glyph_font import GLYPHS, Glyph, posed
 
 Split = Literal["train", "held-out"]
@@ -198,7 +199,12 @@ def scene(seed: int, split: Split = "held-out", size: tuple[int, int] | None = N
         seed: any non-negative integer.
         split: "train" or "held-out". The two share neither random numbers nor photographs.
         size: (height, width) in pixels. None: drawn from 112 to 512.
+
+    Raises:
+        InvalidOption: the seed is negative.
     """
+    if seed < 0:
+        raise InvalidOption(f"seed={seed}: scenes are numbered from 0.")
     if split not in _STREAMS:
         raise ValueError(f"split {split!r} was asked for; there are {', '.join(map(repr, _STREAMS))}")
     rng = np.random.default_rng([_STREAMS[split], seed, *(size or ())])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import fseg
 import fseg.cli
 import probe.cli
 from tests import zoo
@@ -120,9 +121,67 @@ def test_a_sam_of_another_architecture_says_what_it_holds(shell: Shell, models: 
     assert "other.safetensors" in err
 
 
-def test_no_two_pictures_share_a_folder() -> None:
-    folders = fseg.cli._folders(Path("out"), [Path("x.png"), Path("x.jpg"), Path("x-2.png"), Path("a/X.png")])
-    assert [folder.name for folder in folders] == ["x", "x-2", "x-2-2", "X-3"]
+FUSION = """
+import fseg, torch
+
+@fseg.fusion("my own", reads=lambda layers, **_: [])
+def own(e, *, layers=(0, 1), power=2.0):
+    return torch.ones(e.grid)
+"""
+
+
+def test_a_saved_recipe_with_a_fusion_of_ones_own_is_replayed(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FUSION)
+    recipe = fseg.get_recipe("fseg-llava-1.5-vicuna-7b").to_toml().partition("[respond]")[0] + '[respond]\nfusion = "my own"\n'
+    (tmp_path / "mine.toml").write_text(recipe)
+    where = ("--backbone", models[0], "--sam", models[1], "--recipe", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out"))
+    arguments = ("segment", picture, "--classes", "cat", "--assume-present", *where)
+    code, _, err = shell(fseg.cli, *arguments)
+    assert code == 2
+    assert 'No fusion "my own"' in err
+    assert "--import MODULE_OR_FILE.py" in err
+    for _ in range(2):  # the second time over its own results
+        assert shell(fseg.cli, *arguments, "--import", str(tmp_path / "own.py"))[0] == 0
+    assert fseg.get_recipe(tmp_path / "out/street/recipe.toml").respond.fusion == "my own"
+    assert "No file 'none.py' to import" in shell(fseg.cli, "recipes", "--import", "none.py")[2]
+
+
+def test_no_result_leaves_the_folder_or_replaces_files_of_the_user(
+    shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path
+) -> None:
+    dots = tmp_path / "in" / "...png"
+    dots.parent.mkdir()
+    Image.open(picture).save(dots, format="PNG")
+    arguments = segment(models, str(dots), "--classes", "cat", "--out", str(tmp_path / "in/out"))
+    assert shell(fseg.cli, *arguments)[0] == 0
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["image", "in", "out"]
+    (tmp_path / "in/out/image/result.json").write_text("{}")  # not ours
+    code, _, err = shell(fseg.cli, *arguments, "--sam", "/no/such/sam")  # refused before a model is looked for
+    assert code == 2
+    assert "which `fseg segment` did not write there" in err
+    assert (tmp_path / "in/out/image/result.json").read_text() == "{}"
+
+
+def test_failures_are_summed_up_by_their_reasons(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    for name in ("one.png", "two\udce9.png"):
+        (tmp_path / name).write_text("no picture")
+    images = (*sorted(str(path) for path in tmp_path.iterdir()), picture, "a" * 5000)
+    code, _, err = shell(fseg.cli, *segment(models, *images, "--classes", "cat", "--out", str(tmp_path / "out")))
+    assert code == 1
+    lines = err.splitlines()
+    start = lines.index("3 of 4 images failed:")
+    assert lines[start + 1].startswith("  2  ImageError: the file is not an image in a format that Pillow reads.")
+    assert lines[start + 1].endswith("(one.png, two\\udce9.png)")
+    assert lines[start + 2].startswith("  1  ImageError: No image file the file")
+
+
+@pytest.mark.parametrize("classes", ["cat\udce9", "a </s> b", "a" * 201])
+def test_class_names_that_cannot_be_asked_about_stop_the_command(
+    shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path, classes: str
+) -> None:
+    code, _, err = shell(fseg.cli, *segment(models, picture, "--classes", classes, "--out", str(tmp_path / "out")))
+    assert code == 2
+    assert err.startswith("InvalidClasses: ")
 
 
 def test_more_classes_than_a_palette_holds_are_refused_before_the_work(
@@ -142,9 +201,43 @@ def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: 
         assert code == 0
         width, height = Image.open(out).size
         assert min(width, height) > 200
+    for suffix, start in (("jpg", b"\xff\xd8"), ("PDF", b"%PDF"), ("svg", b"<?xml")):
+        out = tmp_path / f"figure.{suffix}"
+        assert shell(fseg.cli, "figure", "5", picture, "--class", "cat", "--out", str(out), *where)[0] == 0
+        assert out.read_bytes().startswith(start)
     code, _, err = shell(fseg.cli, "figure", "3", picture, "--class", "cat", *where, "--out", str(tmp_path / "none.png"))
     assert code == 2
     assert "The model says that there is no cat" in err
+
+
+def test_a_figure_is_never_written_over_its_picture(shell: Shell, picture: str, tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(picture)
+    (tmp_path / "hard.png").hardlink_to(picture)
+    before = Path(picture).read_bytes()
+    for out in (picture, str(tmp_path / "link.png"), str(tmp_path / "hard.png")):
+        code, _, err = shell(fseg.cli, "figure", "5", picture, "--class", "cat", "--out", out)
+        assert code == 2
+        assert "would be written over" in err
+    assert Path(picture).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("figure", "5", "a.png", "--class", "cat", "--out", "figure.xyz"), "A figure is one of png, jpg"),
+        (("figure", "5", "a.png", "--class", "cat", "--out", "figure"), "does not say by its suffix"),
+        (("figure", "5", "a.png", "--class", "cat", "--out", ""), "--out is empty"),
+        (("figure", "5", "a" * 5000, "--class", "cat", "--out", "figure.png"), "No image file"),
+        (("segment", "a.png", "--classes", "cat", "--out", ""), "--out is empty"),
+        (("demo", "--out", ""), "--out is empty"),
+        (("eval", "--dataset", "folder", "--root", ".", "--out", ""), "--out is empty"),
+        (("demo", "--seed", "-1"), "greater than or equal to 0"),
+    ],
+)
+def test_places_and_numbers_that_mean_nothing_are_refused(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    code, _, err = shell(fseg.cli, *arguments)
+    assert code == 2
+    assert message in err
 
 
 def test_the_recipes_are_listed(shell: Shell) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import fseg
 from fseg.errors import ImportFailed, UnknownFusion, UnknownRecipe
+from fseg.evaluation.job import Job, open_models
 from fseg.imports import import_named
 
 Install = Callable[..., None]
@@ -137,3 +138,10 @@ def test_a_file_whose_code_fails_is_named(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(ImportFailed, match=r"own\.py failed: ZeroDivisionError: division by zero"):
             import_named([str(tmp_path / "own.py")])
+
+
+def test_a_worker_of_an_evaluation_imports_what_its_job_names(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("1 / 0")
+    job = Job("glyphs", tmp_path, {"glyphs": fseg.get_recipe("glyphs")}, imports=(str(tmp_path / "own.py"),))
+    with pytest.raises(ImportFailed, match="ZeroDivisionError"):  # by what a worker does first
+        open_models(job, None)

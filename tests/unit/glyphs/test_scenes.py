@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fseg.errors import InvalidOption
 from fseg.glyphs import CLASSES, scene
 from fseg.glyphs.corpus import measured
 from fseg.glyphs.glyph_font import GLYPHS, glyph, posed
@@ -133,3 +134,8 @@ def test_the_description_is_true_of_the_scene() -> None:
     row = measured(Scene(scene(0).image, labels, ("heart",), (heart,)))[0]
     assert row[8:].tolist() == pytest.approx([0.8, 0.125, 0.25, 0.1])
     assert description("heart", row) == "The heart is large and red, at the top right."
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="seed=-1: scenes are numbered from 0"):
+        scene(-1)

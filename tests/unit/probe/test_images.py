@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,11 @@ def test_a_file_that_is_read_for_its_bytes_is_refused_in_the_same_words(tmp_path
         read_image(path)
     assert str(from_bytes.value) == str(from_path.value)
     assert str(path) in str(from_path.value)
+
+
+def test_a_pipe_and_a_name_too_long_for_a_file_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="is a pipe or a device"):
+        open_image(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="No image file"):
+        open_image("a" * 5000)
