@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from fseg.errors import OutputError
 
+_TEMPORARY = re.compile(r"\.fseg-[0-9a-f]{32}\.part")
+"""Names of files that are being written. The random part makes it certain that a file of such a name is ours."""
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file beside its place and then move it there; folders are made as needed.
+
+    A process that is killed meanwhile leaves a hidden file behind, which `clear_temporary` removes.
 
     Args:
         write: gets the open binary file.
@@ -22,20 +28,36 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = _create_temporary(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(temporary, path)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove the temporary files that killed processes left directly in a folder. Only for the one process that writes there.
+
+    Raises:
+        OutputError: one of them cannot be removed.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for path in (folder / name for name in names if _TEMPORARY.fullmatch(name)):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
 
 def check_writable(folder: Path) -> None:
@@ -46,17 +68,18 @@ def check_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
+        descriptor, temporary = _create_temporary(folder)
+        os.close(descriptor)
+        temporary.unlink()
     except OSError as error:
         raise _cannot_write(folder, error) from error
 
 
+def _create_temporary(folder: Path) -> tuple[int, Path]:
+    """A new file, with the mode that the kernel gives to every new file: Python can read the process's umask only by changing it."""
+    path = folder / f".fseg-{secrets.token_hex(16)}.part"
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), path
+
+
 def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}. Name another place with --out, or free this one.")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from fseg.errors import OutputError
-from fseg.files import check_writable, write_atomically
+from fseg.files import check_writable, clear_temporary, write_atomically
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
@@ -29,3 +33,41 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path)
         check_writable(tmp_path / "file" / "out")
     check_writable(tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []
+
+
+def test_a_new_file_has_the_mode_that_the_umask_leaves_and_the_umask_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that made a file while the umask was 0 would make one that everybody can write."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as watched:
+            watched.setattr(os, "umask", lambda mask: pytest.fail(f"umask({mask:o}) was called"))
+            write_atomically(tmp_path / "a.txt", lambda file: file.write(b"new"))
+            check_writable(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_as_long_as_a_file_system_takes_can_be_written(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("n" * 255), lambda file: file.write(b"new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
+
+
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    code = f"""if True:
+        import os, signal
+        from pathlib import Path
+        from fseg.files import write_atomically
+        write_atomically(Path({str(tmp_path / "a.txt")!r}), lambda file: os.kill(os.getpid(), signal.SIGKILL))
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    others = [".a.txt.part", ".fseg-notes.part", f"{left.name}.part", f"x{left.name}", "sub"]
+    for name in others[:-1]:
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / left.name).touch()
+    clear_temporary(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    assert (tmp_path / "sub" / left.name).exists()  # of another folder, perhaps with a run of its own
+    clear_temporary(tmp_path / "not made yet")
