@@ -39,18 +39,23 @@ def ablation_rows(number: int, base: Recipe, backbone: str | None = None) -> dic
 
 
 def depth(backbone: str) -> int:
-    """The index of a model's last hidden state, from its configuration alone.
+    """The index of a model's last hidden state, from its configuration alone. Code that comes with a model is not run.
 
     Raises:
-        LoadError: there is no such configuration.
+        LoadError: there is no such configuration, it does not say, or code of its own would have to be run to read it.
     """
     if backbone == "glyphs":
         from fseg.glyphs import llava_folder  # the embedded models are looked for only when asked for
 
         backbone = str(llava_folder())
     try:
-        return int(AutoConfig.from_pretrained(backbone).get_text_config().num_hidden_layers)
-    except (OSError, ValueError) as error:
+        return int(AutoConfig.from_pretrained(backbone, trust_remote_code=False).get_text_config().num_hidden_layers)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise LoadError(
+                f"How many layers {backbone} has cannot be read without running Python code that comes with it, which is not done. "
+                "Name a model whose architecture transformers knows, by --backbone."
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise LoadError(
             f"How many layers {backbone} has cannot be read: {reason} Check the name, or give a folder by --backbone."

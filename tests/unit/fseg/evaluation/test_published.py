@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def test_a_model_with_the_papers_layers_gets_its_rows(tmp_path: Path) -> None:
 def test_a_model_whose_layers_cannot_be_counted_is_named(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"How many layers .* has cannot be read"):
         ablation_rows(3, BASE, str(tmp_path))
+
+
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "new", "auto_map": {"AutoConfig": "new.NewConfig"}}))
+    (tmp_path / "new.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass NewConfig: pass\n")
+    monkeypatch.setattr("sys.stdin", StringIO("y\n"))
+    with pytest.raises(LoadError, match="without running Python code that comes with it"):
+        ablation_rows(3, BASE, str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_rows_that_ask_alike_share_a_look_of_the_model() -> None:
