@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from fseg.classes import check_classes, read_classes
-from fseg.errors import FsegError, InvalidClasses, InvalidRecipe, OutputError
+from fseg.errors import InvalidClasses, InvalidRecipe, OutputError
 from fseg.evaluation.cli import ablate_command, datasets_command, eval_command, merge_command, table_command
 from fseg.figures import layers_figure, steps_figure
 from fseg.files import check_writable, write_atomically

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,6 +26,9 @@ LAST_THING = 90
 
 STUFF_IDS = tuple(value for value in range(182) if value not in ABSENT_FROM_COCO)
 """The ids in a raw stuffthingmap, in the order of the 171 labels."""
+
+MOST_PIXELS = 178_956_970
+"""The largest label map that is decoded: as large as the largest image that Pillow opens unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def read_truth(path: Path, meaning: LabelValues) -> Int64[np.ndarray, "height wi
     """The labels of a file, 0..C-1, 255 where they are ignored.
 
     Raises:
-        InvalidTruth: the file cannot be read, is a colour picture, or has a value that the set does not know.
+        InvalidTruth: the file cannot be read, is no regular file or too large (known before it is decoded), is a colour picture, or has
+            a value that the set does not know.
     """
     return read_truth_and_bytes(path, meaning)[0]
 
@@ -83,7 +89,7 @@ def read_truth_and_bytes(path: Path, meaning: LabelValues) -> tuple[Int64[np.nda
     if (labels < 0).any():
         strange = np.unique(values[labels < 0]).tolist()
         raise InvalidTruth(
-            f"{str(path)!r} has the values {', '.join(map(str, strange[:5]))}, which stand for no label here: "
+            f"{_shown(path)} has the values {', '.join(map(str, strange[:5]))}, which stand for no label here: "
             f"{_ranges(sorted(meaning.labels))} do. Are these the labels of this data set, in this conversion?"
         )
     return labels, content
@@ -102,21 +108,52 @@ def write_mask(path: Path, labels: Int64[np.ndarray, "height width"], meaning: L
 
 def _pixel_values(path: Path) -> tuple[np.ndarray[Any, Any], bytes]:
     try:
+        _check_regular(path)
         content = path.read_bytes()
-        with Image.open(BytesIO(content)) as opened:
+        with warnings.catch_warnings():
+            # Pillow warns of pictures of half the size at which it refuses them; labels are as large as their image.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(BytesIO(content))
+        with opened:
+            _check_size(path, opened)
             opened.load()
             mode, values = opened.mode, np.asarray(opened)
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = "no format that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidTruth(
-            f"The labels {str(path)!r} cannot be read ({reason}): the file is damaged or no picture. Get it again."
+            f"The labels {_shown(path)} cannot be read ({_reason(error)}): the file is damaged, too large or no picture. Get it again."
         ) from error
     if mode not in ("P", "L"):
         raise InvalidTruth(
-            f"{str(path)!r} is a picture of mode {mode}; labels are one value of 8 bits a pixel. "
+            f"{_shown(path)} is a picture of mode {mode}; labels are one value of 8 bits a pixel. "
             "A palette PNG that was opened as RGB and saved has lost them: take the file as it was distributed."
         )
     return values, content
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no format that Pillow reads"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is no file before it is opened: a pipe would be waited for."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InvalidTruth(f"The labels {_shown(path)} are no regular file. Name the picture that holds them.")
+
+
+def _check_size(path: Path, opened: Image.Image) -> None:
+    """Refuse what its header says is too large before it is decoded, also in a program that has lifted Pillow's own limit."""
+    if opened.width * opened.height > MOST_PIXELS:
+        raise InvalidTruth(
+            f"The labels {_shown(path)} have {opened.height} x {opened.width} pixels; {MOST_PIXELS} are the most that is read. "
+            "Check the file, or cut image and labels into parts."
+        )
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return repr(text if len(text) <= 300 else f"{text[:140]}...{text[-140:]}")
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +168,32 @@ def test_labels_that_are_cut_short_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(InvalidTruth, match="cannot be read"):
         read_truth(path, as_they_are(21))
+
+
+@pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, None], ids=["of Pillow", "lifted"])
+def test_labels_that_promise_too_many_pixels_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    content = trees.labels(tmp_path / "a.png", [[0, 1]]).read_bytes()
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + content[24:29]
+    (tmp_path / "a.png").write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InvalidTruth, match=r"(3600000000|60000 x 60000) pixels"):
+        read_truth(tmp_path / "a.png", as_they_are(21))
+
+
+def test_what_is_no_file_of_labels_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    trees.labels(tmp_path / "a.png", [[0, 1]])
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(InvalidTruth, match=rf"{name}' are no regular file"):
+            read_truth(tmp_path / name, as_they_are(21))
+    for name in ("loop.png", "nothing.png", "a.png/b.png", "n" * 5_000, "nul\0.png"):
+        with pytest.raises(InvalidTruth, match="cannot be read") as raised:
+            read_truth(tmp_path / name, as_they_are(21))
+        assert len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize("values", [as_they_are(21), shifted(150), stuff_ids(), object_ids()], ids=["voc", "ade", "stuff", "object"])
