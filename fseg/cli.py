@@ -24,9 +24,17 @@ from fseg.options import BackboneOption, DeviceOption, DtypeOption, ImportOption
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.result import Failure, Result
-from probe.errors import ProbeError
+from probe.console import Commands, run
+
+
+class FsegCommands(Commands):
+    """The commands of `fseg`."""
+
+    resumable = frozenset({"eval", "ablate"})
+
 
 app = typer.Typer(
+    cls=FsegCommands,
     no_args_is_help=True,
     add_completion=False,
     help="FSeg-LLaVA: ask a multimodal language model which classes are in a picture, and segment them. Start with: fseg demo",
@@ -229,10 +237,6 @@ def _summary(failures: Sequence[Failure], images: int) -> list[str]:
 
 
 def main() -> None:
-    """The console script: our errors are printed as one message, without a traceback."""
+    """The console script."""
     disable_progress_bar()  # transformers' own, of loading weights: ours are of images
-    try:
-        app()
-    except ProbeError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
+    run(app)

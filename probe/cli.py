@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from probe.errors import ProbeError
+from probe.console import Commands, run
 from probe.model import load
 from probe.verify import verify as verify_model
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look inside a Hugging Face multimodal model.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Look inside a Hugging Face multimodal model.")
 
 
 @app.callback()
@@ -55,9 +54,5 @@ def verify(
 
 
 def main() -> None:
-    """The console script: our errors are printed as one message, without a traceback."""
-    try:
-        app()
-    except ProbeError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
+    """The console script."""
+    run(app)

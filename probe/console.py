@@ -1,0 +1,43 @@
+"""How the console scripts end when something went wrong: one message and an exit code, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+
+from probe.errors import ProbeError
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of a program that Ctrl-C ended, as shells know it: 130."""
+
+
+class Commands(TyperGroup):
+    """The commands of a script. Ctrl-C ends each of them with one line, at once."""
+
+    resumable: ClassVar[frozenset[str]] = frozenset()
+    """Commands that go on where they stopped when they are started again."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            again = "goes on from there" if ctx.invoked_subcommand in self.resumable else "starts from the beginning"
+            typer.echo(f"Interrupted. What is finished is kept; the same command {again}.", err=True)
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)  # without the seconds that the interpreter takes to tear torch down
+
+
+def run(app: typer.Typer) -> None:
+    """Run a console script; an error of ours is printed as one message, with exit code 2."""
+    try:
+        app()
+    except ProbeError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
