@@ -19,8 +19,9 @@ from fseg.files import write_atomically
 
 MANIFEST = "manifest.json"
 LOCK = ".fseg-lock"
-PATIENCE = 2.0
-"""Seconds in which the workers of a killed run end; they keep its lock until then."""
+PATIENCE = 10.0
+"""Seconds in which what is left of a killed run ends. Its workers are killed with it, and hold the lock until the kernel has taken back
+their memory, which takes seconds where models of many gigabytes lie on a GPU; without PR_SET_PDEATHSIG, until an import lets them notice."""
 
 MOST_SHOWN = 8
 """Lines of differences in a message."""

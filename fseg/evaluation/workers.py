@@ -5,16 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import spawn
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fseg.errors import WorkerDied
+from fseg.evaluation import worker_process
 from fseg.evaluation.job import Task, open_models, work
 from fseg.evaluation.readers import Sample
 from fseg.evaluation.records import FOLDER, Record, RecordFile
@@ -41,20 +44,6 @@ def threads_of_each(threads: int | None, workers: int) -> int:
     return threads or max(1, torch.get_num_threads() // workers)
 
 
-class Lock:
-    """A run's lock in the hands of a worker: the folder is free when the last of them is gone."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (DupFd(self.descriptor),)
-
-
-def _received(sent: Any) -> Lock:
-    return Lock(sent.detach())
-
-
 def run_workers(
     task: Task,
     parts: Sequence[Sequence[Sample]],
@@ -65,75 +54,121 @@ def run_workers(
 ) -> Iterator[Record]:
     """Work in one process for each part; records come as they are finished, and are in the workers' files by then.
 
+    All records have to be taken by one thread: on Linux the workers end with the thread that started them.
+
     Args:
-        lock: the descriptor of the folder's lock.
+        lock: the descriptor of the folder's lock. The workers hold it as well: the folder is free when the last of them is gone.
         ready: is told which models the workers have opened, before the first image.
         threads: of each worker on the CPU; None: this process's, divided among them.
 
     Raises:
         WorkerDied: a process ended before its work did, or could not begin. Its finished images are kept.
     """
-    context = multiprocessing.get_context("spawn")
     threads = threads_of_each(threads, len(parts))
-    workers: dict[Connection, Any] = {}
+    workers: list[_Worker] = []
+    life, ours = os.pipe()
     try:
-        for number, (part, device) in enumerate(zip(parts, devices(task.job.device, len(parts)), strict=True)):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_run, args=(task, part, device, threads, out, number, theirs, Lock(lock)))
-            process.start()
-            theirs.close()
-            workers[ours] = process
-        opened = [_receive(pipe, process, "ready") for pipe, process in workers.items()]
+        for number in range(len(parts)):
+            workers.append(_Worker.start(number, life, lock))
+        for worker, part, device in zip(workers, parts, devices(task.job.device, len(parts)), strict=True):
+            worker.send((_run, (task, part, device, threads, out, worker.number)))
+        opened = [worker.receive("ready") for worker in workers]
         ready(opened[0])
-        for pipe in workers:
-            pipe.send("begin")
+        for worker in workers:
+            worker.send("begin")
         yield from _records(workers)
     finally:
-        for pipe, process in workers.items():
-            pipe.close()
-            process.terminate()
-            process.join()
+        for worker in workers:
+            worker.end()
+        os.close(life)
+        os.close(ours)
 
 
-def _records(workers: Mapping[Connection, Any]) -> Iterator[Record]:
-    busy = dict(workers)
+@dataclass(frozen=True)
+class _Worker:
+    """A worker process, as the run sees it."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+    @classmethod
+    def start(cls, number: int, life: int, lock: int) -> _Worker:
+        """Start a process that ends with this one, and have it import what this one has imported."""
+        ours, theirs = multiprocessing.Pipe()
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        numbers = [str(number) for number in (theirs.fileno(), os.getpid(), life)]
+        # -P: the modules beside the file are not to be taken for others of the same names.
+        command = [sys.executable, *flags, "-P", worker_process.__file__, *numbers]
+        # A signal of Ctrl-C is kept from the process until it ignores it: it would print a traceback of Python's own beginning.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), life, lock))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        worker = cls(number, process, ours)
+        preparation = spawn.get_preparation_data(f"Worker-{number}")
+        worker.send({key: value for key, value in preparation.items() if key != "authkey"})
+        return worker
+
+    def send(self, value: Any) -> None:
+        """Say something to the process.
+
+        Raises:
+            WorkerDied: it is gone.
+        """
+        try:
+            self.pipe.send(value)
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self, kind: str) -> Any:
+        """What the process says next, of this kind.
+
+        Raises:
+            WorkerDied: it is gone, or says that it cannot go on.
+        """
+        try:
+            said, value = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if said != kind:
+            raise WorkerDied(f"Worker {self.number} cannot go on. {value}")
+        return value
+
+    def end(self) -> None:
+        """End the process, at whatever it is."""
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+
+    def _died(self) -> WorkerDied:
+        return WorkerDied(
+            f"Worker {self.number} ended with exit code {self.process.wait()} (-9 is a kill, often for want of memory). "
+            "What is finished is kept: start again to go on, perhaps with fewer --workers."
+        )
+
+
+def _records(workers: Sequence[_Worker]) -> Iterator[Record]:
+    busy = {worker.pipe: worker for worker in workers}
     while busy:
         for pipe in wait(list(busy)):
             assert isinstance(pipe, Connection)
-            record = _receive(pipe, busy[pipe], "record")
+            record = busy[pipe].receive("record")
             if record is None:
                 del busy[pipe]
             else:
                 yield record
 
 
-def _receive(pipe: Connection, process: Any, kind: str) -> Any:
-    try:
-        said, value = pipe.recv()
-    except (EOFError, ConnectionResetError) as error:
-        process.join()
-        raise WorkerDied(
-            f"{process.name} ended with exit code {process.exitcode} (-9 is a kill, often for want of memory). "
-            "What is finished is kept: start again to go on, perhaps with fewer --workers."
-        ) from error
-    if said != kind:
-        raise WorkerDied(f"{process.name} cannot go on. {value}")
-    return value
-
-
-def _run(
-    task: Task, samples: Sequence[Sample], device: str | None, threads: int, out: Path, number: int, pipe: Connection, lock: Lock
-) -> None:
+def _run(pipe: Connection, task: Task, samples: Sequence[Sample], device: str | None, threads: int, out: Path, number: int) -> None:
     """A worker's life: open the models, say so, wait for the word, then work."""
-    assert lock.descriptor >= 0, "held until this process ends"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that started us hears it, and ends us
-    begin = threading.Event()
-    threading.Thread(target=_listen, args=(pipe, begin), daemon=True).start()
     torch.set_num_threads(threads)
     try:
         sweep = open_models(task.job, device)
         pipe.send(("ready", sweep.segmenter.models()))
-        begin.wait()
+        pipe.recv()
         file = RecordFile(out / FOLDER / f"worker-{number}.jsonl")
         for record in work(task, sweep, samples, out / MASKS):
             file.append(record)
@@ -141,13 +176,3 @@ def _run(
         pipe.send(("record", None))
     except ProbeError as error:
         pipe.send(("error", f"{type(error).__name__}: {error}"))
-
-
-def _listen(pipe: Connection, begin: threading.Event) -> None:
-    """Wait for the word to begin, then for the end of the run that started this process, however it ends: a killed one says nothing."""
-    try:
-        pipe.recv()
-        begin.set()
-        pipe.recv()
-    except (EOFError, OSError):
-        os._exit(1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,12 +129,100 @@ def test_two_workers_count_what_one_counts_and_do_not_outlive_a_kill(place: Path
     out = tmp_path / "out"
     children = kill_after(2, place, out, workers=2)
     assert len(children) >= 2
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    assert living(children, 1) == []
     finish(place, out, workers=2)
     assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]
     assert len(list(out.glob("records/*.jsonl"))) == 2
+
+
+def living(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that have not ended so many seconds later. Whether somebody has fetched their exit code does not matter."""
+    until = time.monotonic() + seconds
+    while found := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.01)
+    return found
+
+
+def holders(folder: Path) -> list[psutil.Process]:
+    """The processes that have a file of a run's folder open; while there are any, its lock may be held."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(Path(file.path).parent == folder for file in process.open_files()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_workers_that_are_still_importing_end_with_a_killed_run(place: Path, tmp_path: Path, delay: float) -> None:
+    process = start(place, tmp_path, workers=2)
+    assert process.pid is not None
+    while len(children := psutil.Process(process.pid).children(recursive=True)) < 2:
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    process.join()
+    assert living(children, 1) == []
+    assert holders(tmp_path) == []
+
+
+PROGRAM = """
+import fseg, probe, torch
+from fseg.cli import main
+
+@fseg.fusion("nearness", reads=lambda layers, **_: [probe.Hidden(fseg.band(layers), at=("image", "class"))])
+def nearness(e, *, layers=(1, 3)):
+    return e.fold(torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1).mean(0))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_ctrl_c_ends_a_run_and_its_workers_in_one_line_that_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
+    """The program has a fusion of its own, which workers know, as they know what any main module defines before its guard."""
+    out = tmp_path / "out"
+    (tmp_path / "program.py").write_text(PROGRAM)
+    tables = (place / "tiny.toml").read_text().split("\n\n")
+    changed = ['[respond]\nfusion = "nearness"' if table.startswith("[respond]") else table for table in tables]
+    (tmp_path / "own.toml").write_text("\n\n".join(changed))
+    more = command(place, out, "--recipe", str(tmp_path / "own.toml"), "--workers", "2", "--threads", "1")[3:]
+    run = subprocess.Popen([sys.executable, str(tmp_path / "program.py"), *more], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not records(out) and run.poll() is None:
+        time.sleep(0.01)
+    begin = time.monotonic()
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: every process of the run hears it
+    _, printed = run.communicate()
+    assert time.monotonic() - begin < 3
+    assert run.returncode == 130
+    assert printed.splitlines()[-1] == "Interrupted. What is finished is kept; the same command goes on from there."
+    assert "Traceback" not in printed
+    assert holders(out) == []
+    assert '"error"' not in "".join(path.read_text() for path in out.glob("records/*"))
+
+
+@pytest.mark.parametrize(
+    ("script", "slow", "line"),
+    [
+        ("fseg", "Segmenter", ["segment", "a.png", "--classes", "cat", "--out", "out"]),
+        ("probe", "load", ["inspect", "llava"]),
+    ],
+)
+def test_ctrl_c_ends_every_command_in_one_line(tmp_path: Path, script: str, slow: str, line: list[str]) -> None:
+    """Each while it opens a model that takes its time."""
+    code = f"""if True:
+        import signal, sys, time
+        from {script} import cli
+        cli.{slow} = lambda *_, **__: (signal.raise_signal(signal.SIGINT), time.sleep(60))
+        sys.argv = {[script, *line]}
+        cli.main()
+    """
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr == "Interrupted. What is finished is kept; the same command starts from the beginning.\n"
 
 
 def test_a_worker_that_cannot_begin_says_why(place: Path, tmp_path: Path) -> None:
