@@ -25,6 +25,7 @@ from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.result import Failure, Result
 from probe.console import Commands, run
+from probe.errors import ProbeError
 
 
 class FsegCommands(Commands):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.errors import ProbeError
+from probe.errors import NotFinite, ProbeError
 
 
 class FsegError(ProbeError):
@@ -23,6 +23,10 @@ class InvalidClasses(FsegError):
 
 class InvalidFusion(FsegError):
     """A fusion that cannot be registered, or that returned something which is not a response map."""
+
+
+class MapNotFinite(InvalidFusion, NotFinite):
+    """A fusion made NaN or infinity of activations that are finite."""
 
 
 class UnknownFusion(FsegError):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import probe
 from fseg.checks import LARGEST, flag, number, shown, whole
-from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, UnknownFusion
+from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, MapNotFinite, UnknownFusion
 from fseg.evidence import Evidence
 from fseg.plugins import packages
 from probe.templates import encodable
@@ -115,7 +115,8 @@ class Fusion:
         """The evidence with the response, and with the maps on the way to it that the function chose to leave.
 
         Raises:
-            InvalidFusion: the function returned no response, an unknown map, or a map that is not finite or not of the grid's shape.
+            InvalidFusion: the function returned no response, an unknown map, or a map that is not of the grid's shape.
+            MapNotFinite: a map holds NaN or infinity.
         """
         returned = self.function(e.scoped(self.reads(options)), **options)
         maps: dict[str, Any] = dict(returned) if isinstance(returned, Mapping) else {"response": returned}
@@ -136,17 +137,14 @@ class Fusion:
                 f'Fusion "{self.name}" returned {got} as {name} of {e.name}; the image has {e.grid[0]} x {e.grid[1]} cells. '
                 "e.fold(values) makes a map of one value for each image token."
             )
-        value = value.detach().cpu()
-        if name == "attention_mask":
-            return value.bool()
-        value = value.float()
+        value = value.detach().cpu().float()
         if not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
-            raise InvalidFusion(
+            raise MapNotFinite(
                 f'Fusion "{self.name}" returned {bad} of {value.numel()} cells that are not finite in {name} of {e.name}. '
                 "Look for a division by zero, or for an empty span."
             )
-        return value
+        return value.bool() if name == "attention_mask" else value
 
 
 def _like(name: str, value: Option, default: Option) -> Option:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError as JinjaError
+
 from probe.errors import TemplateError
 from probe.templates import check_words, render
 from probe.text import Words
@@ -68,24 +70,52 @@ def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words
         raise TemplateError("This checkpoint has no chat template. Name one: template='vicuna_v1', or pass chat=False and a raw prompt.")
     if isinstance(text, str):
         text = [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
-    messages = [{**message, "content": _parts(message)} for message in text]
+    messages = _checked(text)
     for part in (part for message in messages for part in message["content"]):
         refuse_special_tokens(processor, str(part.get("text", "")))
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    prompt = _laid_out(processor, messages)
     place = _last_words(messages)
     if place is None:
         return prompt, None
     message, part = place
     words = messages[message]["content"][part]["text"]
     messages[message]["content"][part] = {"type": "text", "text": _MARK}
-    start = processor.apply_chat_template(messages, add_generation_prompt=True).find(_MARK)
+    start = _laid_out(processor, messages).find(_MARK)
     return prompt, Words.at(prompt, words, start) if start >= 0 and words.strip() else None
 
 
-def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A message's content as a list of parts, which every multimodal chat template reads."""
-    content = message.get("content") or []
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+def _checked(messages: Messages) -> list[dict[str, Any]]:
+    """Messages whose content is a list of parts, which every multimodal chat template reads.
+
+    Raises:
+        TemplateError: something else than messages.
+    """
+    checked: list[dict[str, Any]] = []
+    for message in messages if isinstance(messages, (list, tuple)) else [messages]:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(message, Mapping) or not isinstance(parts, (list, tuple)) or not all(isinstance(part, Mapping) for part in parts):
+            raise TemplateError(
+                f"{message!r:.80} is no chat message. Give one text, or messages such as "
+                "{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'What is this?'}]}; encode several prompts one by one."
+            )
+        checked.append({**message, "content": list(parts)})
+    return checked
+
+
+def _laid_out(processor: Any, messages: Messages) -> str:
+    """The messages under the processor's chat template.
+
+    Raises:
+        TemplateError: the template, which is code in a sandbox, fails or was stopped.
+    """
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True))
+    except (JinjaError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise TemplateError(
+            f"The chat template of this checkpoint cannot lay out the messages ({type(error).__name__}: {error}). "
+            "Name another one, such as template='vicuna_v1', or pass chat=False and a raw prompt."
+        ) from error
 
 
 def _last_words(messages: Messages) -> tuple[int, int] | None:

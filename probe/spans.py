@@ -220,8 +220,13 @@ class TokenMap:
         """The layout of the image whose tokens these positions are, in order; without one, the reason why they cannot be folded."""
         for image, layout in zip(self.images, self.layouts, strict=True):
             if tuple(positions) == image:
-                return layout, "" if layout else f"{self.family} does not say where its image tokens lie on the picture"
+                return layout, "" if layout else self._no_layout()
         return None, "these positions are not the tokens of one whole image, in order"
+
+    def _no_layout(self) -> str:
+        if self.decode is None:
+            return "a plain encoding does not say which image its tokens are of; model.encode() keeps image and tokens together"
+        return f"{self.family} does not say where its image tokens lie on the picture"
 
     def _check(self, span: Span, name: str) -> None:
         if any(not 0 <= p < len(self) for p in span.positions):

@@ -24,7 +24,7 @@ from fseg.evaluation.results import write_results
 from fseg.evaluation.run_folder import MANIFEST, check_ours, check_same, locked, read_manifest, write_json
 from fseg.evaluation.weights import WEIGHTS, Fingerprints, check_weights, hashed_meanwhile
 from fseg.evaluation.workers import MASKS, devices, run_workers
-from fseg.files import check_writable
+from fseg.files import check_writable, clear_temporary
 
 
 def evaluate(
@@ -62,6 +62,8 @@ def evaluate(
     _Folder(out, task)  # what is no folder of this run is refused before anything is written into it
     check_writable(out)
     with locked(out) as lock:
+        for place in (out, out / FOLDER, out / MASKS):
+            clear_temporary(place)
         folder = _Folder(out, task)
         records = folder.records()
         if retry_failed:
