@@ -199,6 +199,8 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
             raise probe.errors.ProcessorNeeded(
                 f"{backbone!r} has no processor to ask with. Open it with probe.load(model=..., processor=...)."
             )
+        if not backbone.backbone.resizes_directly:
+            raise _unplaced(backbone.family)
         if not backbone.direct:
             raise InvalidRecipe(
                 f"{backbone!r} prepares pictures by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
@@ -210,7 +212,17 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
             f"backbone= is a {type(backbone).__name__}. Give a hub id, a folder, or a loaded model as "
             'probe.load(model=..., processor=..., resize="stretch", tiles=False).'
         )
-    return probe.load(backbone_place(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
+    try:
+        return probe.load(backbone_place(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
+    except probe.errors.NoDirectResize as error:
+        raise _unplaced(str(backbone)) from error
+
+
+def _unplaced(name: str) -> InvalidRecipe:
+    return InvalidRecipe(
+        f"{name} cannot be segmented with yet: its family does not say where image tokens lie when an image is resized directly, and points "
+        "and boxes need that. Give a LLaVA-1.5, a VipLLaVA or a LLaVA-1.6."
+    )
 
 
 def only_picture(pictures: probe.Pictures) -> Image.Image:

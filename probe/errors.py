@@ -11,6 +11,10 @@ class LoadError(ProbeError):
     """A model could not be loaded: no such folder, no weights, not a multimodal model, remote code that was not asked for."""
 
 
+class NoDirectResize(LoadError):
+    """Images were to be resized straight to the tower's input, and the family does not say how its tokens lie then."""
+
+
 class DeviceNotFound(ProbeError):
     """A device was asked for that this machine does not have."""
 

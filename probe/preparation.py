@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from probe.backbones import Backbone
+from probe.backbones.base import no_direct_resize
 from probe.errors import LoadError
 
 
@@ -26,16 +27,14 @@ class Preparation:
         """Whether we resize, instead of the processor.
 
         Raises:
-            LoadError: tiles of a picture that is resized directly, or a family that cannot be resized directly.
+            LoadError: tiles of a picture that is resized directly.
+            NoDirectResize: the family does not say how its image tokens lie then.
         """
         if self.resize == "stretch" and self.tiles and backbone.tiled:
             raise LoadError(
                 'resize="stretch" shows the whole picture as one square, and this family would cut tiles of it. Load it with tiles=False as well.'
             )
         direct = self.resize == "stretch" or (backbone.tiled and not self.tiles)
-        if direct and type(backbone).prepare_directly is Backbone.prepare_directly:
-            raise LoadError(
-                f"{family} cannot be loaded with resize='stretch' or tiles=False: its backbone does not say how an image is laid out when "
-                "it is resized directly. Load it with resize='processor' and tiles=True, the defaults."
-            )
+        if direct and not backbone.resizes_directly:
+            raise no_direct_resize(family)
         return direct

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from torch import Tensor
 
-from probe.errors import LoadError
+from probe.errors import LoadError, NoDirectResize
 from probe.layout import Grid, ImageLayout
 from probe.plugins import PlugIns
 
@@ -99,14 +99,24 @@ class Backbone:
 
     def prepare_directly(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[ImageLayout]]:
         """Model inputs of whole images resized straight to the tower's input, and their layouts (`resize="stretch", tiles=False`)."""
-        raise LoadError(
-            f"{model.config.model_type} cannot be loaded with resize='stretch' or tiles=False: its backbone does not say how an image is "
-            "laid out when it is resized directly. Load it with resize='processor'."
-        )
+        raise no_direct_resize(str(model.config.model_type))
+
+    @property
+    def resizes_directly(self) -> bool:
+        """Whether the family says how an image is prepared directly."""
+        return type(self).prepare_directly is not Backbone.prepare_directly
 
     def forward_inputs(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's forward and generate take for these encoded inputs; called where the tower may run."""
         return dict(inputs)
+
+
+def no_direct_resize(family: str) -> NoDirectResize:
+    """The error of a family whose images cannot be resized directly."""
+    return NoDirectResize(
+        f"{family} does not say how its image tokens lie when an image is resized directly (resize='stretch' or tiles=False). "
+        "Load it with resize='processor' and tiles=True, the defaults."
+    )
 
 
 SHARING: tuple[str, ...] = ("packed", "batched")

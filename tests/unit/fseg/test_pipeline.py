@@ -16,7 +16,7 @@ import fseg
 import probe
 from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
 from fseg.sweep import Sweep
-from tests import zoo
+from tests import families, zoo
 from tests.planted import plant
 from tests.unit.fseg.sams import tiny_sam
 
@@ -220,3 +220,10 @@ def test_a_segmenter_and_what_it_gives_are_shown_in_a_line(model: probe.Probe, p
         repr(fseg.Segmenter(RECIPE, backbone=model, sam=tiny_sam())(picture, ["cat"]).evidence["cat"])
         == "Evidence('cat', absent, answer '', margin 0.00)"
     )
+
+
+def test_a_family_that_cannot_be_resized_directly_is_refused_without_circular_advice():
+    hf, _ = families.build("qwen2_vl")
+    model = probe.load(model=hf, processor=zoo.llava()[1])
+    with pytest.raises(InvalidRecipe, match=r"qwen2_vl cannot be segmented with yet: .* Give a LLaVA"):
+        fseg.Segmenter(backbone=model)
