@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from probe.errors import ImageError
@@ -20,26 +22,39 @@ from probe.errors import ImageError
 ImageLike = Image.Image | str | Path | np.ndarray[Any, Any] | Tensor
 """A PIL image, a file's path, or an array: (height, width), (height, width, 1|3|4) as numpy, (1|3|4, height, width) as torch."""
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what turns the image upright."""
+
 
 def open_image(image: ImageLike) -> Image.Image:
-    """The picture that a person would see: upright (EXIF), RGB, 8 bit.
+    """The image that a person would see: upright (EXIF), RGB, 8 bit; of an animation the first frame. Alpha is laid over white.
+
+    Numbers mean the same in files, PIL images and arrays: 8-bit values stay as they are, 16-bit ones (also PIL's mode I, whose values have to
+    lie in 0..65535) are divided by 257 however dark the image is, floating ones (also PIL's mode F) lie in 0..1.
 
     Args:
-        image: a PIL image, a path, or an array. Integer arrays have 8 or 16 bits, floating ones lie in 0..1. Alpha is laid over white.
+        image: a PIL image, the path of a regular file, or an array of uint8, uint16, bool or a floating type.
 
     Raises:
-        ImageError: no such file, not an image, truncated, or an array of another shape or type.
+        ImageError: no such file, not an image, truncated, or values, a shape or a type other than these.
     """
     if isinstance(image, (str, Path)):
-        return _from_file(Path(image))
+        return read_image(image)[0]
     if isinstance(image, Tensor):
-        pixels = image.detach().cpu()
-        pixels = pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels
-        image = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+        return _from_array(_as_array(image))
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Image.Image):
-        return _to_rgb(image)
+        return _to_rgb(image, "The image")
     raise ImageError(f"An image was expected (PIL image, path, or array), got {type(image).__name__}. Pass one of these.")
 
 
@@ -48,50 +63,75 @@ def open_images(images: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:
     return [open_image(image) for image in images] if isinstance(images, (list, tuple)) else [open_image(images)]  # type: ignore[arg-type]
 
 
-def read_image(path: Path) -> tuple[Image.Image, bytes]:
-    """The picture of a file, as `open_image` gives it, and the bytes that it was decoded from: one reading for both.
+def read_image(path: str | Path) -> tuple[Image.Image, bytes]:
+    """The image of a file, as `open_image` gives it, and the bytes that it was decoded from: one reading for both.
 
     Raises:
         ImageError: no such file, not an image, or truncated.
     """
-    _check_file(path)
+    named = _named(str(path))
+    _check_regular(path, named)
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise _undecodable(path, error) from error
-    return _decoded(path, BytesIO(content)), content
+        raise ImageError(f"{named} cannot be opened: {error.strerror}. Change the file's permissions, or pass another path.") from error
+    return _decoded(content, named), content
 
 
-def _from_file(path: Path) -> Image.Image:
-    _check_file(path)
-    return _decoded(path, path)
-
-
-def _check_file(path: Path) -> None:
-    if not os.path.exists(path):  # as Path.exists, but for a name that is too long for one
-        raise ImageError(f"No image file {str(path)!r}. Check the path; relative paths start at {str(Path.cwd())!r}.")
-    if path.is_dir():
-        raise ImageError(f"{str(path)!r} is a folder, an image file was expected. Name the files in it.")
-    if not path.is_file():  # a pipe would be waited for, perhaps for ever
-        raise ImageError(f"{str(path)!r} is a pipe or a device, an image file was expected. Save the picture to a file.")
-
-
-def _decoded(path: Path, source: Path | BytesIO) -> Image.Image:
+def _decoded(content: bytes, named: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pictures past 89 megapixels are large, not an attack, when their owner names them.
+            # Images past 89 megapixels are large, not an attack, when their owner names them.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as opened:
-                opened.load()
-                return _to_rgb(opened)
+            with Image.open(BytesIO(content)) as opened:
+                return _to_rgb(opened, named)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{str(path)!r} is not an image in a format that Pillow reads. Convert it to PNG or JPEG.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _undecodable(path, error) from error
+        raise ImageError(f"{named} is not an image in a format that Pillow reads. Convert it to PNG or JPEG.") from error
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's parsers raise whatever they trip over
+        raise _undecodable(named, error) from error
 
 
-def _undecodable(path: Path, error: Exception) -> ImageError:
-    return ImageError(f"{str(path)!r} cannot be decoded ({error}): it is damaged, cut short or too large. Get the file again.")
+def _check_regular(path: str | Path, named: str) -> None:
+    """Refuse what is no regular file; opening a FIFO would wait for a writer that may never come."""
+    if not str(path):
+        raise ImageError("The path of an image is empty. Name a file.")
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _ADDRESS.match(str(path)):
+            raise ImageError(f"{named} is an address. Images are opened from files or objects: download it, then pass its path.") from error
+        raise ImageError(f"No image file {named}. Check the path; relative paths start at the current folder.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no file can have this name"
+        raise ImageError(f"{named} cannot be opened: {reason}. Pass the path of an image file.") from error
+    if stat.S_ISDIR(mode):
+        raise ImageError(f"{named} is a folder, an image file was expected. Name the files in it.")
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{named} is no regular file but a pipe, socket or device. Write the image into a file first.")
+
+
+def _named(path: str, most: int = 120) -> str:
+    """A path as an error shows it."""
+    return repr(path) if len(path) <= most else f"{path[: most // 2]!r}...{path[-most // 2 :]!r} ({len(path)} characters)"
+
+
+def _undecodable(named: str, error: Exception) -> ImageError:
+    return ImageError(
+        f"{named} cannot be decoded ({error}). It is damaged, cut short, too large, or of a mode without a way to RGB: get it again, or "
+        "convert it."
+    )
+
+
+def _as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor of shape (height, width) or (channel, height, width) as an array with its channels last."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        raise ImageError("An image tensor is dense and holds its values, this one is sparse, quantised or on the meta device. Convert it.")
+    pixels = tensor.detach().cpu().resolve_conj().resolve_neg()
+    pixels = pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels
+    made: np.ndarray[Any, Any] = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+    return made
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
@@ -99,39 +139,71 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or 0 in array.shape:
         raise ImageError(f"An image array has shape (height, width) or (height, width, 3 or 4), got {array.shape}. Permute it first.")
-    if array.dtype == np.bool_:
+    if array.dtype.kind == "b":
         array = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    elif np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ImageError("A floating image array lies in 0..1, this one does not. Divide by its largest possible value, or pass uint8.")
-        array = np.round(array * 255).astype(np.uint8)
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        array = _of_sixteen_bits(array)
+    elif array.dtype.kind == "f":
+        array = _of_fractions(array)
     elif array.dtype != np.uint8:
         raise ImageError(f"An image array is uint8, uint16, bool or floating, got {array.dtype}. Convert it first.")
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), "The array")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _of_sixteen_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """16-bit values as 8-bit ones, rounded: 65535 = 255 * 257."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _of_fractions(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Values in 0..1 as 8-bit ones."""
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+        raise ImageError("A floating image lies in 0..1, this one does not. Divide by its largest possible value, or pass uint8.")
+    return np.round(values * 255).astype(np.uint8)
+
+
+def _to_rgb(image: Image.Image, named: str) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"An image of {image.height} x {image.width} pixels has nothing to look at.")
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return _sixteen_bit(image)
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        return image.convert("RGB") if image.mode != "RGB" else image.copy()
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"The image cannot be decoded ({error}): it is damaged or cut short. Get it again.") from error
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = _without_alpha(image if turn is None else image.transpose(turn))
+        upright.info.clear()  # or its EXIF would turn it once more when it is opened again
+        return upright
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they trip over
+        raise _undecodable(named, error) from error
 
 
-def _sixteen_bit(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips 16 bits to 255 instead of scaling them.
-    values = np.asarray(image, dtype=np.float64)
-    values = np.clip(values / 257.0 if values.max() > 255 else values, 0, 255)
-    return Image.fromarray(np.round(values).astype(np.uint8)).convert("RGB")
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """A new image in RGB, over white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_of_numbers(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no other way to RGBA
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; 1, as it is, where there is none or the EXIF data is damaged."""
+    try:
+        found: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the parser raises whatever it trips over
+        return 1
+    return found
+
+
+def _of_numbers(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values of PIL's modes F, I and I;16, which its own conversion to RGB clips instead of scaling, as 8-bit ones."""
+    if values.dtype.kind == "f":
+        return _of_fractions(values)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError("An image of integers has 8 or 16 bits, in 0..65535, this one does not. Convert it first.")
+    return _of_sixteen_bits(values)
 
 
 def resize_directly(image: Image.Image, size: tuple[int, int]) -> Image.Image:
