@@ -6,7 +6,7 @@ import os
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +15,9 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from fseg.errors import ClusterNotFound, RunMismatch, WorkerDied
+from fseg.errors import RunMismatch, WorkerDied
 from fseg.evaluation.job import Task, open_models, work
+from fseg.evaluation.ray_cluster import connected
 from fseg.evaluation.readers import Sample
 from fseg.evaluation.records import FOLDER, Record, RecordFile
 from fseg.evaluation.run_folder import differences
@@ -25,14 +26,8 @@ from fseg.files import write_atomically
 from fseg.result import versions
 from probe.errors import DeviceNotFound, ProbeError
 
-LOCAL = "local"
-"""The address of a cluster on this machine, started for the run and ended with it."""
-
 ATTEMPTS = 3
 """As many workers may die of one image before it counts as failed, and as many in a row before they have opened the models."""
-
-PATIENCE = 10.0
-"""Seconds in which a cluster's head answers. Ray itself would go on asking."""
 
 
 class Worker:
@@ -81,7 +76,8 @@ def run_on_cluster(
     Only this process writes into `out`. The machines of the cluster read the data set and the models under the names that were given here.
 
     Args:
-        address: HOST:PORT of the cluster's head, "auto" for the one that this machine belongs to, or `LOCAL`. A program that is connected
+        address: HOST:PORT of the cluster's head, "auto" for the one that this machine belongs to, or "local" for one of this machine,
+            which other machines do not reach, started for the run and ended with it, however it ends. A program that is connected
             to Ray already stays so, whatever the address.
         workers: actors; with the device "cuda", one on each GPU.
         ready: is told which models a worker has opened, before its first image.
@@ -94,7 +90,7 @@ def run_on_cluster(
     """
     workers = min(workers, len(samples))
     threads = threads_of_each(threads, workers)
-    with _connected(address, workers * threads):
+    with connected(address, workers * threads):
         crew = _Crew(task, samples, workers, threads)
         file = RecordFile(out / FOLDER / "cluster.jsonl")
         try:
@@ -204,47 +200,3 @@ def _needs(device: str | None, workers: int, threads: int) -> dict[str, int]:
             f"{' or --threads' if kind == 'CPU' else ''}, or add machines first."
         )
     return {"num_cpus": 0, "num_gpus": 1} if kind == "GPU" else {"num_cpus": threads}
-
-
-@contextmanager
-def _connected(address: str, processors: int) -> Iterator[None]:
-    """Connected to a cluster, for as long as the block lasts.
-
-    Args:
-        processors: of a `LOCAL` cluster: Ray's own count of what may run at once, whatever the machine has.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"address": address}
-    if address == LOCAL:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that lives for one run reports to nobody
-        options |= {"num_cpus": processors, "include_dashboard": False}
-    else:
-        _check_answers(address)
-    try:
-        ray.init(**options, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _not_found(address, str(error).strip().partition("\n")[0]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto":
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-    except (OSError, ValueError) as error:
-        raise _not_found(address, str(error)) from error
-
-
-def _not_found(address: str, reason: str) -> ClusterNotFound:
-    return ClusterNotFound(
-        f"No Ray cluster answers at {address!r}: {reason}. Give HOST:PORT of its head as `ray start --head` prints it, "
-        "auto on a machine that belongs to it, or no --address to work on this machine. If the cluster asks for a token, set "
-        "RAY_AUTH_MODE=token where the run is started."
-    )

@@ -63,19 +63,19 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
     return [*start, *models, "--out", str(out), *more]
 
 
-def start(place: Path, out: Path, workers: int = 1) -> multiprocessing.process.BaseProcess:
+def start(place: Path, out: Path, workers: int = 1, cluster: str | None = None) -> multiprocessing.process.BaseProcess:
     """A run in a process of its own, forked from one that has imported everything: twenty kills need not import torch twenty times."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fseg.evaluation.runner"])
-    process = context.Process(target=_evaluate, args=(place, out, workers))
+    process = context.Process(target=_evaluate, args=(place, out, workers, cluster))
     process.start()
     return process
 
 
-def _evaluate(place: Path, out: Path, workers: int) -> None:
+def _evaluate(place: Path, out: Path, workers: int, cluster: str | None) -> None:
     recipe = fseg.get_recipe(place / "tiny.toml")
     job = Job("folder", place / "set", {recipe.name: recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"))
-    evaluate(job, out, workers=workers, threads=1)
+    evaluate(job, out, workers=workers, threads=1, cluster=cluster)
 
 
 def finish(place: Path, out: Path, workers: int = 1) -> None:
@@ -101,6 +101,15 @@ def kill_after(count: int, place: Path, out: Path, workers: int = 1) -> list[psu
     process.kill()
     process.join()
     return children
+
+
+def reached(processes: list[psutil.Process]) -> set[str]:
+    """The addresses at which processes listen."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found |= {one.laddr.ip.removeprefix("::ffff:") for one in process.net_connections() if one.status == psutil.CONN_LISTEN}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -257,11 +266,30 @@ def test_an_actor_that_is_killed_loses_nothing(place: Path, whole: Path, tmp_pat
     while len(records(out)) < 2 and run.poll() is None:
         time.sleep(0.002)
     actors = [child for child in psutil.Process(run.pid).children(recursive=True) if child.name().startswith("ray::Worker")]
-    assert actors
+    assert reached(actors) == {"127.0.0.1"}
     actors[0].kill()
     assert run.wait() == 1  # for the image that cannot be read, as without the kill
     assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]
+
+
+@on_a_cluster
+def test_a_cluster_of_this_machine_is_reached_from_nowhere_else_and_ends_with_a_killed_run(place: Path, tmp_path: Path) -> None:
+    process = start(place, tmp_path, cluster="local")
+    assert process.pid is not None
+    run = psutil.Process(process.pid)
+    names: set[str] = set()
+    while "ray::RuntimeEnvAgent" not in names:
+        assert process.exitcode is None
+        time.sleep(0.01)
+        with suppress(psutil.NoSuchProcess):
+            names = {child.name() for child in run.children(recursive=True)}
+    cluster = run.children(recursive=True)
+    assert {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} < {one.name() for one in cluster}
+    assert reached([run, *cluster]) == {"127.0.0.1"}
+    process.kill()
+    process.join()
+    assert living(cluster, 5) == []
 
 
 class EndsItsReader:
@@ -276,7 +304,8 @@ def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fseg.evaluation import ray_workers
-    from fseg.evaluation.ray_workers import LOCAL, run_on_cluster
+    from fseg.evaluation.ray_cluster import LOCAL
+    from fseg.evaluation.ray_workers import run_on_cluster
 
     monkeypatch.setattr(ray_workers, "ATTEMPTS", 2)  # each costs a process that imports torch
     recipe = fseg.get_recipe(place / "tiny.toml")
