@@ -51,8 +51,9 @@ class Grid:
 
     @classmethod
     def at(cls, down: Spans, across: Spans, tokens: tuple[int, ...], image_size: tuple[int, int], *, name: str = "image") -> Grid:
-        """A grid whose rows and columns cover these pixels of the original image."""
-        box = (across[0][0], down[0][0], across[-1][1], down[-1][1])
+        """A grid whose rows and columns cover these pixels of the original image; none: an image too narrow for a single cell."""
+        (top, bottom), (left, right) = ((spans[0][0], spans[-1][1]) if spans else (0.0, 0.0) for spans in (down, across))
+        box = (left, top, right, bottom)
         return cls(name, len(down), len(across), tokens, box, image_size, _shares(down), _shares(across))
 
     def cell_box(self, row: int, col: int) -> Box:
@@ -82,6 +83,8 @@ class Grid:
 
 def _shares(spans: Spans) -> Spans:
     """Spans as shares of all that lies between the first and the last edge; none where they divide it evenly."""
+    if not spans:
+        return ()
     first, length = spans[0][0], spans[-1][1] - spans[0][0]
     shares = tuple(((start - first) / length, (end - first) / length) for start, end in spans)
     even = all(isclose(end - start, 1 / len(spans), abs_tol=1e-9) for start, end in shares)
@@ -92,10 +95,10 @@ def _shares(spans: Spans) -> Spans:
 def _places(spans: Spans, pixels: int) -> np.ndarray[Any, Any]:
     centres = np.arange(pixels) + 0.5
     starts, ends = np.array(spans).T
-    known = (starts + ends) / 2
-    nearest = np.clip(np.searchsorted(starts, centres, side="right") - 1, 0, None)
-    places = nearest + (centres - known[nearest]) / (ends - starts)[nearest]
-    seen = (centres >= starts[nearest]) & (centres <= ends[nearest])
+    middles, slack = (starts + ends) / 2, 1e-9  # edges are computed, and may be off by as much as doubles are
+    nearest = np.clip(np.searchsorted(starts - slack, centres, side="right") - 1, 0, None)
+    places = nearest + (centres - middles[nearest]) / (ends - starts)[nearest]
+    seen = (centres >= starts[nearest] - slack) & (centres <= ends[nearest] + slack)
     return np.where(seen, places, np.nan)
 
 
@@ -144,7 +147,7 @@ class ImageLayout:
         """The view of this name; the only one where no name is given.
 
         Raises:
-            GridUnknown: no such view, several and no name, or none because the family has no grid.
+            GridUnknown: no such view, one without a cell, several and no name, or none because the family has no grid.
         """
         if not self.grids:
             raise GridUnknown(f"These image tokens cannot be folded onto the picture: {self.unplaced}.")
@@ -156,6 +159,8 @@ class ImageLayout:
                 )
             return self.grids[0]
         for grid in self.grids:
-            if grid.name == view:
+            if grid.name == view and grid.tokens:
                 return grid
+            if grid.name == view:
+                raise GridUnknown(f"The view {view!r} has {grid.rows} x {grid.cols} cells: the image is too narrow for it. Views: {names}.")
         raise GridUnknown(f"No view {view!r}. Views of this image: {names}.")

@@ -12,7 +12,8 @@ import transformers as hf
 from PIL import Image
 
 import probe
-from probe.errors import GridMismatch
+from probe.errors import GridMismatch, GridUnknown
+from tests import zoo
 from tests.families.tiny import VISION
 from tests.processors import build, real
 from tests.processors.offline import Pair
@@ -186,3 +187,13 @@ def test_what_lies_between_tiles_is_not_seen() -> None:
     unseen = torch.isnan(tiles.sel(feature=0).to_pixels().data[0])
     columns = unseen.all(0).nonzero().flatten().tolist()
     assert columns == [*range(28, 34), *range(62, 68), *range(96, 102)]
+
+
+def test_an_image_too_narrow_for_a_cell_of_the_tiles_has_a_base_view() -> None:
+    # 2 of 2000 pixels are less than one row of the 4 x 8 cells on two tiles, and all four rows are padding.
+    model = opened(zoo.llava_next())
+    projected = model.run(model.encode(Image.new("RGB", (2000, 2)), "What is this?"), probe.Projected()).projected()
+    assert projected.shape["token"] == 16
+    assert projected.grid("base").shape["row"] == 4
+    with pytest.raises(GridUnknown, match="'tiles' has 0 x 8 cells: the image is too narrow"):
+        projected.grid("tiles")

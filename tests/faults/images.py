@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,7 +228,9 @@ def _opened(name: str, source: Any, image: bool | None) -> Outcome:
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     try:
-        made = probe.open_image(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = probe.open_image(source)
         good = made.mode == "RGB" and min(made.size) > 0
         return Outcome("an RGB image", "" if good and image is not False else f"{name}: became {made}")
     except ImageError as error:
