@@ -141,6 +141,7 @@ def figure(
     kind = out.suffix[1:].casefold()
     if kind not in FORMATS:
         raise OutputError(f"--out {str(out)!r} does not say by its suffix what to write. A figure is one of {', '.join(FORMATS)}.")
+    (name,) = check_classes([name])
     refuse_inputs([out], [image])
     check_writable(out.absolute().parent)
     segmenter = Segmenter(_recipe(recipe, imports, assume_present), backbone=backbone, sam=sam, device=device, dtype=dtype)

@@ -205,7 +205,7 @@ def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: 
         out = tmp_path / f"figure.{suffix}"
         assert shell(fseg.cli, "figure", "5", picture, "--class", "cat", "--out", str(out), *where)[0] == 0
         assert out.read_bytes().startswith(start)
-    code, _, err = shell(fseg.cli, "figure", "3", picture, "--class", "cat", *where, "--out", str(tmp_path / "none.png"))
+    code, _, err = shell(fseg.cli, "figure", "3", picture, "--class", " cat", *where, "--out", str(tmp_path / "none.png"))
     assert code == 2
     assert "The model says that there is no cat" in err
 
