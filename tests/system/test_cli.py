@@ -172,7 +172,8 @@ def test_failures_are_summed_up_by_their_reasons(shell: Shell, models: tuple[str
     start = lines.index("3 of 4 images failed:")
     assert lines[start + 1].startswith("  2  ImageError: the file is not an image in a format that Pillow reads.")
     assert lines[start + 1].endswith("(one.png, two\\udce9.png)")
-    assert lines[start + 2].startswith("  1  ImageError: No image file the file")
+    assert lines[start + 2].startswith("  1  ImageError: ")
+    assert "File name too long" in lines[start + 2]
 
 
 @pytest.mark.parametrize("classes", ["cat\udce9", "a </s> b", "a" * 201])
@@ -227,7 +228,7 @@ def test_a_figure_is_never_written_over_its_picture(shell: Shell, picture: str, 
         (("figure", "5", "a.png", "--class", "cat", "--out", "figure.xyz"), "A figure is one of png, jpg"),
         (("figure", "5", "a.png", "--class", "cat", "--out", "figure"), "does not say by its suffix"),
         (("figure", "5", "a.png", "--class", "cat", "--out", ""), "--out is empty"),
-        (("figure", "5", "a" * 5000, "--class", "cat", "--out", "figure.png"), "No image file"),
+        (("figure", "5", "a" * 5000, "--class", "cat", "--out", "figure.png"), "File name too long"),
         (("segment", "a.png", "--classes", "cat", "--out", ""), "--out is empty"),
         (("demo", "--out", ""), "--out is empty"),
         (("eval", "--dataset", "folder", "--root", ".", "--out", ""), "--out is empty"),
