@@ -114,8 +114,8 @@ class Backbone:
 def no_direct_resize(family: str) -> NoDirectResize:
     """The error of a family whose images cannot be resized directly."""
     return NoDirectResize(
-        f"{family} does not say how its image tokens lie when an image is resized directly (resize='stretch' or tiles=False). "
-        "Load it with resize='processor' and tiles=True, the defaults."
+        f"{family} cannot be loaded with resize='stretch' or tiles=False: its backbone does not say how an image is laid out when it is "
+        "resized directly. Load it with resize='processor' and tiles=True, the defaults."
     )
 
 
