@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError as JinjaError
 
 from probe.errors import TemplateError
-from probe.templates import check_words, render
+from probe.templates import check_text, render
 from probe.text import Words
 
 Messages = Sequence[Mapping[str, Any]]
@@ -38,7 +38,7 @@ def build_prompt(
     elif template is not None:
         if not isinstance(text, str):
             raise TemplateError("Messages are laid out by the processor's chat template; template= is for a single question.")
-        refuse_special_tokens(processor, text)
+        check_text(text, token)
         prompt, start = render(template, text, images, token)
         words = Words.at(prompt, text, start)
     else:
@@ -55,14 +55,16 @@ def image_token(processor: Any) -> str:
 
 
 def refuse_special_tokens(processor: Any, text: str) -> None:
-    """Refuse a user's words that this processor's tokenizer would not read as words.
+    """Refuse words that this processor's tokenizer would not read as words.
 
     Raises:
-        TemplateError: see `probe.templates.check_words`.
+        TemplateError: they hold a special token, which would end the prompt, begin another one or stand for an image.
     """
     tokenizer = processor.tokenizer
     added = [token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special]
-    check_words(text, image_token(processor), dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+    for token in dict.fromkeys([image_token(processor), *tokenizer.all_special_tokens, *added]):
+        if token in text:
+            raise TemplateError(f"The text holds {token!r}, a special token of this model, which it does not read as words: {text[:80]!r}.")
 
 
 def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words | None]:
@@ -72,7 +74,7 @@ def _chat(processor: Any, text: str | Messages, images: int) -> tuple[str, Words
         text = [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
     messages = _checked(text)
     for part in (part for message in messages for part in message["content"]):
-        refuse_special_tokens(processor, str(part.get("text", "")))
+        check_text(str(part.get("text", "")), image_token(processor))
     prompt = _laid_out(processor, messages)
     place = _last_words(messages)
     if place is None:

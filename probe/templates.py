@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from probe.errors import TemplateError
 
 PLACEHOLDER = "<image>"
@@ -45,20 +43,13 @@ def refuse_image_token(text: str, image_token: str) -> None:
         raise TemplateError(f"The text holds the image token {image_token!r}, which stands for a picture: {text[:80]!r}. Reword it.")
 
 
-def check_words(text: str, image_token: str, special_tokens: Iterable[str]) -> None:
-    """Refuse a user's words that the model would not read as words.
+def check_text(text: str, image_token: str) -> None:
+    """Refuse a user's text that cannot be part of a prompt. Other special tokens than the image token may be asked about.
 
     Raises:
-        TemplateError: they hold a special token, which would end the prompt, begin another one or stand for a picture; or half of a
-            surrogate pair, which is no character.
+        TemplateError: it holds the image token; or half of a surrogate pair, which is no character.
     """
     refuse_image_token(text, image_token)
-    for token in special_tokens:
-        if token in text:
-            raise TemplateError(
-                f"The text holds {token!r}, a special token of this model, which it does not read as words: {text[:80]!r}. Reword it; "
-                "only a raw prompt (chat=False) may hold such."
-            )
     if not encodable(text):
         raise TemplateError(f"The text holds a lone surrogate, which is no character: {text[:80]!r}. Decode it from its bytes another way.")
 
