@@ -67,7 +67,7 @@ def test_a_planted_cell_comes_out_on_its_own_pixels(recipe: str, sam_file: Path,
         (found,) = json.loads((tmp_path / "out" / stem / "result.json").read_text())["classes"]
         assert found["points"] == [pytest.approx(point)]
         assert found["box"] == pytest.approx(box)
-        assert found["flags"] == ["presence-assumed", "no-description"]
+        assert found["flags"] == ["presence-assumed", "no-description", *["few-patches"] * (len(cells) == 1)]
         assert Image.open(tmp_path / "out" / stem / "labels.png").size == size
 
 
