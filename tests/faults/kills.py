@@ -17,13 +17,16 @@ import numpy as np
 
 from fseg.errors import FsegError
 from fseg.evaluation.metric import Counts
+from fseg.evaluation.record_values import Expected
 from fseg.evaluation.records import FOLDER, Record, RecordFile, Row, cut_torn_lines, read_records, to_json
 from fseg.files import clear_temporary, write_atomically
 from tests.faults.campaign import Campaign, Outcome
 
 LABELS = 3
+EXPECTED = Expected({"row": ("background",)}, LABELS, background=True)
+ANSWER = {"label": 1, "asked_as": "cat", "answer": "yes, " * 500, "margin": 0.5, "score": 0.5, "flags": []}
 RECORDS = [
-    Record(f"{number:02}", (1,), {"row": Row({"background": Counts(*np.full((3, LABELS), number))}, (1,), ({"answer": "yes " * 500},))})
+    Record(f"{number:02}", (1,), {"row": Row({"background": Counts(*np.full((3, LABELS), number))}, (1,), (ANSWER,))}, ("0" * 32, "f" * 32))
     for number in range(4)
 ]
 PTRACE_TRACEME, PTRACE_PEEKUSER, PTRACE_POKEUSER, PTRACE_SYSCALL, PTRACE_SETOPTIONS = 0, 3, 6, 24, 0x4200
@@ -44,7 +47,7 @@ def go_on(folder: Path) -> None:
     """The writer, from nothing or from what a killed one left, as an evaluation does it: each record, and then the results so far."""
     clear_temporary(folder)
     cut_torn_lines(folder)
-    done = read_records(folder, LABELS)
+    done = read_records(folder, EXPECTED)
     file = RecordFile(folder / FOLDER / "worker-0.jsonl")
     for number, record in enumerate(RECORDS, start=1):
         if record.image not in done:
@@ -53,15 +56,15 @@ def go_on(folder: Path) -> None:
     file.close()
 
 
-def trace(action: Callable[[], None], stop: int = -1, torn: bool = False) -> list[int]:
+def trace(action: Callable[[], None], stop: int = -1, torn: bool = False) -> int:
     """Run an action in a forked process, which is killed at one of its stops: each system call has one before and one after it.
 
     Args:
         stop: the number of the stop. Where it is not reached, the process ends by itself.
-        torn: the stop is before a write, of which half is done.
+        torn: kill it not there but in the next write, of which half is done.
 
     Returns:
-        the numbers of the stops before a write; then the number of all stops.
+        the number of stops that it came to.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes, libc.ptrace.restype = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p], ctypes.c_long
@@ -79,27 +82,30 @@ def trace(action: Callable[[], None], stop: int = -1, torn: bool = False) -> lis
             os._exit(1)
     os.waitpid(child, 0)
     libc.ptrace(PTRACE_SETOPTIONS, child, None, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)
-    writes = []
     for number in count():
         libc.ptrace(PTRACE_SYSCALL, child, None, None)
         _, status = os.waitpid(child, 0)
         if not os.WIFSTOPPED(status):
             if os.waitstatus_to_exitcode(status) != 0:
                 raise ChildProcessError("the writer cannot go on; its traceback is on standard error")
-            return [*writes, number]
+            return number
         assert os.WSTOPSIG(status) == SYSTEM_CALL_STOP
-        if libc.ptrace(PTRACE_PEEKUSER, child, NUMBER, None) == WRITE and libc.ptrace(PTRACE_PEEKUSER, child, RESULT, None) == -ENOSYS:
-            writes.append(number)
-        if number == stop and torn:
+        if torn and number >= stop >= 0 and _before_a_write(libc, child):
             half = libc.ptrace(PTRACE_PEEKUSER, child, COUNT, None) // 2
             libc.ptrace(PTRACE_POKEUSER, child, COUNT, half)
             libc.ptrace(PTRACE_SYSCALL, child, None, None)
             os.waitpid(child, 0)
-        if number == stop:
+            torn, stop = False, number
+        if number == stop and not torn:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return [*writes, number + 1]
+            return number + 1
     raise AssertionError("unreachable")
+
+
+def _before_a_write(libc: ctypes.CDLL, child: int) -> bool:
+    number, result = (libc.ptrace(PTRACE_PEEKUSER, child, place, None) for place in (NUMBER, RESULT))
+    return bool(number == WRITE and result == -ENOSYS)
 
 
 def found_wrong(folder: Path) -> str:
@@ -107,10 +113,9 @@ def found_wrong(folder: Path) -> str:
     written = folder / "results.json"
     if written.exists() and written.read_bytes() not in [results(number + 1) for number in range(len(RECORDS))]:
         return "results.json is not whole"
-    lines = [f"{to_json(record)}\n" for record in RECORDS]
-    whole = "".join(lines)
+    whole = b"".join(to_json(record) + b"\n" for record in RECORDS)
     for path in (folder / FOLDER).glob("*"):
-        if not whole.startswith(path.read_text(encoding="utf-8")):
+        if not whole.startswith(path.read_bytes()):
             return f"{path.name} holds something else than the records"
     return ""
 
@@ -134,21 +139,21 @@ def one_trial(folder: Path, stop: int, torn: bool, again: int) -> Outcome:
 
 def found_unfinished(folder: Path) -> str:
     """What a writer that ended by itself must have done, and has not."""
-    if [to_json(record) for record in read_records(folder, LABELS).values()] != [to_json(record) for record in RECORDS]:
+    if [to_json(record) for record in read_records(folder, EXPECTED).values()] != [to_json(record) for record in RECORDS]:
         return "going on does not end with the same records"
     left = sorted(path.name for path in folder.iterdir())
     return "" if left == [FOLDER, "results.json"] else f"{', '.join(left)} are left behind"
 
 
 def trials(n: int, folder: Path, rng: np.random.Generator) -> Iterator[Outcome]:
-    """Every stop once, where so many are asked for, and then again; a quarter of them half way through a write."""
+    """The stops in equal steps, each one where there are trials enough; every fourth half way through a write."""
     (folder / "whole").mkdir()
-    *writes, stops = trace(lambda: go_on(folder / "whole"))
+    stops = trace(lambda: go_on(folder / "whole"))
     for number in range(n):
-        torn = number % 4 == 3
-        stop = int(writes[number // 4 % len(writes)]) if torn else (number - number // 4) * max(1, stops // n) % stops
         place = folder / str(number)
         place.mkdir()
+        torn = number % 4 == 3
+        stop = number * stops // n if torn else (number - number // 4) * max(1, stops // n) % stops
         yield one_trial(place, stop, torn, int(rng.integers(stops)))
 
 
