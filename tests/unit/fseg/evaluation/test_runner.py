@@ -169,7 +169,7 @@ def test_a_score_that_is_not_finite_is_a_failure(job: Job, tmp_path: Path) -> No
 
     results = evaluate(replace(job, sam=Unsure(), limit=1), tmp_path)
     assert results["failed"] == 1
-    assert "NotFinite: The score of 'pottedplant' is nan" in results["failures"]["scene-0"]
+    assert "NotFinite: SAM computed NaN or infinity for 'pottedplant'" in results["failures"]["scene-0"]
 
 
 def test_a_run_in_which_everything_fails_has_no_figure(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
