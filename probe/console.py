@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -27,11 +27,15 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            again = "goes on from there" if ctx.invoked_subcommand in self.resumable else "starts from the beginning"
-            typer.echo(f"Interrupted. What is finished is kept; the same command {again}.", err=True)
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)  # without the seconds that the interpreter takes to tear torch down
+            _end_interrupted(goes_on=ctx.invoked_subcommand in self.resumable)
+
+
+def _end_interrupted(*, goes_on: bool = False) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    again = "goes on from there" if goes_on else "starts from the beginning"
+    typer.echo(f"Interrupted. What is finished is kept; the same command {again}.", err=True)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)  # without the seconds that the interpreter takes to tear torch down
 
 
 def run(app: typer.Typer) -> None:
@@ -41,3 +45,5 @@ def run(app: typer.Typer) -> None:
     except ProbeError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:  # while the command line was read
+        _end_interrupted()

@@ -218,10 +218,11 @@ def test_ctrl_c_ends_a_run_and_its_workers_in_one_line_that_says_how_to_go_on(pl
     [
         ("fseg", "Segmenter", ["segment", "a.png", "--classes", "cat", "--out", "out"]),
         ("probe", "load", ["inspect", "llava"]),
+        ("probe", "app", []),
     ],
 )
 def test_ctrl_c_ends_every_command_in_one_line(tmp_path: Path, script: str, slow: str, line: list[str]) -> None:
-    """Each while it opens a model that takes its time."""
+    """Each while it opens a model that takes its time, or while the command line is read."""
     code = f"""if True:
         import signal, sys, time
         from {script} import cli
