@@ -260,6 +260,7 @@ def test_actors_of_a_cluster_count_what_one_worker_counts(place: Path, whole: Pa
     assert len(list((out / "masks").iterdir())) == IMAGES - 1
 
 
+@pytest.mark.slow
 @on_a_cluster
 def test_an_actor_that_is_killed_loses_nothing(place: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -300,6 +301,7 @@ class EndsItsReader:
         return os._exit, (9,)
 
 
+@pytest.mark.slow
 @on_a_cluster
 def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
