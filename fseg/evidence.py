@@ -11,6 +11,7 @@ from torch import Tensor
 
 import probe
 from fseg.errors import InvalidFusion, NotScoped
+from probe.layout import Box
 
 MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined")
 """The maps of a class in the order in which the stages make them."""
@@ -31,6 +32,7 @@ class Evidence:
         trace: what was read of the model while it gave the answer; None for a class that is absent.
         grid: (rows, cols) of the image tokens.
         image_size: (height, width) of the original image in pixels.
+        view: what the grid covers, (x0, y0, x1, y1) in pixels of the original image; None: all of it.
         raw_distance: D~ of Eq. 3, float32, mean cosine in -1..1.
         distance: D of Eq. 5, float32, D~ above the threshold, 0 elsewhere.
         attention: A_v of Eq. 6, float32, mean share of attention in 0..1.
@@ -66,6 +68,7 @@ class Evidence:
     score: float | None = None
     flags: tuple[str, ...] = ()
     scope: tuple[probe.Read, ...] | None = None
+    view: Box | None = None
 
     def __repr__(self) -> str:
         facts = [repr(self.name), "present" if self.present else "absent", f"answer {shorten(self.answer, 60, placeholder=' ...')!r}"]

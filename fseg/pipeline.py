@@ -267,6 +267,7 @@ def _begun(answered: ClassAnswer, trace: probe.Trace | None, image_size: tuple[i
         grid=(grid.rows, grid.cols),
         image_size=image_size,
         flags=answered.flags,
+        view=None if grid.box == (0.0, 0.0, float(image_size[1]), float(image_size[0])) else grid.box,
     )
 
 

@@ -12,15 +12,27 @@ from torch import Tensor
 from fseg.checks import one_of
 from fseg.errors import InvalidClasses, NoMap
 from fseg.evidence import Evidence
+from probe.layout import Box
 
 FILLS = ("background", "none", "argmax_response")
 BACKGROUND = 0
 UNLABELLED = 255
 
 
-def upsample(values: Float[Tensor, "row col"], image_size: tuple[int, int]) -> Float[Tensor, "height width"]:
-    """A map at the size of the image, (height, width) in pixels: bilinear, corners not aligned."""
-    return torch.nn.functional.interpolate(values[None, None].float(), size=image_size, mode="bilinear", align_corners=False)[0, 0]
+def upsample(values: Float[Tensor, "row col"], image_size: tuple[int, int], view: Box | None = None) -> Float[Tensor, "height width"]:
+    """A map at the size of the image, (height, width) in pixels: bilinear, corners not aligned.
+
+    Args:
+        view: what the map covers, (x0, y0, x1, y1) in pixels of the image; its edges are repeated beyond it. None: all of the image.
+    """
+    maps = values[None, None].float()
+    if view is None:
+        return torch.nn.functional.interpolate(maps, size=image_size, mode="bilinear", align_corners=False)[0, 0]
+    x0, y0, x1, y1 = view
+    x = (torch.arange(image_size[1]) + 0.5 - x0) / (x1 - x0) * 2 - 1
+    y = (torch.arange(image_size[0]) + 0.5 - y0) / (y1 - y0) * 2 - 1
+    where = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None].to(maps)
+    return torch.nn.functional.grid_sample(maps, where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
 
 
 def _relevance(e: Evidence) -> Float[Tensor, "row col"]:
@@ -82,7 +94,7 @@ class Compose:
             if logit is None:
                 continue
             logit = logit.float().cpu()
-            score = logit.sigmoid() * upsample(_relevance(e), image_size).clamp(min=0)
+            score = logit.sigmoid() * upsample(_relevance(e), image_size, e.view).clamp(min=0)
             wins = (logit > 0) & (score > best)
             best[wins] = score[wins]
             labels[wins] = index + 1
@@ -92,7 +104,7 @@ class Compose:
 def _paint_largest(labels: Int64[Tensor, "height width"], evidence: Sequence[Evidence], indices: Sequence[int]) -> None:
     best = torch.full(labels.shape, float("-inf"))
     for e, index in zip(evidence, indices, strict=True):
-        relevance = upsample(_relevance(e), (labels.shape[0], labels.shape[1]))
+        relevance = upsample(_relevance(e), (labels.shape[0], labels.shape[1]), e.view)
         wins = relevance > best
         best[wins] = relevance[wins]
         labels[wins] = index + 1

@@ -37,19 +37,27 @@ def centroid(cells: NDArray[np.intp], snap: bool = False) -> tuple[float, float]
     return float(row), float(col)
 
 
-def to_pixel(row: float, col: float, grid: tuple[int, int], image_size: tuple[int, int]) -> Point:
-    """The pixel (x, y) at the centre of a cell: pixel 0 is centred on 0, so a cell of one pixel gives that pixel."""
+def to_pixel(row: float, col: float, grid: tuple[int, int], image_size: tuple[int, int], view: Box | None = None) -> Point:
+    """The pixel (x, y) at the centre of a cell: pixel 0 is centred on 0, so a cell of one pixel gives that pixel.
+
+    Args:
+        view: what the grid covers, in pixels of the image; None: all of it.
+    """
     (rows, cols), (height, width) = grid, image_size
-    return _inside((col + 0.5) * width / cols - 0.5, width), _inside((row + 0.5) * height / rows - 0.5, height)
+    x0, y0, x1, y1 = view or (0.0, 0.0, width, height)
+    return _inside(x0 + (col + 0.5) * (x1 - x0) / cols - 0.5, width), _inside(y0 + (row + 0.5) * (y1 - y0) / rows - 0.5, height)
 
 
-def bounding_box(mask: Bool[Tensor, "row col"], image_size: tuple[int, int]) -> Box:
+def bounding_box(mask: Bool[Tensor, "row col"], image_size: tuple[int, int], view: Box | None = None) -> Box:
     """The smallest box (x0, y0, x1, y1) of pixels, both corners inside it, around the cells of a mask that is not empty."""
     (rows, cols), (height, width) = mask.shape, image_size
+    left_edge, top_edge, right_edge, bottom_edge = view or (0.0, 0.0, width, height)
+    wide, high = (right_edge - left_edge) / cols, (bottom_edge - top_edge) / rows
     cells = mask.nonzero()
     (top, left), (bottom, right) = cells.amin(0).tolist(), cells.amax(0).tolist()
-    x0, y0 = _inside(left * width / cols, width), _inside(top * height / rows, height)
-    return x0, y0, max(x0, (right + 1) * width / cols - 1), max(y0, (bottom + 1) * height / rows - 1)
+    x0, y0 = _inside(left_edge + left * wide, width), _inside(top_edge + top * high, height)
+    x1, y1 = left_edge + (right + 1) * wide - 1, top_edge + (bottom + 1) * high - 1
+    return x0, y0, max(x0, min(x1, width - 1.0)), max(y0, min(y1, height - 1.0))
 
 
 def _inside(position: float, length: int) -> float:
@@ -89,10 +97,10 @@ class Prompt:
             raise NoMap(f"{e.name} has no refined mask to take prompts from: run the refine stage on it first.")
         if not e.refined.any():
             return e.flagged("no-prompt")
-        box = None if self.kind == "point" else bounding_box(e.refined, e.image_size)
+        box = None if self.kind == "point" else bounding_box(e.refined, e.image_size, e.view)
         if self.kind == "box":
             return replace(e, box=box)
         found = components(e.refined, self.min_patches)
         middles = [centroid(cells, self.snap) for cells in found]
-        points = tuple(to_pixel(row, col, e.grid, e.image_size) for row, col in middles)
+        points = tuple(to_pixel(row, col, e.grid, e.image_size, e.view) for row, col in middles)
         return replace(e, points=points, box=box).flagged(*["few-patches"] * (len(found[0]) < self.min_patches))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import probe
 from fseg.checks import flag, number, one_of, whole
+from fseg.errors import NoMap
 from fseg.evidence import Evidence
 
 MASKS = ("M_v", "M^_f", "both")
@@ -54,7 +55,17 @@ def prototype_mask(
 
 
 def _on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple[int, int]) -> Float[Tensor, "row col feature"]:
-    """Patch features as cell features: the mean of the patches that a family merges into one image token, or the patch itself."""
+    """Patch features as cell features: the mean of the patches that a family merges into one image token, or the patch itself.
+
+    Raises:
+        NoMap: the patches are no whole number to a cell, so that they lie elsewhere than the cells.
+    """
+    patches = (features.shape[0], features.shape[1])
+    if any(count % cells for count, cells in zip(patches, grid, strict=True)):
+        raise NoMap(
+            f"The vision tower has {patches[0]} x {patches[1]} patches, which do not lie on the {grid[0]} x {grid[1]} image tokens, so that "
+            "their features cannot refine a response. Use a model that keeps all patches of its tower."
+        )
     return torch.nn.functional.adaptive_avg_pool2d(features.permute(2, 0, 1), grid).permute(1, 2, 0)
 
 

@@ -18,6 +18,7 @@ from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
 from fseg.sweep import Sweep
 from tests import families, zoo
 from tests.planted import plant
+from tests.processors import real
 from tests.unit.fseg.sams import tiny_sam
 
 RECIPE = fseg.get_recipe("fseg-llava-1.5-vicuna-7b").with_({"respond.layers": (1, 3), "ask.max_new_tokens": 4})
@@ -227,3 +228,15 @@ def test_a_family_that_cannot_be_resized_directly_is_refused_without_circular_ad
     model = probe.load(model=hf, processor=zoo.llava()[1])
     with pytest.raises(InvalidRecipe, match=r"qwen2_vl cannot be segmented with yet: .* Give a LLaVA"):
         fseg.Segmenter(backbone=model)
+
+
+def test_prompts_lie_on_what_a_tower_with_a_left_over_edge_sees():
+    """SigLIP at 384 / 14 sees 378 of 384 pixels."""
+    hf, processor = real.llava("full")
+    model = probe.load(model=hf, processor=processor, resize="stretch")
+    recipe = RECIPE.with_({"ask.presence": "assume", "ask.template": None, "respond.fusion": "D", "refine.vision_layer": -1})
+    segmenter = fseg.Segmenter(recipe, backbone=model, sam=tiny_sam())
+    cat = segmenter(Image.new("RGB", (768, 384), "grey"), ["cat"]).evidence["cat"]
+    assert cat.grid == (27, 27)
+    assert cat.view == (0.0, 0.0, 756.0, 378.0)
+    assert cat.box is None or (cat.box[2] <= 755.0 and cat.box[3] <= 377.0)

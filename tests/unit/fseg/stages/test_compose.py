@@ -71,3 +71,9 @@ def test_no_class_at_all_is_background():
 def test_a_class_whose_label_means_unlabelled_is_refused():
     with pytest.raises(InvalidClasses, match="at most 254 classes"):
         Compose("none")([relevant(0.5)], [None], SIZE, [254])
+
+
+def test_a_map_is_brought_to_where_its_grid_lies():
+    values = torch.tensor([[0.0, 1.0]])
+    assert upsample(values, (1, 4), (0.0, 0.0, 4.0, 1.0)).tolist() == upsample(values, (1, 4)).tolist()
+    assert upsample(values, (1, 5), (0.0, 0.0, 4.0, 1.0)).tolist() == [[0.0, 0.25, 0.75, 1.0, 1.0]]  # nothing was seen of the last pixel

@@ -99,3 +99,13 @@ def test_a_point_of_a_component_that_is_too_small_is_flagged():
     assert (Prompt(min_patches=10_000)(lone).points, Prompt(min_patches=10_000)(lone).flags) == (((0.0, 0.0),), ("few-patches",))
     assert Prompt(min_patches=1)(lone).flags == ()
     assert Prompt("box", min_patches=10_000)(lone).flags == ()
+
+
+def test_points_and_boxes_lie_where_the_grid_lies():
+    """A 384 / 14 tower sees 378 of 384 pixels: the last of 27 columns ends at 378."""
+    seen = (0.0, 0.0, 378.0, 378.0)
+    assert prompts.to_pixel(0, 26, (27, 27), (384, 384), seen) == (370.5, 6.5)
+    assert prompts.to_pixel(0, 26, (27, 27), (384, 384)) == pytest.approx((376.39, 6.61), abs=0.01)
+    corner = torch.zeros(27, 27, dtype=torch.bool)
+    corner[26, 26] = True
+    assert prompts.bounding_box(corner, (384, 384), seen) == (364.0, 364.0, 377.0, 377.0)

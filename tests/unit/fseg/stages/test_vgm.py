@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import probe
-from fseg.errors import InvalidOption
+from fseg.errors import InvalidOption, NoMap
 from fseg.stages import vgm
 from fseg.stages.vgm import Refine
 from tests.unit.fseg.fakes import FakeTrace, evidence
@@ -127,3 +127,8 @@ def test_a_guide_of_all_cells_leaves_no_prototype_outside_whatever_epsilon_is(ep
     assert vgm.prototypes(features, every, epsilon)[1].tolist() == [0.0, 0.0]
     # The mean inside is (0.5, 0): the cosines to it are 1, 0.7, 0.7 and -1, and those to nothing are 0.
     assert vgm.prototype_mask(features, every, epsilon).tolist() == [[True, True], [True, False]]
+
+
+def test_patches_that_do_not_lie_on_the_image_tokens_are_refused():
+    with pytest.raises(NoMap, match="27 x 27 patches, which do not lie on the 26 x 27 image tokens"):
+        vgm._on_grid(torch.zeros(27, 27, 1), (26, 27))
