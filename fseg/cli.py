@@ -24,7 +24,7 @@ from fseg.options import BackboneOption, DeviceOption, DtypeOption, ImportOption
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.result import Failure, Result
-from probe.console import Commands, run
+from probe.console import Commands, VersionOption, run
 from probe.errors import ProbeError
 
 
@@ -37,7 +37,6 @@ class FsegCommands(Commands):
 app = typer.Typer(
     cls=FsegCommands,
     no_args_is_help=True,
-    add_completion=False,
     help="FSeg-LLaVA: ask a multimodal language model which classes are in a picture, and segment them. Start with: fseg demo",
 )
 
@@ -61,7 +60,7 @@ class Figure(StrEnum):
 
 
 @app.callback()
-def begin() -> None:
+def begin(version: VersionOption = False) -> None:
     # Names of files need not be UTF-8, and a model answers in any writing: neither may stop what prints them.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from probe.console import Commands, run
+from probe.console import Commands, VersionOption, run
 from probe.model import load
 from probe.verify import verify as verify_model
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Look inside a Hugging Face multimodal model.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look inside a Hugging Face multimodal model.")
 
 
 @app.callback()
-def _probe() -> None:
+def _probe(version: VersionOption = False) -> None:
     """Look inside a Hugging Face multimodal model."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any, ClassVar, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +15,18 @@ from probe.errors import ProbeError
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a program that Ctrl-C ended, as shells know it: 130."""
+
+
+DISTRIBUTION = "fseg-llava"
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")]
 
 
 class Commands(TyperGroup):

@@ -279,3 +279,8 @@ def test_probe_inspects_a_folder(shell: Shell, models: tuple[str, str]) -> None:
     code, _, err = shell(probe.cli, "inspect", "/no/such/folder")
     assert code == 2
     assert "No model folder" in err
+
+
+@pytest.mark.parametrize("module", [fseg.cli, probe.cli], ids=["fseg", "probe"])
+def test_the_version_is_that_of_the_package(shell: Shell, module: object) -> None:
+    assert shell(module, "--version")[:2] == (0, f"fseg-llava {probe.__version__}\n")
