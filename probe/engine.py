@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import nnsight
 import torch
@@ -46,16 +46,17 @@ class Recorded:
 
 @dataclass(frozen=True)
 class _Step:
-    """One read at one module: `take` receives the module's envoy while the forward stands there.
+    """One read at one module.
 
     Attributes:
         path: of the module.
-        output: what is read is the module's output, which the module's own forward hooks may still change.
+        take: receives the module's first input or its output; or, from inside its forward, its envoy.
+        at: which of these.
     """
 
     path: str
     take: Callable[[Any], None]
-    output: bool = False
+    at: Literal["input", "output", "inside"]
 
 
 _Checked = tuple[str, int, AttentionPlace | Place | None]
@@ -116,7 +117,7 @@ class Engine:
             found.logits = {place: _select(output.logits, plan.positions[place], seats) for place in plan.logits}
             for place, rows in found.logits.items():
                 for logits in rows:
-                    check.add(("logits", 0, place), logits)
+                    check.add(("logits", 0, place), logits.amax(-1) if logits.numel() else logits)  # a model may ban tokens by -inf
         _refuse_not_finite(check.failed(), found)
         return found
 
@@ -141,36 +142,37 @@ class Engine:
         """Steps that check all states in the order of the forward, and keep none of them."""
         modules = self._modules
 
-        def checking(name: str, *, entering: bool = False) -> Callable[[Any], None]:
+        def checking(name: str) -> Callable[[Any], None]:
             def take(value: Any) -> None:
                 for states in _select(token_states(value, modules.axes), rows, seats):
                     check.add(name, states)
 
-            return self._taking(take, entering=entering)
+            return take
 
         def checking_tower(name: str) -> Callable[[Any], None]:
-            return self._taking(lambda value: check.add(name, value[0] if isinstance(value, tuple) else value))
+            return lambda value: check.add(name, value[0] if isinstance(value, tuple) else value)
 
         if with_vision:
             for block, path in enumerate(modules.vision_blocks):
-                yield _Step(path, checking_tower(f"state {block + 1} of the vision tower"), output=True)
-        yield _Step(modules.layers[0], checking("hidden state 0, the embeddings", entering=True))
+                yield _Step(path, checking_tower(f"state {block + 1} of the vision tower"), "output")
+        yield _Step(modules.layers[0], checking("hidden state 0, the embeddings"), "input")
         for block, path in enumerate(modules.layers):
-            yield _Step(path, checking(f"hidden state {block + 1}, the output of decoder block {block}"), output=True)
+            yield _Step(path, checking(f"hidden state {block + 1}, the output of decoder block {block}"), "output")
 
     def _run(self, forward: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], steps: Sequence[_Step], *, whole: bool) -> Any:
         """Trace one forward; what it returned, where it was run to its end."""
-        # A forward hook runs after the place at which nnsight stops a forward: one more has to come, so that it is not left out.
-        hooked = any(step.output and forward_hooks(self._model.get_submodule(step.path)) for step in steps)
         output: dict[str, Any] = {}
         with self.lock:
             if self._nn.interleaver.interleaving:
                 raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
+            hooked = {step.path for step in steps if step.at == "output" and forward_hooks(self._model.get_submodule(step.path))}
             try:
                 with torch.no_grad():
-                    self._trace(forward, inputs, steps, output, whole=whole or hooked)
+                    # A forward hook runs after the place at which nnsight would stop the forward.
+                    self._trace(forward, inputs, steps, output, hooked, whole=whole or bool(hooked))
             except OutOfOrderError as error:
-                path = next((step.path for step in steps if step.path in str(error)), "a module")
+                named = [step.path for step in steps if step.path in str(error)]
+                path = max(named, key=len, default="a module")
                 need = "Vision states need an image in the input" if path in self._modules.vision_blocks else "Read something else"
                 raise InvalidRead(f"{path} was to be read, which does not run for these inputs. {need}.") from error
             finally:
@@ -178,20 +180,24 @@ class Engine:
                     self._behind_hooks.pop().remove()
         return output.get("forward")
 
-    def _taking(self, take: Callable[[Any], None], *, entering: bool = False) -> Callable[[Any], None]:
-        """A step that takes a module's first input, or its output as the rest of the model gets it: behind the module's forward hooks."""
+    def _stand(self, envoy: Any, step: _Step, *, behind_hooks: bool) -> None:
+        """Take what a step reads, while the forward stands at its module."""
+        if step.at == "inside":
+            step.take(envoy)
+        elif step.at == "input":
+            step.take(envoy.input)
+        elif not behind_hooks:
+            step.take(envoy.output)
+        else:
+            # nnsight stands inside the module's forward, before its hooks. One that is added now runs in this call, as the last of them.
+            _ = envoy.output
 
-        def step(envoy: Any) -> None:
-            if entering:
-                take(envoy.input)
-            elif not forward_hooks(envoy._module):
-                take(envoy.output)
-            else:
-                # nnsight stands inside the module's forward, before its hooks. One that is added now runs in this call, as their last.
-                _ = envoy.output
-                self._behind_hooks.append(envoy._module.register_forward_hook(lambda _, __, output: take(output)))
+            def last(_module: Any, _inputs: Any, output: Any) -> None:
+                handle.remove()  # of several calls of a module the first is read
+                step.take(output)
 
-        return step
+            handle = envoy._module.register_forward_hook(last)
+            self._behind_hooks.append(handle)
 
     def _trace(
         self,
@@ -199,13 +205,14 @@ class Engine:
         inputs: Mapping[str, Any],
         steps: Sequence[_Step],
         output: dict[str, Any],
+        hooked: Set[str],
         *,
         whole: bool,
     ) -> None:
         nn = self._nn
         with nn.trace(inputs, fn=forward) as tracer:
             for step in steps:
-                step.take(nn.get(step.path))
+                self._stand(nn.get(step.path), step, behind_hooks=step.path in hooked)
             if whole:
                 output["forward"] = tracer.result
             else:
@@ -215,17 +222,17 @@ class Engine:
         modules = self._modules
         for state in sorted(plan.vision):
             path = modules.vision_blocks[max(state - 1, 0)]
-            yield _Step(path, self._take_vision(state, found, check), output=state > 0)
+            yield _Step(path, _take_vision(state, found, check), "output" if state else "input")
         for block, path in enumerate(modules.layers):
             if block == 0 and 0 in plan.hidden:
-                yield _Step(path, self._take_hidden(0, plan, seats, found, check))
+                yield _Step(path, self._take_hidden(0, plan, seats, found, check), "input")
             attention = modules.attention[block]
             if block in plan.attention and attention is not None:
-                yield _Step(attention, self._take_attention(block, plan, seats, found, check))
+                yield _Step(attention, self._take_attention(block, plan, seats, found, check), "inside")
             state = block + 1
             if state in plan.hidden:
                 last = state == len(modules.layers)
-                yield _Step(modules.last if last else path, self._take_hidden(state, plan, seats, found, check), output=True)
+                yield _Step(modules.last if last else path, self._take_hidden(state, plan, seats, found, check), "output")
 
     def _take_hidden(
         self, layer: int, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]
@@ -237,15 +244,7 @@ class Engine:
             for place in plan.hidden[layer]:
                 found.hidden[layer, place] = _select(states, plan.positions[place], seats)
 
-        return self._taking(take, entering=layer == 0)
-
-    def _take_vision(self, state: int, found: Recorded, check: FiniteCheck[_Checked]) -> Callable[[Any], None]:
-        def take(value: Any) -> None:
-            states = value[0] if isinstance(value, tuple) else value
-            check.add(("vision", state, None), states)
-            found.vision[state] = states.detach().clone()
-
-        return self._taking(take, entering=state == 0)
+        return take
 
     def _take_attention(
         self, block: int, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]
@@ -273,6 +272,15 @@ class Engine:
                     found.attention[block, place].append(_columns(rows, call, place, seat, keys))
 
         return take
+
+
+def _take_vision(state: int, found: Recorded, check: FiniteCheck[_Checked]) -> Callable[[Any], None]:
+    def take(value: Any) -> None:
+        states = value[0] if isinstance(value, tuple) else value
+        check.add(("vision", state, None), states)
+        found.vision[state] = states.detach().clone()
+
+    return take
 
 
 def _columns(rows: Tensor, call: AttentionCall | AttentionWeights, place: AttentionPlace, seat: Seat, keys: Sequence[int]) -> Tensor:

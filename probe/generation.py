@@ -31,10 +31,10 @@ def generation_options(
     forbidden = [*(own.pop("suppress_tokens", None) or (config or settings_of_model).suppress_tokens or ()), image_token_id]
     if config is not None:
         made: GenerationConfig = copy.deepcopy(config)
-        made.update(**own, suppress_tokens=forbidden)
+        beside = made.update(**own, suppress_tokens=forbidden)  # what is no setting, such as a logits_processor, goes to generate itself
         if made.pad_token_id is None:
             made.pad_token_id = pad_token_id
-        settings: dict[str, Any] = {"generation_config": made}
+        settings: dict[str, Any] = {"generation_config": made, **beside}
         asked = {name: getattr(made, name, None) for name in (*_READ_INSTEAD, "num_return_sequences")}
     else:
         settings = {"do_sample": False, "pad_token_id": pad_token_id, "suppress_tokens": forbidden} | own

@@ -1,11 +1,12 @@
-"""What a user did to a model that changes what it computes: forward hooks, and parameters that were replaced or written to."""
+"""What a user did to a model that changes what it computes: hooks, and modules, parameters and buffers that were replaced or written to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 _RECORDING = "transformers.utils.output_capturing"
@@ -14,22 +15,54 @@ _RECORDING = "transformers.utils.output_capturing"
 
 def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """The forward hooks that may change what a module returns, global ones first."""
-    hooks = (*torch_module._global_forward_hooks.values(), *module._forward_hooks.values())
-    return [hook for hook in hooks if getattr(hook, "__module__", "") != _RECORDING]
+    return [hooks[number] for hooks in (torch_module._global_forward_hooks, module._forward_hooks) for number in _numbers(hooks)]
 
 
-def model_state(model: nn.Module) -> int:
-    """A number that changes when forward hooks come or go, modules or parameters are replaced, or parameters are written to in place.
+class ModelState:
+    """A model as it is now: its hooks, and the modules, parameters and buffers that it consists of, with how often each was written to.
 
-    What is written through `parameter.data` is not seen: PyTorch does not count it.
+    Holds weak references alone. What is written through `parameter.data` is not seen: PyTorch does not count it.
     """
-    modules = tuple(
-        (id(module), *map(id, forward_hooks(module)), *map(id, module._forward_pre_hooks.values())) for module in model.modules()
-    )
-    # Offloaded parameters are replaced by every forward, and their values lie elsewhere.
-    parameters = tuple(
-        (id(parameter), parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
-        for parameter in model.parameters()
-        if not parameter.is_meta
-    )
-    return hash((modules, parameters))
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parts = [weakref.ref(part) for part in _parts(model)]
+        self._counts, self._forwards = _counts(model), _forwards(model)
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether the model is still as it was."""
+        parts, forwards = list(_parts(model)), _forwards(model)
+        return (
+            len(parts) == len(self._parts)
+            and all(known() is part for known, part in zip(self._parts, parts, strict=True))
+            and len(forwards) == len(self._forwards)
+            and all(known is forward for known, forward in zip(self._forwards, forwards, strict=True))
+            and self._counts == _counts(model)
+        )
+
+
+def _numbers(hooks: Mapping[int, Callable[..., Any]]) -> list[int]:
+    """PyTorch's numbers of the hooks that may change something; a number is never given twice, where an `id` is."""
+    return [number for number, hook in hooks.items() if getattr(hook, "__module__", "") != _RECORDING]
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers; offloaded ones are replaced by every forward, and their values lie elsewhere."""
+    yield from (tensor for tensor in model.parameters() if not tensor.is_meta)
+    yield from (tensor for tensor in model.buffers() if not tensor.is_meta)
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module | Tensor]:
+    yield from model.modules()
+    yield from _tensors(model)
+
+
+def _counts(model: nn.Module) -> list[Any]:
+    hooks: list[Any] = [_numbers(torch_module._global_forward_hooks), list(torch_module._global_forward_pre_hooks)]
+    hooks += [(_numbers(module._forward_hooks), list(module._forward_pre_hooks)) for module in model.modules()]
+    return hooks + [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in _tensors(model)]
+
+
+def _forwards(model: nn.Module) -> list[Any]:
+    """What stands in place of a module's own `forward`, nnsight's wrapper left out, which comes with the first read."""
+    there = (module.__dict__.get("forward") for module in model.modules())
+    return [None if type(forward).__module__.startswith("nnsight.") else forward for forward in there]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
@@ -22,6 +23,7 @@ from probe.errors import ImageError
 ImageLike = Image.Image | str | Path | np.ndarray[Any, Any] | Tensor
 """A PIL image, a file's path, or an array: (height, width), (height, width, 1|3|4) as numpy, (1|3|4, height, width) as torch."""
 
+OPENING = threading.Lock()  # the filters of warnings are the whole process's; reading a header takes microseconds
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,11 +82,12 @@ def read_image(path: str | Path) -> tuple[Image.Image, bytes]:
 
 def _decoded(content: bytes, named: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
+        with OPENING, warnings.catch_warnings():
             # Images past 89 megapixels are large, not an attack, when their owner names them.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content)) as opened:
-                return _to_rgb(opened, named)
+            opened = Image.open(BytesIO(content))
+        with opened:
+            return _to_rgb(opened, named)
     except UnidentifiedImageError as error:
         raise ImageError(f"{named} is not an image in a format that Pillow reads. Convert it to PNG or JPEG.") from error
     except ImageError:

@@ -199,15 +199,24 @@ class Probe:
         Args:
             encodings: what was read together; the first whose forward by itself is not finite is looked into.
         """
-        begins = (self._where_not_finite(one.inputs, (one.tokens,), (Seat(0),)) for one in encodings)
-        return self._told(error, next(filter(None, begins), ""))
+        unknown = False
+        for one in encodings:
+            begins = self._where_not_finite(one.inputs, (one.tokens,), (Seat(0),))
+            if begins:
+                return self._told(error, begins)
+            unknown = unknown or begins is None
+        return self._told(error, None if unknown else "")
 
-    def _where_not_finite(self, inputs: Mapping[str, Any], rows: Sequence[TokenMap], seats: Sequence[Seat]) -> str:
-        return self.engine.where_not_finite(self._forward, inputs, tuple(tuple(range(len(row))) for row in rows), seats)
+    def _where_not_finite(self, inputs: Mapping[str, Any], rows: Sequence[TokenMap], seats: Sequence[Seat]) -> str | None:
+        """Where NaN or infinity begins; "" where all states are finite; None: this could not be found out."""
+        try:
+            return self.engine.where_not_finite(self._forward, inputs, tuple(tuple(range(len(row))) for row in rows), seats)
+        except Exception:  # such as a shortage of memory: it must not stand in place of the error that is looked into
+            return None
 
-    def _told(self, error: NotFinite, begins: str) -> NotFinite:
-        where = f"It begins in {begins}." if begins else "It begins there: the states of all layers are finite."
-        return NotFinite(f"{error} {where} {advice(self.model.dtype)}")
+    def _told(self, error: NotFinite, begins: str | None) -> NotFinite:
+        where = {None: "", "": "It begins there: the states of all layers are finite. "}.get(begins, f"It begins in {begins}. ")
+        return NotFinite(f"{error} {where}{advice(self.model.dtype)}")
 
     def _forward(self, inputs: Mapping[str, Any]) -> Any:
         return self.model(**self.backbone.forward_inputs(self.model, inputs), use_cache=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, groupby, pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _REPLACEMENT = "\ufffd"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -44,10 +45,22 @@ class Detokenizer:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token as the vocabulary spells it; empty for special tokens, which `decode` leaves out."""
-        added = self.tokenizer.added_tokens_decoder
-        special = {number for number, token in added.items() if token.special}.union(self.tokenizer.all_special_ids)
+        special = _special_ids(self.tokenizer)
         spelled = self.tokenizer.convert_ids_to_tokens(list(ids))
         return ["" if number in special else piece or "" for number, piece in zip(ids, spelled, strict=True)]
+
+
+_SPECIAL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids that `decode` leaves out, kept for each tokenizer: a vocabulary may have thousands of added tokens, listed anew at each call."""
+    size = len(tokenizer)
+    known = _SPECIAL.get(tokenizer)
+    if known is None or known[0] != size:
+        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        known = _SPECIAL[tokenizer] = (size, frozenset(added.union(tokenizer.all_special_ids)))
+    return known[1]
 
 
 def text_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> TokenText:

@@ -17,6 +17,7 @@ from probe.backbones import Backbone
 from probe.cache import GrowingLayer
 from probe.encoding import Encoding
 from probe.generation import unfollowed
+from probe.hooks import ModelState
 from probe.plan import Positions, Seat
 from probe.spans import TokenMap
 
@@ -30,7 +31,7 @@ class Prefix:
         inputs: what the model's forward took for it.
         cache: the keys and values of every block. Never handed to the model again: a forward appends to the cache that it is given.
         position: the rotary position of the token that follows.
-        model_state: of the model that read it, see `probe.hooks.model_state`.
+        model_state: of the model that read it, see `probe.hooks.ModelState`.
         hidden: (layer, positions) -> hidden states (token, feature) that were read of it.
         vision: layer -> the tower's states that were read.
     """
@@ -39,7 +40,7 @@ class Prefix:
     inputs: Mapping[str, Any]
     cache: DynamicCache
     position: int
-    model_state: int
+    model_state: ModelState
     hidden: dict[tuple[int, Positions], Tensor] = field(default_factory=dict)
     vision: dict[int, Tensor] = field(default_factory=dict)
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from probe.decoding import BUSY, NEXT_LOGITS, Greedy, Start, decode
 from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import InvalidPolicy, InvalidRead, NotFinite, SessionClosed
-from probe.hooks import model_state
 from probe.images import ImageLike
 from probe.prefix import POLICIES, Continuations, Prefix, offered_policies, reach
 from probe.reads import Read
@@ -246,7 +245,7 @@ class Session:
         if self.policy == ALONE or not encodings:
             return None
         with self._model.engine.lock:
-            if self._prefix is not None and self._prefix.model_state != model_state(self._model.model):
+            if self._prefix is not None and not self._prefix.model_state.is_of(self._model.model):
                 self._prefix = None  # what was read of it is another model's by now
             if self._prefix is None and self._first is not None:
                 with self._explained([self._first]):

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from probe.encoding import Answer, Encoding
 from probe.engine import Recorded
-from probe.hooks import model_state
+from probe.hooks import ModelState
 from probe.plan import Plan, Positions, Seat, plan
 from probe.prefix import Continuations, Prefix
 from probe.reads import Hidden, Projected, Read, Vision
@@ -40,7 +40,7 @@ def read_prefix(model: Probe, encoding: Encoding, keep: Sequence[Read]) -> Prefi
     inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
     tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans, _texts={})
-    made = Prefix(tokens, inputs, DynamicCache(), 0, model_state(model.model))
+    made = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(model.model))
     wanted = plan([read for read in (_within(read, spans) for read in keep) if read is not None], model.modules, (tokens,))
     _read(model, made, wanted, made.cache)
     return replace(made, position=model.backbone.next_position(model.model, length))

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from fseg.errors import InvalidTruth
 from fseg.evaluation.metric import IGNORED
 from fseg.label_map import save_labels
+from probe.images import OPENING
 
 ABSENT_FROM_COCO = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Of COCO's ids, counted from 0, those that were planned and never annotated."""
@@ -110,7 +111,7 @@ def _pixel_values(path: Path) -> tuple[np.ndarray[Any, Any], bytes]:
     try:
         _check_regular(path)
         content = path.read_bytes()
-        with warnings.catch_warnings():
+        with OPENING, warnings.catch_warnings():
             # Pillow warns of pictures of half the size at which it refuses them; labels are as large as their image.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(BytesIO(content))

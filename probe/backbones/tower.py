@@ -62,6 +62,7 @@ def square_patches(model: Any, view: Grid | None) -> Grid:
 def tokens_beside_patches(model: Any) -> int:
     """How many tokens the tower puts before its patches: class and register tokens."""
     tower = model.get_encoder(modality="image")
+    tower = getattr(tower, "_orig_mod", tower)  # a compiled one
     if tower not in _BESIDE:
         _BESIDE[tower] = _output_length(tower, tower_size(model)[0]) - patches_per_side(model) ** 2
     return _BESIDE[tower]
