@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,24 +97,40 @@ def load_checkpoint(
         raise _not_image_text(place, config)
     if folder is not None:
         check_weights(folder)
-    model, told = _in_our_words(
-        "model",
-        place,
-        folder,
-        lambda: AutoModelForImageTextToText.from_pretrained(
+    with _without_report():
+        model, told = _in_our_words(
+            "model",
             place,
-            dtype=dtype or "auto",
-            attn_implementation=kernel,
-            device_map=device_map,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are reported with the others, and refused with them
-            **options,
-        ),
-    )
+            folder,
+            lambda: AutoModelForImageTextToText.from_pretrained(
+                place,
+                dtype=dtype or "auto",
+                attn_implementation=kernel,
+                device_map=device_map,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported with the others, and refused with them
+                **options,
+            ),
+        )
     check_complete(place, told)
     processor = _in_our_words("processor", place, folder, lambda: AutoProcessor.from_pretrained(place, **options))
     return model, processor
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' own report of missing tensors, which advises to train them: `check_complete` refuses the checkpoint."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
 
 
 def check_decoder(model: Any) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fseg import toml
-from fseg.errors import RunMismatch
-from fseg.evaluation.content import names_fingerprint
+from fseg.errors import InvalidDataSet, RunMismatch
+from fseg.evaluation.content import check_unchanged, names_fingerprint
 from fseg.evaluation.measure import fills
-from fseg.evaluation.readers import DataSet, data_set
+from fseg.evaluation.readers import DataSet, Sample, data_set, read_index
 from fseg.evaluation.record_values import Expected
 from fseg.evaluation.records import Record, read_records
 from fseg.evaluation.results import write_results
@@ -26,14 +26,15 @@ def merge(folders: Sequence[Path], root: Path, out: Path) -> dict[str, Any]:
     """Put parts together, and write the results of the whole. The parts are only read.
 
     Args:
-        root: of the data set, for its own class names.
+        root: of the data set: for its own class names, and to compare what was counted with those of its files that are there.
 
     Returns:
         what `results.json` holds: see `fseg.evaluation.results.summarise`.
 
     Raises:
         RunMismatch: a folder without a run, runs that differ in more than the part, parts that are missing, unfinished or there twice,
-            images that are in two parts or not in the set, or an `out` that is a part or holds something else.
+            images that are in two parts or not in the set, files that hold other bytes than when they were counted, or an `out` that is a
+            part or holds something else.
         RunLocked, OutputError: `out` is in use, or cannot be written.
     """
     manifests = [_manifest_of(folder) for folder in folders]
@@ -46,6 +47,7 @@ def merge(folders: Sequence[Path], root: Path, out: Path) -> dict[str, Any]:
     records = _all_records(folders, manifests, expected)
     if names_fingerprint(records) != first["set_names"]:
         raise RunMismatch(f"The {len(records)} images of the parts are not the {first['set_images']} of the set. Finish each part first.")
+    check_unchanged(_samples_there(declared, root), records)
     whole = {**first, "shard": "1/1", "images": len(records), "merged": len(folders)}
     _check_place(out, folders)
     check_writable(out)
@@ -56,6 +58,14 @@ def merge(folders: Sequence[Path], root: Path, out: Path) -> dict[str, Any]:
         else:
             check_same(out, there, whole)
         return write_results(out, whole, declared, rows, list(records.values()))
+
+
+def _samples_there(declared: DataSet, root: Path) -> tuple[Sample, ...]:
+    """The set's files under the root; none on a machine that puts parts together and has no images."""
+    try:
+        return read_index(declared, root).samples
+    except InvalidDataSet:
+        return ()
 
 
 def _manifest_of(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -101,7 +102,8 @@ def locked(folder: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}. Name another place with --out.") from error
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}. Name another place with --out.") from error
     try:
         _take(descriptor, path)
         _check_is_lock(descriptor, path)

@@ -14,7 +14,7 @@ from fseg.evaluation.job import Job, Shard
 from fseg.evaluation.merging import merge
 from fseg.evaluation.runner import evaluate
 from tests.faults.campaign import Campaign, Outcome
-from tests.unit.fseg.evaluation.runs import NAMES, RECIPE, job_of, planted, refusal, scenes
+from tests.unit.fseg.evaluation.runs import NAMES, RECIPE, exchange, job_of, planted, refusal, scenes
 from tests.unit.fseg.sams import tiny_sam
 
 PARTS = 2
@@ -75,6 +75,9 @@ def spoils(folder: Path, job: Job) -> dict[str, Spoil]:
         "a set with an image more": replace(job, root=scenes(folder / "more", [*NAMES[:4], "another"])),
         "a set with an image less": replace(job, root=scenes(folder / "less", NAMES[1:4])),
         "a set with other names": replace(job, root=scenes(folder / "named", [f"other-{name}" for name in NAMES[:4]])),
+        "two images exchanged between the parts": replace(
+            job, root=exchange(Path(shutil.copytree(job.root, folder / "exchanged")), *NAMES[:2])
+        ),
         "another limit": replace(job, limit=3),
         "another recipe": replace(job, rows={RECIPE.name: RECIPE.with_({"respond.layers": (0, 1)})}),
         "other weights": replace(job, sam=tiny_sam(seed=1)),
@@ -110,4 +113,4 @@ def merges(n: int, folder: Path, rng: np.random.Generator) -> Iterator[Outcome]:
     yield Outcome("whole parts merged", "" if same else "the parts as they were gave other results")
 
 
-CAMPAIGNS = [Campaign("merge", "parts that are not those of one set", full=240, short=12, trials=merges)]
+CAMPAIGNS = [Campaign("merge", "parts that are not those of one set", full=260, short=13, trials=merges)]

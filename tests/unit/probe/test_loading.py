@@ -76,10 +76,11 @@ def saved_without(folder: Path, place: Path, *names: str, add: dict[str, torch.T
     return str(place)
 
 
-def test_a_checkpoint_without_all_of_its_tensors_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_all_of_its_tensors_is_refused(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names = sorted(load_file(folder / "model.safetensors"))[:5]
     with pytest.raises(LoadError, match=r"tensors 5 missing \([\w.]+, [\w.]+, [\w.]+, \.\.\.\)\. Get the checkpoint again"):
         probe.load(saved_without(folder, tmp_path / "llava", *names))
+    assert "Consider training" not in capfd.readouterr().err  # transformers' advice beside our error
 
 
 def test_a_checkpoint_with_tensors_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

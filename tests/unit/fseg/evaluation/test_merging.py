@@ -13,7 +13,7 @@ from fseg.errors import RunMismatch
 from fseg.evaluation.job import Job, Shard
 from fseg.evaluation.merging import merge
 from fseg.evaluation.runner import evaluate
-from tests.unit.fseg.evaluation.runs import scenes
+from tests.unit.fseg.evaluation.runs import exchange, scenes
 
 
 def parts(job: Job, folder: Path) -> list[Path]:
@@ -48,6 +48,17 @@ def test_a_set_that_changed_between_its_parts_is_not_put_together(job: Job, tmp_
     scenes(mine.root, ["another"])
     evaluate(replace(mine, shard=Shard(2, 2)), tmp_path / "2")
     with pytest.raises(RunMismatch, match="set_images: 6 there, 7 asked for"):
+        merge([tmp_path / "1", tmp_path / "2"], mine.root, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_images_exchanged_between_the_parts_are_noticed(job: Job, tmp_path: Path) -> None:
+    """Scene 0 is of the first part and scene 1 of the second: one would be counted twice, and the other not at all."""
+    mine = replace(job, root=Path(shutil.copytree(job.root, tmp_path / "set")))
+    evaluate(replace(mine, shard=Shard(1, 2)), tmp_path / "1")
+    exchange(mine.root, "scene-0", "scene-1")
+    evaluate(replace(mine, shard=Shard(2, 2)), tmp_path / "2")
+    with pytest.raises(RunMismatch, match=r"files of 1 of 6 finished images hold other bytes than when they were counted, .*scene-0"):
         merge([tmp_path / "1", tmp_path / "2"], mine.root, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
