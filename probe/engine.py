@@ -150,7 +150,7 @@ class Engine:
             return take
 
         def checking_tower(name: str) -> Callable[[Any], None]:
-            return lambda value: check.add(name, value[0] if isinstance(value, tuple) else value)
+            return lambda value: check.add(name, _tower_states(value))
 
         if with_vision:
             for block, path in enumerate(modules.vision_blocks):
@@ -276,11 +276,17 @@ class Engine:
 
 def _take_vision(state: int, found: Recorded, check: FiniteCheck[_Checked]) -> Callable[[Any], None]:
     def take(value: Any) -> None:
-        states = value[0] if isinstance(value, tuple) else value
+        states = _tower_states(value)
         check.add(("vision", state, None), states)
         found.vision[state] = states.detach().clone()
 
     return take
+
+
+def _tower_states(value: Any) -> Tensor:
+    """What a block of the tower takes or returns; older versions of transformers return tuples."""
+    states: Tensor = value[0] if isinstance(value, tuple) else value
+    return states
 
 
 def _columns(rows: Tensor, call: AttentionCall | AttentionWeights, place: AttentionPlace, seat: Seat, keys: Sequence[int]) -> Tensor:
@@ -296,9 +302,10 @@ def _columns(rows: Tensor, call: AttentionCall | AttentionWeights, place: Attent
 
 
 def _refuse_not_finite(failed: Sequence[_Checked], found: Recorded) -> None:
-    """
+    """Refuse what was read and is not finite.
+
     Raises:
-        NotFinite: something that was read is not finite; the first in the order of the forward is named.
+        NotFinite: the first in the order of the forward is named.
     """
     for kind, layer, place in failed:
         if kind == "hidden":

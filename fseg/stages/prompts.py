@@ -52,11 +52,11 @@ def bounding_box(mask: Bool[Tensor, "row col"], image_size: tuple[int, int], vie
     """The smallest box (x0, y0, x1, y1) of pixels, both corners inside it, around the cells of a mask that is not empty."""
     (rows, cols), (height, width) = mask.shape, image_size
     left_edge, top_edge, right_edge, bottom_edge = view or (0.0, 0.0, width, height)
-    wide, high = (right_edge - left_edge) / cols, (bottom_edge - top_edge) / rows
+    wide, high = right_edge - left_edge, bottom_edge - top_edge
     cells = mask.nonzero()
     (top, left), (bottom, right) = cells.amin(0).tolist(), cells.amax(0).tolist()
-    x0, y0 = _inside(left_edge + left * wide, width), _inside(top_edge + top * high, height)
-    x1, y1 = left_edge + (right + 1) * wide - 1, top_edge + (bottom + 1) * high - 1
+    x0, y0 = _inside(left_edge + left * wide / cols, width), _inside(top_edge + top * high / rows, height)
+    x1, y1 = left_edge + (right + 1) * wide / cols - 1, top_edge + (bottom + 1) * high / rows - 1
     return x0, y0, max(x0, min(x1, width - 1.0)), max(y0, min(y1, height - 1.0))
 
 
