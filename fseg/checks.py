@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fseg.errors import InvalidOption
-from probe.templates import encodable
+from probe.inputs.templates import encodable
 
 LARGEST = 2**63 - 1
 """The largest whole number that TOML can hold, and a tensor."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import probe
 from fseg.errors import InvalidFusion, NotScoped
-from probe.layout import Box
+from probe.tokens.layout import Box
 
 MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined")
 """The maps of a class in the order in which the stages make them."""

@@ -15,17 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 import probe
-from fseg.classes import check_classes
-from fseg.embedded import backbone_place
+from fseg.checkpoints import backbone_place
 from fseg.errors import InvalidClasses, InvalidRecipe
 from fseg.evidence import Evidence
 from fseg.recipe import Recipe, get_recipe
 from fseg.result import Failure, Result
 from fseg.stages.qap import ClassAnswer
-from fseg.stages.sam import Promptable, load_sam
+from fseg.stages.segment import Promptable, load_sam
 from fseg.stages.tvr import best_synonym
+from fseg.vocabulary.classes import check_classes
+from probe.inputs.prompt import refuse_special_tokens
 from probe.loading import resolve_device
-from probe.prompt import refuse_special_tokens
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
@@ -96,7 +96,7 @@ class Segmenter:
         """For each class the names that it is asked about by, checked before anything is asked.
 
         Raises:
-            InvalidClasses: see `fseg.classes.check_classes`; or a name holds a special token of the model, such as "</s>".
+            InvalidClasses: see `fseg.vocabulary.classes.check_classes`; or a name holds a special token of the model, such as "</s>".
         """
         names = check_classes(classes)
         for name in (synonym for synonyms in names.values() for synonym in synonyms):

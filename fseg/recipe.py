@@ -12,12 +12,12 @@ from typing import Any
 from fseg import toml
 from fseg.checks import shown, text
 from fseg.errors import InvalidRecipe, UnknownRecipe
-from fseg.fusion import get_fusion
+from fseg.fusions.registry import get_fusion
 from fseg.plugins import GROUP, packages
 from fseg.stages.compose import Compose
 from fseg.stages.prompts import Prompt
 from fseg.stages.qap import Ask
-from fseg.stages.sam import Sam
+from fseg.stages.segment import Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import Refine
 

@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 from fseg import strict_json
+from fseg.drawing.figures import overlay, panel, save_labels
 from fseg.evidence import Evidence
-from fseg.figures import overlay, panel, save_labels
 from fseg.files import write_atomically
 from fseg.recipe import Recipe
 

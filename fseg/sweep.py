@@ -13,7 +13,7 @@ from fseg.pipeline import Classes, Segmenter, begin, follow, only_picture
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.qap import Ask
-from fseg.stages.sam import Promptable, SamMask, SamPrompt
+from fseg.stages.segment import Promptable, SamMask, SamPrompt
 
 
 class Sweep:

@@ -2,18 +2,18 @@
 
 from probe import _torchvision  # isort: skip  # first: transformers imports torchvision
 from probe import errors
-from probe.activation import Activation
 from probe.backbones import Backbone, register
-from probe.encoding import Answer, Encoding, Pictures
 from probe.errors import ProbeError
-from probe.images import ImageLike, open_image
-from probe.layout import Grid, ImageLayout
+from probe.inputs.encoding import Answer, Encoding, Pictures
+from probe.inputs.images import ImageLike, open_image
 from probe.model import Probe, load
-from probe.reads import Attention, Hidden, Logits, Place, Places, Projected, Read, Vision, merge
-from probe.session import Choice, Session
-from probe.spans import Span, TokenMap
-from probe.trace import Trace
-from probe.verify import verify
+from probe.sessions.session import Choice, Session
+from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.spans import Span, TokenMap
+from probe.tracing.activation import Activation
+from probe.tracing.reads import Attention, Hidden, Logits, Place, Places, Projected, Read, Vision, merge
+from probe.tracing.trace import Trace
+from probe.verification.parity import verify
 
 __version__ = "0.1.0"
 

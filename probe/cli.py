@@ -9,7 +9,7 @@ import typer
 
 from probe.console import Commands, VersionOption, run
 from probe.model import load
-from probe.verify import verify as verify_model
+from probe.verification.parity import verify as verify_model
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look inside a Hugging Face multimodal model.")
 

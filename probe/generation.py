@@ -93,9 +93,9 @@ _UNFOLLOWED = MappingProxyType(
         ),
     }
 )
-"""What a checkpoint's generation settings may hold that `probe.decoding` does not follow, and the value with which it does nothing."""
+"""What a checkpoint's generation settings may hold that `probe.sessions.greedy` does not follow, and the value with which it does nothing."""
 
 
 def unfollowed(settings: GenerationConfig) -> tuple[str, ...]:
-    """The settings that do something which `probe.decoding.Greedy` does not follow: each question has to be asked alone."""
+    """The settings that do something which `probe.sessions.greedy.Greedy` does not follow: each question has to be asked alone."""
     return tuple(name for name, idle in _UNFOLLOWED.items() if getattr(settings, name, None) not in (None, idle))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe.backbones import Backbone
-from probe.discover import Modules
-from probe.prefix import offered_policies
+from probe.sessions.prefix import offered_policies
+from probe.tracing.modules import Modules
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,27 @@ import torch
 from transformers import LogitsProcessorList
 
 from probe.backbones import Backbone, backbone_for
-from probe.decoding import BUSY, NEXT_LOGITS, Room, last_logits
-from probe.discover import Modules, discover
-from probe.encoding import Answer, Encoding, Pictures
-from probe.engine import Engine, Recorded
 from probe.errors import InvalidRead, LoadError, NotFinite, ProcessorNeeded
-from probe.finite import FiniteLogits, advice
 from probe.generation import generation_options
-from probe.images import ImageLike, open_images
+from probe.inputs.encoding import Answer, Encoding, Pictures
+from probe.inputs.image_cache import remembering
+from probe.inputs.images import ImageLike, open_images
+from probe.inputs.prompt import Messages, build_prompt, image_token
+from probe.inputs.text import AnswerTokenizer, token_map
 from probe.inspection import Inspection, inspect_model
-from probe.layout import ImageLayout
 from probe.loading import check_decoder, default_dtype, load_checkpoint, resolve_device, resolve_dtype
-from probe.plan import Plan, Seat, plan
-from probe.prefix import Feed
 from probe.preparation import Preparation
-from probe.prompt import Messages, build_prompt, image_token
-from probe.reads import Read
-from probe.remembering import remembering
-from probe.session import Session
-from probe.spans import TokenMap, image_spans
-from probe.text import AnswerTokenizer, token_map
-from probe.trace import Trace, VisionPlace
+from probe.sessions.greedy import BUSY, NEXT_LOGITS, Room, last_logits
+from probe.sessions.prefix import Feed
+from probe.sessions.session import Session
+from probe.tokens.layout import ImageLayout
+from probe.tokens.spans import TokenMap, image_spans
+from probe.tracing.engine import Engine, Recorded
+from probe.tracing.finite import FiniteLogits, advice
+from probe.tracing.modules import Modules, discover
+from probe.tracing.reads import Read
+from probe.tracing.resolving import Plan, Seat, plan
+from probe.tracing.trace import Trace, VisionPlace
 
 
 class Probe:

@@ -1,9 +1,9 @@
-"""The paper's ablations (Tables 2 to 6) as recipes: each row is one switch. The printed figures stand in `fseg.evaluation.published`."""
+"""The paper's ablations (Tables 2 to 6) as recipes: each row is one switch. The printed figures stand in `fseg.evaluation.report.published`."""
 
 from __future__ import annotations
 
-from fseg.evaluation.published import ABLATIONS as TABLES
-from fseg.evaluation.published import Row, Table, ablation
+from fseg.evaluation.report.published import ABLATIONS as TABLES
+from fseg.evaluation.report.published import Row, Table, ablation
 from fseg.recipe import Recipe
 from recipes.paper import LLAVA_1_5_VICUNA_7B, LLAVA_1_6_VICUNA_7B
 

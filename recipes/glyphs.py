@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fseg.recipe import Recipe
-from fseg.stages.sam import Sam
+from fseg.stages.segment import Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import Refine
 

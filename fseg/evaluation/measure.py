@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from fseg.errors import InvalidTruth
+from fseg.evaluation.datasets.readers import DataSet, Sample
 from fseg.evaluation.metric import IGNORED, Counts
-from fseg.evaluation.readers import DataSet, Sample
-from fseg.evaluation.records import Record, Row
+from fseg.evaluation.run.records import Record, Row
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.compose import UNLABELLED, Compose

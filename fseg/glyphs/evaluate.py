@@ -16,8 +16,8 @@ from tqdm import tqdm
 from fseg.evaluation.metric import Counts, Presence, bootstrap_difference, stack
 from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
 from fseg.pipeline import Segmenter
-from fseg.promptable import Promptable, SamPrompt
 from fseg.recipe import Recipe
+from fseg.sam.base import Promptable, SamPrompt
 from fseg.sweep import Sweep
 
 METHOD = "D * M_A, both masks, points and box"

@@ -9,8 +9,8 @@ from typing import Annotated, cast
 import typer
 from tqdm import tqdm
 
+from fseg.drawing.label_map import save_labels
 from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
-from fseg.label_map import save_labels
 
 
 class Format(StrEnum):

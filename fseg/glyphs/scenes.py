@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
 from fseg.errors import InvalidOption
-from fseg.glyphs.glyph_font import GLYPHS, Glyph, posed
+from fseg.glyphs.font import GLYPHS, Glyph, posed
 
 Split = Literal["train", "held-out"]
 Box = tuple[int, int, int, int]

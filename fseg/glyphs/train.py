@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from fseg.glyphs import corpus
+from fseg.glyphs.training import corpus
 
 
 class Model(StrEnum):
@@ -33,20 +33,20 @@ def train_llava(out: Path, minutes: float, shards: int, workers: int, resume: bo
     """Tower first, then everything; writes `out`/llava."""
     import torch
 
-    from fseg.glyphs import train_llava, train_tower
+    from fseg.glyphs.training import llava, tower
 
-    scenes, held_out = _render(out, shards, train_tower.SIDE, "square")
+    scenes, held_out = _render(out, shards, tower.SIDE, "square")
     if not (resume and (out / "llava.pt").exists()):
-        train_tower.train(train_tower.Run(scenes, held_out, out, 0.45 * minutes, workers=workers), resume)
-    train_llava.train(train_tower.Run(scenes, held_out, out, 0.55 * minutes, workers=workers, size=16), resume=resume)
-    model = train_llava.Speaker()
+        tower.train(tower.Run(scenes, held_out, out, 0.45 * minutes, workers=workers), resume)
+    llava.train(tower.Run(scenes, held_out, out, 0.55 * minutes, workers=workers, size=16), resume=resume)
+    model = llava.Speaker()
     model.load_state_dict(torch.load(out / "llava.pt", weights_only=True)["model"])
-    train_llava.save(model, out / "llava")
+    llava.save(model, out / "llava")
 
 
 def train_sam(out: Path, minutes: float, shards: int, resume: bool) -> None:
     """Writes `out`/sam.safetensors."""
-    from fseg.glyphs import train_sam
+    from fseg.glyphs.training import sam as train_sam
 
     scenes, held_out = _render(out, shards, train_sam.SIDE, "padded")
     train_sam.save(train_sam.train(scenes, held_out, out, minutes, resume), out / "sam.safetensors")

@@ -12,7 +12,7 @@ from torch import Tensor
 from fseg.checks import one_of
 from fseg.errors import InvalidClasses, NoMap
 from fseg.evidence import Evidence
-from probe.layout import Box
+from probe.tokens.layout import Box
 
 FILLS = ("background", "none", "argmax_response")
 BACKGROUND = 0

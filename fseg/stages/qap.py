@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import probe
 from fseg.checks import flag, number, one_of, shown, text, whole
-from fseg.classes import check_classes
 from fseg.errors import InvalidClasses, InvalidOption
-from fseg.questions import QUESTIONS, Article, affirmation, question
+from fseg.vocabulary.classes import check_classes
+from fseg.vocabulary.questions import QUESTIONS, Article, affirmation, question
 
 ARTICLES = ("a", "auto", "none")
 PRESENCES = ("ask", "assume", "gate")
@@ -94,7 +94,7 @@ class Ask:
     """The first stage.
 
     Attributes:
-        question: a wording of `fseg.questions.QUESTIONS` (Table 2).
+        question: a wording of `fseg.vocabulary.questions.QUESTIONS` (Table 2).
         article: before the class name: "a", "auto" ("an" before a vowel) or "none".
         template: the chat template, by name or as text with `{question}` and `<image>` in it; None for the processor's own.
         max_new_tokens: longest answer.

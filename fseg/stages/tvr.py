@@ -17,7 +17,7 @@ import probe
 from fseg.checks import flag, number, one_of, whole
 from fseg.errors import InvalidOption, NoMap
 from fseg.evidence import Evidence
-from fseg.fusion import Fusion, Option, Options, band, fusion, get_fusion
+from fseg.fusions.registry import Fusion, Option, Options, band, fusion, get_fusion
 
 CLASS_TOKENS = ("last", "first", "mean-feature", "mean-map")
 ENTROPIES = {"probability": 0.0, "reference": 0.001}

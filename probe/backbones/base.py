@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from probe.errors import LoadError, NoDirectResize
-from probe.layout import Grid, ImageLayout
 from probe.plugins import PlugIns
+from probe.tokens.layout import Grid, ImageLayout
 
 GROUP = "probe.backbones"
 """The entry-point group through which other packages declare backbones."""

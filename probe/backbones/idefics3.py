@@ -8,7 +8,7 @@ from typing import Any
 from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.tiles import tiled_layout
 from probe.backbones.tower import seen_share, square_patches
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("idefics3", "smolvlm")

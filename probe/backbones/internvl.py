@@ -11,7 +11,7 @@ from transformers.models.got_ocr2 import image_processing_got_ocr2 as got_ocr2
 from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.tiles import tiled_layout
 from probe.backbones.tower import seen_share, square_patches
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("internvl")

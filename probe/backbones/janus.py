@@ -7,7 +7,7 @@ from typing import Any
 
 from probe.backbones.base import Backbone, register
 from probe.backbones.tower import seen_share, square_patches, upper_left
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("janus")

@@ -7,7 +7,7 @@ from typing import Any
 
 from probe.backbones.base import Backbone, register
 from probe.backbones.tiles import tiled_grid
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("lfm2_vl")

@@ -10,7 +10,7 @@ from transformers.models.llama4.image_processing_llama4 import get_max_res_witho
 from probe.backbones.base import Backbone, register
 from probe.backbones.tiles import padded_canvas, tiled_layout
 from probe.backbones.tower import seen_share, square_patches
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("llama4")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.tower import share_of, square_patches, tokens_beside_patches, tower_size, upper_left
-from probe.images import normalise, resize_directly
-from probe.layout import Box, Grid, ImageLayout
+from probe.inputs.images import normalise, resize_directly
+from probe.tokens.layout import Box, Grid, ImageLayout
 
 
 @register("llava", "vipllava")

@@ -16,7 +16,7 @@ from probe.backbones.base import register
 from probe.backbones.llava import Llava, one_view
 from probe.backbones.tower import patches_per_side, tower_size
 from probe.errors import GridMismatch
-from probe.layout import Grid, ImageLayout, Spans
+from probe.tokens.layout import Grid, ImageLayout, Spans
 
 
 @register("llava_next")

@@ -13,7 +13,7 @@ from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.llava import one_view
 from probe.backbones.llava_next import rows_of_tokens, tiled_grid, whole_tile
 from probe.backbones.tower import tower_size
-from probe.layout import Grid, ImageLayout, Spans
+from probe.tokens.layout import Grid, ImageLayout, Spans
 
 
 @register("llava_onevision")

@@ -11,7 +11,7 @@ from transformers.models.mllama.image_processing_mllama import get_image_size_fi
 from probe.backbones.base import Backbone, register
 from probe.backbones.tiles import padded_canvas, tiled_grid
 from probe.backbones.tower import patches_per_side, seen_share
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("mllama")

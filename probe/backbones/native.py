@@ -11,7 +11,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.tiles import tiled_grid
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("qwen2_vl", "qwen3_vl", "glm4v")

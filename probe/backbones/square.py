@@ -9,7 +9,7 @@ from probe.backbones.base import SHARING, Backbone, register
 from probe.backbones.llava import processed_box
 from probe.backbones.tiles import tiled_layout
 from probe.backbones.tower import seen_share, square_patches
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("gemma3")

@@ -10,7 +10,7 @@ from probe.backbones.base import Backbone, register
 from probe.backbones.internvl import InternVL
 from probe.backbones.llava import processed_box
 from probe.backbones.tower import patches_per_side
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("got_ocr2")

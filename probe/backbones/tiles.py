@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from probe.backbones.tower import upper_left
-from probe.layout import Box, Grid, ImageLayout, Spans
+from probe.tokens.layout import Box, Grid, ImageLayout, Spans
 
 
 def tiled_layout(

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from probe.layout import Box, Grid
+from probe.tokens.layout import Box, Grid
 
 _BESIDE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fseg.evaluation.published import ABLATIONS
-from fseg.evaluation.tables import ablation_markdown
+from fseg.evaluation.report.published import ABLATIONS
+from fseg.evaluation.report.tables import ablation_markdown
 from fseg.glyphs.make import write_voc
 from fseg.result import versions
 

@@ -33,8 +33,8 @@ import typer
 from PIL import Image
 from torchmetrics import JaccardIndex
 
-from fseg.evaluation.job import Job, look_up
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run.job import Job, look_up
+from fseg.evaluation.run.runner import evaluate
 from fseg.glyphs import CLASSES
 from fseg.glyphs.make import write_voc
 from fseg.result import versions

@@ -14,8 +14,8 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import probe
-from probe.encoding import Encoding
-from probe.spans import TokenMap
+from probe.inputs.encoding import Encoding
+from probe.tokens.spans import TokenMap
 from tests import families
 from tests.contract.parity import NOT_THE_FEATURES, measure
 

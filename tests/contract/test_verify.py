@@ -16,7 +16,7 @@ import probe
 from fseg.glyphs import llava_folder
 from probe.backbones.llava import Llava
 from probe.backbones.llava_next import LlavaNext
-from probe.layout import Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
 from tests import processors, zoo
 
 CASES: dict[str, tuple[Callable[[], tuple[Any, Any]], dict[str, Any]]] = {

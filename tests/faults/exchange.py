@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run.runner import evaluate
 from tests.faults.campaign import Campaign, Outcome
 from tests.unit.fseg.evaluation.runs import NAMES, job_of, refusal, saved, scenes
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from fseg.errors import FsegError
 from fseg.evaluation.metric import Counts
-from fseg.evaluation.record_values import Expected
-from fseg.evaluation.records import FOLDER, Record, RecordFile, Row, cut_torn_lines, read_records, to_json
+from fseg.evaluation.run.record_values import Expected
+from fseg.evaluation.run.records import FOLDER, Record, RecordFile, Row, cut_torn_lines, read_records, to_json
 from fseg.files import clear_temporary, write_atomically
 from tests.faults.campaign import Campaign, Outcome
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fseg.evaluation.job import Job, Shard
-from fseg.evaluation.merging import merge
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run.job import Job, Shard
+from fseg.evaluation.run.merging import merge
+from fseg.evaluation.run.runner import evaluate
 from tests.faults.campaign import Campaign, Outcome
 from tests.unit.fseg.evaluation.runs import NAMES, RECIPE, exchange, job_of, planted, refusal, scenes
 from tests.unit.fseg.sams import tiny_sam

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fseg.errors import RunMismatch
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run.runner import evaluate
 from tests.faults.campaign import Campaign, Outcome
 from tests.unit.fseg.evaluation.runs import job_of, saved, scenes
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from probe.discover import discover
+from probe.tracing.modules import discover
 from tests import families, zoo
 
 TILE, PATCH = 28, 7

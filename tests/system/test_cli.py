@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fseg
-import fseg.cli
+import fseg.cli.main
 import probe.cli
 from tests import zoo
 from tests.planted import plant

@@ -18,8 +18,8 @@ import probe
 from fseg.evaluation.metric import Counts
 from fseg.glyphs import CLASSES, llava_folder, sam_file, scene
 from fseg.glyphs.evaluate import METHOD, measure
-from fseg.sam_weights import read_weights
-from fseg.stages.sam import SamPrompt, load_sam
+from fseg.sam.weights import read_weights
+from fseg.stages.segment import SamPrompt, load_sam
 from tests.unit.fseg.sams import to_transformers
 
 
@@ -107,7 +107,7 @@ def test_a_picture_without_any_class_is_all_background(segmenter: fseg.Segmenter
 def test_the_demo_prints_a_table_and_draws_a_panel(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import fseg.cli
+    import fseg.cli.main
 
     monkeypatch.setattr("sys.argv", ["fseg", "demo", "--out", str(tmp_path / "demo"), "--seed", "5", "--scenes", "2"])
     with pytest.raises(SystemExit) as ended:

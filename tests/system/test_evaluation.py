@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 
 import fseg
 from fseg.errors import ClusterNotFound, WorkerDied
-from fseg.evaluation.job import Job, look_up
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run.job import Job, look_up
+from fseg.evaluation.run.runner import evaluate
 from probe.errors import DeviceNotFound
 from tests import zoo
 from tests.planted import plant
@@ -66,7 +66,7 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
 def start(place: Path, out: Path, workers: int = 1, cluster: str | None = None) -> multiprocessing.process.BaseProcess:
     """A run in a process of its own, forked from one that has imported everything: twenty kills need not import torch twenty times."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fseg.evaluation.runner"])
+    context.set_forkserver_preload(["fseg.evaluation.run.runner"])
     process = context.Process(target=_evaluate, args=(place, out, workers, cluster))
     process.start()
     return process
@@ -180,7 +180,7 @@ def test_workers_that_are_still_importing_end_with_a_killed_run(place: Path, tmp
 
 PROGRAM = """
 import fseg, probe, torch
-from fseg.cli import main
+from fseg.cli.main import main
 
 @fseg.fusion("nearness", reads=lambda layers, **_: [probe.Hidden(fseg.band(layers), at=("image", "class"))])
 def nearness(e, *, layers=(1, 3)):
@@ -306,9 +306,9 @@ class EndsItsReader:
 def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fseg.evaluation import ray_workers
-    from fseg.evaluation.ray_cluster import LOCAL
-    from fseg.evaluation.ray_workers import run_on_cluster
+    from fseg.evaluation.distribution import ray_workers
+    from fseg.evaluation.distribution.ray_cluster import LOCAL
+    from fseg.evaluation.distribution.ray_workers import run_on_cluster
 
     monkeypatch.setattr(ray_workers, "ATTEMPTS", 2)  # each costs a process that imports torch
     recipe = fseg.get_recipe(place / "tiny.toml")
@@ -357,7 +357,7 @@ def test_a_cluster_without_ray_says_what_to_install(place: Path, tmp_path: Path,
 def test_a_wrong_word_is_answered_in_one_line(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
 ) -> None:
-    import fseg.cli
+    import fseg.cli.main
 
     monkeypatch.setattr("sys.argv", ["fseg", *command(place, tmp_path / "out", *more)[3:]])
     with pytest.raises(SystemExit) as ended:
@@ -369,7 +369,7 @@ def test_a_wrong_word_is_answered_in_one_line(
 def test_a_table_has_our_figures_beside_the_papers(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fseg.cli
+    import fseg.cli.main
 
     def shell(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["fseg", *arguments])
@@ -389,7 +389,7 @@ def test_a_table_has_our_figures_beside_the_papers(
 
 
 def test_data_sets_are_listed_with_what_is_found(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import fseg.cli
+    import fseg.cli.main
 
     monkeypatch.setattr("sys.argv", ["fseg", "datasets", "--root", str(place / "set")])
     with pytest.raises(SystemExit):

@@ -18,7 +18,7 @@ sys.modules.update(dict.fromkeys({others!r}))  # None: an import raises ModuleNo
 
 import numpy as np
 import probe
-from probe.plot import overlay
+from probe.views import overlay
 from tests import zoo
 
 hf, processor = zoo.llava()

@@ -42,7 +42,7 @@ def test_files_are_one_room_each() -> None:
 
 
 def test_nnsight_is_imported_in_one_file() -> None:
-    assert [str(path.relative_to(ROOT)) for path in FILES if "nnsight" in imported(path)] == ["probe/engine.py"]
+    assert [str(path.relative_to(ROOT)) for path in FILES if "nnsight" in imported(path)] == ["probe/tracing/engine.py"]
 
 
 def test_there_is_one_trace_block() -> None:

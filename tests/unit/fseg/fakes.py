@@ -11,9 +11,9 @@ from torch import Tensor
 
 import probe
 from fseg.evidence import Evidence
-from probe.activation import Activation
-from probe.layout import Grid, ImageLayout
-from probe.spans import Span, TokenMap
+from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.spans import Span, TokenMap
+from probe.tracing.activation import Activation
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_layer_distances_cover_every_layer(model: probe.Probe, picture: Image.Im
 
 
 def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = importlib.import_module("fseg.fusion")  # `fseg.fusion` itself is the decorator
+    registry = importlib.import_module("fseg.fusions.registry")
     monkeypatch.setattr(registry, "_fusions", dict(registry._fusions))
 
     @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])

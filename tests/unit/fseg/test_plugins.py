@@ -14,7 +14,7 @@ import pytest
 
 import fseg
 from fseg.errors import ImportFailed, UnknownFusion, UnknownRecipe
-from fseg.evaluation.job import Job, open_models
+from fseg.evaluation.run.job import Job, open_models
 from fseg.imports import import_named
 
 Install = Callable[..., None]

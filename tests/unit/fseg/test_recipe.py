@@ -10,7 +10,7 @@ import torch
 
 from fseg import toml
 from fseg.errors import InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
-from fseg.fusion import fusion
+from fseg.fusions.registry import fusion
 from fseg.plugins import GROUP
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.stages.qap import Ask
@@ -49,7 +49,7 @@ def test_an_unknown_key_lists_the_known_ones():
 
 
 def test_another_fusion_keeps_the_options_that_it_shares(monkeypatch):
-    module = importlib.import_module("fseg.fusion")  # `fseg.fusion` itself is the decorator
+    module = importlib.import_module("fseg.fusions.registry")
     monkeypatch.setattr(module, "_fusions", dict(module._fusions))
 
     @fusion("sharp", reads=lambda **_: [])

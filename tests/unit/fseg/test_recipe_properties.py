@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fseg.errors import FsegError
-from fseg.questions import QUESTIONS
 from fseg.recipe import Recipe, get_recipe
 from fseg.stages.compose import FILLS, Compose
 from fseg.stages.prompts import KINDS, Prompt
 from fseg.stages.qap import ARTICLES, PRESENCES, TEMPLATES, Ask
-from fseg.stages.sam import MULTIMASKS, Sam
+from fseg.stages.segment import MULTIMASKS, Sam
 from fseg.stages.tvr import CLASS_TOKENS, ENTROPIES, Respond
 from fseg.stages.vgm import MASKS, Refine
+from fseg.vocabulary.questions import QUESTIONS
 
 LARGEST = 2**63 - 1
 texts = st.text(min_size=1, max_size=30)

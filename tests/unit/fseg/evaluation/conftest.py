@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import probe
-from fseg.evaluation.job import Job
+from fseg.evaluation.run.job import Job
 from fseg.sweep import Sweep
 from tests.unit.fseg.evaluation.runs import job_of, planted, scenes
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import fseg
 import probe
 from fseg.errors import RunMismatch
-from fseg.evaluation.job import Job
+from fseg.evaluation.run.job import Job
 from tests import zoo
 from tests.planted import plant
 from tests.unit.fseg.evaluation import trees

@@ -11,9 +11,9 @@ from PIL import Image
 
 import fseg
 from fseg.errors import InvalidTruth
-from fseg.evaluation.label_maps import as_they_are
+from fseg.evaluation.datasets.label_maps import as_they_are
+from fseg.evaluation.datasets.readers import DataSet, Sample, TruthFiles
 from fseg.evaluation.measure import headline, measure, predictions
-from fseg.evaluation.readers import DataSet, Sample, TruthFiles
 from tests.unit.fseg.fakes import evidence
 
 WITH = DataSet("with", "images", "labels", (TruthFiles(".png", as_they_are(3)),), 3, background=True)

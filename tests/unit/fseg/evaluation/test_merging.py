@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fseg.errors import RunMismatch
-from fseg.evaluation.job import Job, Shard
-from fseg.evaluation.merging import merge
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run.job import Job, Shard
+from fseg.evaluation.run.merging import merge
+from fseg.evaluation.run.runner import evaluate
 from tests.unit.fseg.evaluation.runs import exchange, scenes
 
 

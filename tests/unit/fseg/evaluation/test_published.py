@@ -11,8 +11,8 @@ import pytest
 
 import fseg
 from fseg.errors import InvalidDataSet, UnknownRecipe
-from fseg.evaluation.published import COLUMNS, TABLE_1, ablation
-from fseg.evaluation.tables import ablation_markdown, ablation_rows, ablation_table, comparison, passes, read_results
+from fseg.evaluation.report.published import COLUMNS, TABLE_1, ablation
+from fseg.evaluation.report.tables import ablation_markdown, ablation_rows, ablation_table, comparison, passes, read_results
 from probe.errors import LoadError
 from tests import zoo
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from fseg.errors import InvalidClasses, InvalidDataSet, InvalidTruth, MissingFiles
-from fseg.evaluation.label_maps import STUFF_IDS, LabelValues, as_they_are, object_ids, read_truth, shifted, stuff_ids, write_mask
-from fseg.evaluation.readers import BENCHMARKS, check_complete, data_set, found, read_index, tree
+from fseg.evaluation.datasets.label_maps import STUFF_IDS, LabelValues, as_they_are, object_ids, read_truth, shifted, stuff_ids, write_mask
+from fseg.evaluation.datasets.readers import BENCHMARKS, check_complete, data_set, found, read_index, tree
 from tests.unit.fseg.evaluation import trees
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from fseg.errors import OutputError, RunMismatch
 from fseg.evaluation.metric import Counts
-from fseg.evaluation.record_values import Expected
-from fseg.evaluation.records import Record, RecordFile, Row, cut_torn_lines, from_json, read_records, to_json
+from fseg.evaluation.run.record_values import Expected
+from fseg.evaluation.run.records import Record, RecordFile, Row, cut_torn_lines, from_json, read_records, to_json
 
 COUNTS = Counts.of(np.array([[0, 3, 3]]), np.array([[0, 3, 255]]), 5)
 ANSWER = {"label": 3, "asked_as": "cat", "answer": "yes, «it» does", "margin": 1.5, "score": None, "flags": []}

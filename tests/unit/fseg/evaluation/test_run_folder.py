@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fseg.errors import OutputError, RunLocked, RunMismatch
-from fseg.evaluation import run_folder
-from fseg.evaluation.run_folder import LOCK, MOST_SHOWN, check_ours, check_same, differences, listed, locked, read_manifest
+from fseg.evaluation.run import run_folder
+from fseg.evaluation.run.run_folder import LOCK, MOST_SHOWN, check_ours, check_same, differences, listed, locked, read_manifest
 
 
 def test_a_second_run_on_a_folder_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,13 @@ from torchmetrics import JaccardIndex
 
 import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError, RunMismatch
-from fseg.evaluation import job as job_module
-from fseg.evaluation.job import Job, Shard
-from fseg.evaluation.results import table
-from fseg.evaluation.runner import evaluate
-from fseg.evaluation.tables import ablation_rows
-from fseg.evaluation.workers import devices
-from fseg.promptable import SamMask
+from fseg.evaluation.distribution.workers import devices
+from fseg.evaluation.report.results import table
+from fseg.evaluation.report.tables import ablation_rows
+from fseg.evaluation.run import job as job_module
+from fseg.evaluation.run.job import Job, Shard
+from fseg.evaluation.run.runner import evaluate
+from fseg.sam.base import SamMask
 from probe.errors import DeviceNotFound
 from tests import zoo
 from tests.unit.fseg.evaluation import trees

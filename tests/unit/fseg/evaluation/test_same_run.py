@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fseg.errors import RunMismatch
-from fseg.evaluation import weights
-from fseg.evaluation.job import Job
-from fseg.evaluation.runner import evaluate
+from fseg.evaluation.run import weights
+from fseg.evaluation.run.job import Job
+from fseg.evaluation.run.runner import evaluate
 from tests.unit.fseg.evaluation import trees
 from tests.unit.fseg.evaluation.runs import job_of, saved, swap
 from tests.unit.fseg.sams import tiny_sam

@@ -1,0 +1,1 @@
+"""Data sets: their layouts on disk, classes and label maps."""

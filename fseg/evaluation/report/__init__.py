@@ -1,0 +1,1 @@
+"""Figures of a finished run, and the tables of several."""

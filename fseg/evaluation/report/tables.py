@@ -1,0 +1,181 @@
+"""The paper's tables with our figures in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from fseg.errors import InvalidDataSet
+from fseg.evaluation.report.published import ABLATIONS, BANDS, COLUMNS, TABLE_1, ablation, band_name, row_recipe
+from fseg.evaluation.report.results import RESULTS, percent, read_results_file
+from fseg.recipe import Recipe
+from probe.errors import LoadError
+
+LAYERS_TABLE = 3
+BAND = 3
+"""Layers in each row of Table 3 for a model that is less deep than the paper's."""
+
+
+def ablation_rows(number: int, base: Recipe, backbone: str | None = None) -> dict[str, Recipe]:
+    """The recipes of a table's rows. For a model without the paper's layers, Table 3 has every band of three layers that it has.
+
+    Args:
+        backbone: instead of the recipe's, as `Segmenter` takes it by name.
+
+    Raises:
+        UnknownRecipe: the paper has no such ablation.
+    """
+    rows = ablation(number, base)
+    if number != LAYERS_TABLE:
+        return rows
+    last = depth(backbone or base.backbone)
+    if all(deepest <= last for _, deepest in BANDS):
+        return rows
+    bands = [(first, first + BAND - 1) for first in range(last + 2 - BAND)]
+    return {band_name(band): row_recipe(number, base, band_name(band), band) for band in bands}
+
+
+def depth(backbone: str) -> int:
+    """The index of a model's last hidden state, from its configuration alone. Code that comes with a model is not run.
+
+    Raises:
+        LoadError: there is no such configuration, it does not say, or code of its own would have to be run to read it.
+    """
+    if backbone == "glyphs":
+        from fseg.glyphs import llava_folder  # the embedded models are looked for only when asked for
+
+        backbone = str(llava_folder())
+    try:
+        return int(AutoConfig.from_pretrained(backbone, trust_remote_code=False).get_text_config().num_hidden_layers)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise LoadError(
+                f"How many layers {backbone} has cannot be read without running Python code that comes with it, which is not done. "
+                "Name a model whose architecture transformers knows, by --backbone."
+            ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise LoadError(
+            f"How many layers {backbone} has cannot be read: {reason} Check the name, or give a folder by --backbone."
+        ) from error
+
+
+def passes(rows: Mapping[str, Recipe]) -> int:
+    """How often the model looks at an image for all rows together: once for each way of asking."""
+    return len({recipe.ask for recipe in rows.values()})
+
+
+def ablation_table(number: int, results: Mapping[str, Any] | None = None) -> str:
+    """A table of the paper's ablations, with the figures of a run beside the printed ones.
+
+    Args:
+        results: of `fseg ablate`; None: the printed figures alone.
+    """
+    rows = _beside_the_papers(number, results)
+    width = max(len(name) for name, *_ in rows)
+    lines = [_ablation_title(number, results), f"{'':<{width}}  {'ours':>6}  {'LLaVA-1.5':>9}  {'LLaVA-1.6':>9}"]
+    lines += [f"{name:<{width}}  {ours:>6}  {first:>9}  {second:>9}" for name, ours, first, second in rows]
+    return "\n".join(lines)
+
+
+def ablation_markdown(number: int, results: Mapping[str, Any] | None = None) -> str:
+    """The same table in Markdown, under its title."""
+    lines = [f"{_ablation_title(number, results)}.", "", "| | ours | LLaVA-1.5 | LLaVA-1.6 |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join((f'`{name}`', *figures))} |" for name, *figures in _beside_the_papers(number, results)]
+    return "\n".join(lines)
+
+
+def _ablation_title(number: int, results: Mapping[str, Any] | None) -> str:
+    where = f"ours on {results['data_set']}, {results['images']} images; " if results else ""
+    return f"Table {number}: {ABLATIONS[number].key}, mIoU in percent ({where}the paper on VOC21)"
+
+
+def _beside_the_papers(number: int, results: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    """Each row's name, our figure, and the two that the paper prints."""
+    table = ABLATIONS[number]
+    ours = {name: row["miou"] for name, row in results["rows"].items()} if results else {}
+    printed = {name: table.rows[name].printed if name in table.rows else (None, None) for name in ours or table.rows}
+    return [(name, percent(ours.get(name)).strip(), _figure(first), _figure(second)) for name, (first, second) in printed.items()]
+
+
+def comparison(results: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Table 1: what was published, the two methods that the paper leaves out, and a row for each recipe that was measured.
+
+    Args:
+        results: of `fseg eval`, one a data set. A figure of less than the whole set is marked.
+    """
+    rows = [
+        (
+            f"{p.method}{'' if p.in_paper else ' [a]'}",
+            p.backbone,
+            p.venue,
+            "yes" if p.trained else "no",
+            [*map(_figure, p.miou), _mean(p.miou)],
+        )
+        for p in TABLE_1
+    ]
+    rows += [(name, backbone, "here", "no", figures) for name, backbone, figures in _measured(results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"{'Method':<{widths[0]}}  {'Backbone':<{widths[1]}}  {'Venue':<{widths[2]}}  Trained  {'  '.join((*COLUMNS, 'mean'))}"]
+    for method, backbone, venue, trained, figures in rows:
+        shown = "  ".join(f"{figure:>{len(column)}}" for figure, column in zip(figures, (*COLUMNS, "mean"), strict=True))
+        lines.append(f"{method:<{widths[0]}}  {backbone:<{widths[1]}}  {venue:<{widths[2]}}  {trained:<7}  {shown}".rstrip())
+    lines += ["", "mIoU in percent. [a] cited by the paper, and not in its table."]
+    if any("*" in figure for row in rows for figure in row[4]):
+        lines.append("* not the whole set: a limit, a part, missing files, or images that failed; see its results.json.")
+    return "\n".join(lines)
+
+
+def _measured(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    """A row for each recipe, class list and model; the same set measured twice makes a second row."""
+    rows: list[tuple[tuple[str, str], dict[str, Mapping[str, Any]]]] = []
+    for one in results:
+        if one.get("data_set") not in COLUMNS or "miou" not in one:
+            continue
+        key = (f"{one['recipe']['name']}, {one['class_list']}", Path(one["models"]["backbone"]).name)
+        row = next((found for known, found in rows if known == key and one["data_set"] not in found), None)
+        if row is None:
+            row = {}
+            rows.append((key, row))
+        row[one["data_set"]] = one
+    return [(*key, [*(_ours(found.get(column)) for column in COLUMNS), _mean_of_ours(found)]) for key, found in rows]
+
+
+def _ours(one: Mapping[str, Any] | None) -> str:
+    if one is None or one["miou"] is None:
+        return "-"
+    whole = one["images_of_the_whole_set"]
+    partial = one["limit"] or one["shard"] != "1/1" or one["missing_files"] or one["failed"] or (whole and one["images"] != whole)
+    return f"{100 * one['miou']:.1f}{'*' if partial else ''}"
+
+
+def _mean_of_ours(found: Mapping[str, Mapping[str, Any]]) -> str:
+    figures = [100 * found[column]["miou"] for column in COLUMNS if column in found and found[column]["miou"] is not None]
+    mark = "*" if any("*" in _ours(one) for one in found.values()) else ""
+    return f"{sum(figures) / len(COLUMNS):.1f}{mark}" if len(figures) == len(COLUMNS) else "-"
+
+
+def read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results.json of runs, anywhere below the folders.
+
+    Raises:
+        InvalidDataSet: a folder without any, or a file that does not read as one.
+    """
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        paths = sorted(folder.rglob(RESULTS))
+        if not paths:
+            raise InvalidDataSet(f"No results.json in {str(folder)!r} or below. Name the --out folder of a finished `fseg eval`.")
+        found += map(read_results_file, paths)
+    return found
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.1f}" if len(known) == len(values) else "-"

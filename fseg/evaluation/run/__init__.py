@@ -1,0 +1,1 @@
+"""One evaluation run: its images, records and folder."""

@@ -1,0 +1,88 @@
+"""Hashes of a data set: of the names of its images, and of the bytes of each image and its truth, taken as they are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import probe
+from fseg import strict_json
+from fseg.errors import RunMismatch
+from fseg.evaluation.datasets.label_maps import read_truth_and_bytes
+from fseg.evaluation.datasets.readers import Sample
+from fseg.evaluation.measure import Labels
+from fseg.evaluation.run.records import Record
+from probe.inputs.images import read_image
+
+_READERS = 4
+"""Threads that read files again on resuming."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as the model takes it, its truth, and the hashes of both files."""
+
+    pictures: probe.Pictures
+    truth: Labels
+    content: tuple[str, str]
+
+
+def prepare(model: probe.Probe, sample: Sample) -> Prepared:
+    """Read a sample's files, each once.
+
+    Raises:
+        ImageError, InvalidTruth: one of them cannot be read.
+    """
+    image, image_bytes = read_image(sample.image)
+    truth, truth_bytes = read_truth_and_bytes(sample.truth, sample.values)
+    return Prepared(model.prepare(image), truth, (_hash(image_bytes), _hash(truth_bytes)))
+
+
+def check_unchanged(samples: Iterable[Sample], records: Mapping[str, Record]) -> None:
+    """Check that the files of finished images are those that were counted.
+
+    Raises:
+        RunMismatch: some hold other bytes now, or cannot be read; the message names the first.
+    """
+    finished = [(sample, content) for sample in samples if (content := _content(records.get(sample.name))) is not None]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda sample: (_hash_of(sample.image), _hash_of(sample.truth)), (sample for sample, _ in finished)))
+    changed = [(sample, now, then) for (sample, then), now in zip(finished, found, strict=True) if now != then]
+    if changed:
+        sample, now, then = changed[0]
+        path = sample.image if now[0] != then[0] else sample.truth
+        raise RunMismatch(
+            f"The files of {len(changed)} of {len(finished)} finished images hold other bytes than when they were counted, the first "
+            f"{str(path)!r}. Put them back, or start this run in a folder of its own (--out)."
+        )
+
+
+def names_fingerprint(names: Iterable[str]) -> str:
+    """A hash of the names of a set's images, in whatever order."""
+    return _hash(strict_json.dump(sorted(names)))
+
+
+def data_fingerprint(records: Iterable[Record]) -> str:
+    """A hash of the names and bytes of all images and truths that were counted, the same in whatever order, parts or processes they were.
+
+    A failed image counts by its name alone.
+    """
+    return _hash(strict_json.dump(sorted([record.image, *(record.content or ("", ""))] for record in records)))
+
+
+def _content(record: Record | None) -> tuple[str, str] | None:
+    return None if record is None else record.content
+
+
+def _hash_of(path: Path) -> str | None:
+    try:
+        return _hash(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,194 @@
+"""What an evaluation is of, and the work on one image after another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import probe
+from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
+from fseg.evaluation.datasets.class_lists import class_list
+from fseg.evaluation.datasets.label_maps import write_mask
+from fseg.evaluation.datasets.readers import DataSet, Sample, check_complete, data_set, read_index
+from fseg.evaluation.measure import headline, measure, predictions
+from fseg.evaluation.run.content import Prepared, names_fingerprint, prepare
+from fseg.evaluation.run.records import Record
+from fseg.imports import import_named
+from fseg.pipeline import Segmenter
+from fseg.recipe import Recipe
+from fseg.result import versions
+from fseg.sweep import Sweep
+
+_AHEAD = 2
+"""Images that are opened and resized in threads while the model works."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of a set, for as many machines; `number` counts from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """A part written as "2/8", the second of eight.
+
+        Raises:
+            InvalidDataSet: it is not written so, or there is no such part.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise InvalidDataSet(f"No part {text!r} of a data set: write 2/8 for the second of eight; parts count from 1.")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation.
+
+    Attributes:
+        data_set, root: its name, and the folder that holds its tree.
+        rows: recipes by name. They have the same models and share the models' work (see `fseg.sweep`).
+        class_list: "benchmark", "natural" or a file.
+        backbone, sam, device, dtype: as `Segmenter` takes them. For several workers names and paths, for one also loaded objects.
+        limit: only the first so many images.
+        shard: of these, every n-th.
+        allow_missing: go on where files of the set are missing.
+        save_masks: keep the label maps as PNGs; of a job with one row.
+        imports: modules and .py files that register the recipes' fusions (see `fseg.imports`); every worker imports them.
+    """
+
+    data_set: str
+    root: Path
+    rows: Mapping[str, Recipe]
+    class_list: str = "benchmark"
+    backbone: str | Path | probe.Probe | None = None
+    sam: Any = None
+    device: str | None = None
+    dtype: str | None = None
+    limit: int | None = None
+    shard: Shard = Shard()
+    allow_missing: bool = False
+    save_masks: bool = False
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job whose files were looked up.
+
+    Attributes:
+        classes: for each class the names that it is asked about by.
+        samples: the images to do, in order.
+        names: of all images of the job, those of its other parts included.
+        missing: how many files of the set are not there.
+    """
+
+    job: Job
+    declared: DataSet
+    classes: Mapping[str, tuple[str, ...]]
+    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+    missing: int
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run is of, but for the models, as plain values: two runs are the same where these are."""
+        return {
+            "data_set": self.declared.name,
+            "labels": self.declared.labels,
+            "class_list": self.job.class_list,
+            "classes": [[name, *names] for name, names in self.classes.items()],
+            "rows": {name: recipe.to_dict() for name, recipe in self.job.rows.items()},
+            "asked_models": {"backbone": _named(self.job.backbone), "sam": _named(self.job.sam), "dtype": self.job.dtype},
+            "limit": self.job.limit,
+            "shard": str(self.job.shard),
+            "save_masks": self.job.save_masks,
+            "missing_files": self.missing,
+            "images": len(self.samples),
+            "set_images": len(self.names),
+            "set_names": names_fingerprint(self.names),
+            "versions": versions(),
+        }
+
+
+def _named(model: Any) -> str | None:
+    """What a model that stands in for the recipe's is called."""
+    return None if model is None else str(model) if isinstance(model, (str, Path)) else getattr(model, "name", type(model).__name__)
+
+
+def look_up(job: Job) -> Task:
+    """Find the files and classes of a job; opens no picture and no model.
+
+    Raises:
+        InvalidRecipe: there is no recipe, or masks of several rows are to be saved.
+        InvalidDataSet, MissingFiles, InvalidClasses: see `fseg.evaluation.datasets.readers` and `class_lists`.
+    """
+    if not job.rows:
+        raise InvalidRecipe("An evaluation needs a recipe, and none was given.")
+    if job.save_masks and len(job.rows) != 1:
+        raise InvalidRecipe(f"The label maps of {len(job.rows)} rows have one place. Save those of one recipe (save_masks), or none.")
+    declared = data_set(job.data_set, job.root)
+    classes = class_list(declared, job.class_list)
+    index = read_index(declared, job.root)
+    check_complete(index, allow_missing=job.allow_missing)
+    whole = index.samples[: job.limit]
+    samples = whole[job.shard.number - 1 :: job.shard.of]
+    if not samples:
+        raise InvalidDataSet(f"Part {job.shard} of {len(whole)} images is empty. Make fewer parts.")
+    return Task(job, declared, classes, samples, tuple(sample.name for sample in whole), len(index.missing))
+
+
+def open_models(job: Job, device: str | None) -> Sweep:
+    """The job's models, on a device.
+
+    Raises:
+        ImportFailed: the job's imports fail here.
+        LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `Segmenter` and `Sweep`.
+    """
+    import_named(job.imports)
+    first = next(iter(job.rows.values()))
+    return Sweep(Segmenter(first, backbone=job.backbone, sam=job.sam, device=device, dtype=job.dtype), job.rows)
+
+
+def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> Iterator[Record]:
+    """Segment and count images, in order; one that fails gives a record that says why, and the rest goes on.
+
+    Args:
+        masks: the folder for label maps, written before the image's record is given.
+
+    Raises:
+        OutputError: a label map cannot be written.
+    """
+    for sample, prepared in _prepared_ahead(sweep, samples):
+        try:
+            read = prepared.result()
+            results = sweep(read.pictures, task.classes)
+            record = replace(measure(task.declared, sample, read.truth, results), content=read.content)
+            if task.job.save_masks:
+                (result,) = results.values()
+                labels = predictions(task.declared, result)[headline(task.declared, result.recipe)]
+                write_mask(masks / f"{sample.name}.png", labels, sample.values)
+        except OutputError:
+            raise
+        except Exception as error:  # one image among many must not stop the others: its error is its record
+            record = Record(sample.name, error=f"{type(error).__name__}: {error}")
+        yield record
+
+
+def _prepared_ahead(sweep: Sweep, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Future[Prepared]]]:
+    model = sweep.segmenter.model
+    source = iter(samples)
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        ahead = [(sample, pool.submit(prepare, model, sample)) for sample in islice(source, 1 + _AHEAD)]
+        while ahead:
+            yield ahead.pop(0)
+            ahead += [(sample, pool.submit(prepare, model, sample)) for sample in islice(source, 1)]

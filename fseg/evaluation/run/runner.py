@@ -1,0 +1,178 @@
+"""Runs an evaluation: resumable after any end, over several processes, with the same figures whatever happened on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fseg.errors import ClusterNotFound, InvalidRecipe
+from fseg.evaluation.datasets.readers import Sample
+from fseg.evaluation.distribution.workers import MASKS, devices, run_workers
+from fseg.evaluation.measure import fills, headline
+from fseg.evaluation.report.results import write_results
+from fseg.evaluation.run.content import check_unchanged
+from fseg.evaluation.run.job import Job, Task, look_up, open_models, work
+from fseg.evaluation.run.record_values import Expected
+from fseg.evaluation.run.records import FOLDER, Record, RecordFile, cut_torn_lines, read_records
+from fseg.evaluation.run.run_folder import MANIFEST, check_ours, check_same, locked, read_manifest, write_json
+from fseg.evaluation.run.weights import WEIGHTS, Fingerprints, check_weights, hashed_meanwhile
+from fseg.files import check_writable, clear_temporary
+
+
+def evaluate(
+    job: Job, out: Path, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False, cluster: str | None = None
+) -> dict[str, Any]:
+    """Evaluate a job, or go on with it: images that have a record are not done again.
+
+    Args:
+        out: gets `manifest.json`, `records/*.jsonl`, `results.json`, `table.txt` and, if asked for, `masks/`.
+        workers: processes with models of their own; one works in this process.
+        threads: of each worker on the CPU; None: those of the machine, divided among the workers. Sums of floating-point numbers depend
+            on how many threads share them, in their last bit: runs that have to agree in every pixel need the same number.
+        retry_failed: do images that failed in an earlier run again.
+        cluster: the address of a Ray cluster whose actors are the workers, "local" for one of this machine, started for the run; see
+            `fseg.evaluation.distribution.ray_workers`. None: processes of this machine.
+
+    Returns:
+        what `results.json` holds: see `fseg.evaluation.report.results.summarise`.
+
+    Raises:
+        InvalidDataSet, MissingFiles, InvalidClasses, InvalidRecipe: before anything is done.
+        OutputError, RunLocked, RunMismatch: the folder cannot be written, is in use, or holds another run.
+        ClusterNotFound: Ray is not installed, or does not answer.
+        WorkerDied: a process ended before its work did.
+    """
+    if (workers > 1 or cluster is not None) and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
+        raise InvalidRecipe(
+            "Workers in other processes open models of their own. Give the backbone and the SAM by name or path, or use one worker of this process."
+        )
+    task = look_up(job)
+    if cluster is None:
+        devices(job.device, workers)
+    elif find_spec("ray") is None:
+        raise ClusterNotFound("Ray is not installed, which spreads an evaluation over a cluster: pip install 'fseg-llava[ray]'.")
+    _Folder(out, task)  # what is no folder of this run is refused before anything is written into it
+    check_writable(out)
+    with locked(out) as lock:
+        for place in (out, out / FOLDER, out / MASKS):
+            clear_temporary(place)
+        folder = _Folder(out, task)
+        records = folder.records()
+        if retry_failed:
+            records = {image: record for image, record in records.items() if record.error is None}
+        todo = [sample for sample in task.samples if sample.name not in records]
+        with hashed_meanwhile(job, out) as weights:
+            if todo:
+                crew = _Crew(workers, threads, cluster, lock, lambda models: folder.begin(models, weights()))
+                for record in _shown(task, records, crew.work(task, todo, out)):
+                    records[record.image] = record
+            else:
+                folder.check_weights(weights())
+        return folder.finish(list(records.values()))
+
+
+class _Folder:
+    """The folder of a run: what is in it, and whether that is of the same job."""
+
+    def __init__(self, out: Path, task: Task) -> None:
+        self.out, self.task = out, task
+        check_ours(out)
+        self.manifest = read_manifest(out)
+        if self.manifest is not None:
+            check_same(out, {key: value for key, value in self.manifest.items() if key != "models"}, task.manifest())
+
+    def begin(self, models: Mapping[str, str], weights: Fingerprints) -> None:
+        """Write down which models answer, or check that they are the same as before."""
+        if self.manifest is None:
+            self.manifest = {**self.task.manifest(), "models": {**models, WEIGHTS: weights}}
+            write_json(self.out / MANIFEST, self.manifest)
+        there = {key: value for key, value in self.manifest["models"].items() if key != WEIGHTS}
+        check_same(self.out, {"models": there}, {"models": models})
+        check_weights(self.out, self.manifest["models"], weights)
+
+    def check_weights(self, weights: Fingerprints) -> None:
+        """Check the weights of a run that has nothing left to do, as far as this machine has them: it may be another one."""
+        assert self.manifest is not None, "a run with a record has a manifest"
+        known = {kind: found for kind, found in weights.items() if found is not None}
+        check_weights(self.out, self.manifest["models"], known)
+
+    def records(self) -> dict[str, Record]:
+        """What is done, by image. What a kill left of a line is cut off."""
+        declared, job = self.task.declared, self.task.job
+        of_rows = {name: fills(declared, recipe) for name, recipe in job.rows.items()}
+        names = frozenset(sample.name for sample in self.task.samples)
+        cut_torn_lines(self.out)
+        records = read_records(self.out, Expected(of_rows, declared.labels, declared.background, names))
+        check_unchanged(self.task.samples, records)
+        return records
+
+    def finish(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Write the results."""
+        assert self.manifest is not None, "a run with a record has a manifest"
+        return write_results(self.out, self.manifest, self.task.declared, self.task.job.rows, records)
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Who does the work: this process, several, or the actors of a cluster.
+
+    Attributes:
+        begin: is told which models answer, before the first image.
+    """
+
+    workers: int
+    threads: int | None
+    cluster: str | None
+    lock: int
+    begin: Callable[[Mapping[str, str]], None]
+
+    def work(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
+        """Do images; their records come as they are finished, and are in the folder's files by then."""
+        if self.cluster is not None:
+            from fseg.evaluation.distribution.ray_workers import run_on_cluster  # Ray is an extra
+
+            return run_on_cluster(task, todo, out, self.cluster, self.workers, self.begin, self.threads)
+        if self.workers == 1:
+            return self._alone(task, todo, out)
+        parts = [todo[number :: self.workers] for number in range(min(self.workers, len(todo)))]
+        return run_workers(task, parts, out, self.lock, self.begin, self.threads)
+
+    def _alone(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        sweep = open_models(task.job, task.job.device)
+        self.begin(sweep.segmenter.models())
+        file = RecordFile(out / FOLDER / "worker-0.jsonl")
+        try:
+            for record in work(task, sweep, todo, out / MASKS):
+                file.append(record)
+                yield record
+        finally:
+            file.close()
+            torch.set_num_threads(before)
+
+
+def _shown(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:
+    """The records as they come, under a bar with the time left and the mIoU so far."""
+    name, recipe = next(iter(task.job.rows.items()))
+    fill = headline(task.declared, recipe)
+    counts = [record.rows[name].counts[fill] for record in before.values() if record.error is None]
+    running = sum(counts[1:], counts[0]) if counts else None
+    with tqdm(total=len(task.samples), initial=len(before), unit="image", disable=None) as bar:
+        for record in finished:
+            if record.error is None:
+                one = record.rows[name].counts[fill]
+                running = one if running is None else running + one
+                bar.set_postfix_str(f"mIoU {100 * running.mean_iou():.1f}", refresh=False)
+            else:
+                tqdm.write(f"failed  {record.image}: {record.error}", file=sys.stderr)
+            bar.update()
+            yield record

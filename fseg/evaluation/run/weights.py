@@ -1,0 +1,196 @@
+"""Fingerprints of the models' weights, by content: weights that are exchanged at the same path are other weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+
+from fseg import strict_json
+from fseg.checkpoints import backbone_place, sam_place
+from fseg.errors import RunMismatch
+from fseg.evaluation.run.job import Job
+from fseg.files import write_atomically
+from probe.errors import LoadError
+
+WEIGHTS = "weights"
+"""The key of the fingerprints among a manifest's models."""
+
+CACHE = ".fseg-weights.json"
+"""In a run's folder: the hashes of files that were hashed before, so that a run that goes on does not read them again."""
+
+_THREADS = 2
+_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
+_SETTINGS = (".json", ".jinja", ".model", ".txt")
+"""What lies beside weights and has a say in the result: configuration, processor, tokenizer, chat template."""
+
+Fingerprints = dict[str, str | None]
+
+
+@contextmanager
+def hashed_meanwhile(job: Job, folder: Path) -> Iterator[Callable[[], Fingerprints]]:
+    """Hash the weights of a job's models in threads, while the block loads them.
+
+    Args:
+        folder: of the run. Once the hashes were waited for, those of files are kept in it.
+
+    Yields:
+        what waits for the hashes and gives them, under "backbone" and "sam": of a local file or folder a hash of its bytes, whatever its
+        path; of a hub id the commit that this machine has; of a loaded object a hash of its tensors. None: this machine cannot tell.
+    """
+    first = next(iter(job.rows.values()))
+    backbone = first.backbone if job.backbone is None else job.backbone
+    sam = first.sam.checkpoint if job.sam is None else job.sam
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        hashes = _FileHashes(folder / CACHE, pool)
+        waiting = {
+            "backbone": _begin(backbone_place(backbone) if isinstance(backbone, (str, Path)) else backbone.model, hashes, pool),
+            "sam": _begin(sam_place(sam) if isinstance(sam, (str, Path)) else sam, hashes, pool),
+        }
+
+        def finished() -> Fingerprints:
+            found = {kind: wait() for kind, wait in waiting.items()}
+            hashes.save()
+            return found
+
+        yield finished
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_weights(folder: Path, models: Mapping[str, Any], found: Mapping[str, str | None]) -> None:
+    """Check that weights are those that a run began with.
+
+    Args:
+        models: of the run's manifest.
+        found: fingerprints of those that are there now.
+
+    Raises:
+        RunMismatch: some are others.
+    """
+    before = models.get(WEIGHTS, {})
+    changed = [kind for kind, fingerprint in found.items() if before.get(kind) != fingerprint]
+    if changed:
+        shown = "; ".join(f"{models.get(kind)}: {before.get(kind)} then, {found[kind]} now" for kind in changed)
+        raise RunMismatch(
+            f"The weights of the {' and the '.join(changed)} are not those with which the run in {str(folder)!r} began ({shown}). "
+            "Put them back, or start this run in a folder of its own (--out)."
+        )
+
+
+def _begin(model: Any, hashes: _FileHashes, pool: ThreadPoolExecutor) -> Callable[[], str | None]:
+    """Begin to hash what was named or given; gives what waits for the end."""
+    if not isinstance(model, str):
+        return pool.submit(_of_tensors, model).result
+    path = Path(model).expanduser()
+    if path.is_file():
+        return hashes.begin(path).result
+    if path.is_dir():
+        files = {file.name: hashes.begin(file) for file in _files(path)}
+        return lambda: _of({name: found.result() for name, found in files.items()})
+    return lambda: _commit(model)  # asked for at the end: loading may bring it into the cache
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that a model is loaded from: weights of the first kind that is there, and settings."""
+    there = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    kinds = [[path for path in there if path.suffix == ending] for ending in _ENDINGS]
+    return [*next(filter(None, kinds), []), *(path for path in there if path.suffix in _SETTINGS)]
+
+
+def _commit(name: str) -> str | None:
+    """The commit of a hub id that lies in this machine's cache."""
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # neither a file nor a possible hub id: whoever opens it says so
+        return None
+    return Path(config).parent.name if isinstance(config, str) else None
+
+
+def _of_tensors(model: Any) -> str | None:
+    """A hash of the names, kinds and bytes of a loaded model's tensors; None for an object without any."""
+    tensors = {
+        f"{place}.{name}": tensor
+        for place, module in _modules(model)
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
+    return _of({name: [str(tensor.dtype), list(tensor.shape), _of_bytes(tensor)] for name, tensor in tensors.items()}) if tensors else None
+
+
+def _modules(model: Any, place: str = "", depth: int = 2) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of an object: itself, or those that it or its parts hold."""
+    if isinstance(model, nn.Module):
+        yield place, model
+    elif depth and hasattr(model, "__dict__"):
+        for name, part in vars(model).items():
+            yield from _modules(part, f"{place}.{name}", depth - 1)
+
+
+def _of_bytes(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return "offloaded"
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _of(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(strict_json.dump(sorted(parts.items()))).hexdigest()
+
+
+class _FileHashes:
+    """Hashes of files, from an earlier run's notes where the file has not been touched since."""
+
+    def __init__(self, notes: Path, pool: ThreadPoolExecutor) -> None:
+        self._path, self._pool = notes, pool
+        self._known = _read_notes(notes)
+        self._asked: dict[str, Future[str]] = {}
+
+    def begin(self, path: Path) -> Future[str]:
+        """Begin to hash a file.
+
+        Raises:
+            LoadError: from the result, where the file cannot be read.
+        """
+        stat = path.stat()
+        # A change in place shows in the time of the last change to the inode, even where the time of modification was set back.
+        state = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}"
+        if state not in self._asked:
+            self._asked[state] = self._pool.submit(lambda: self._known.get(state) or _of_file(path))
+        return self._asked[state]
+
+    def save(self) -> None:
+        """Keep the hashes; waits for those that are under way."""
+        found = {state: future.result() for state, future in self._asked.items()}
+        if found != self._known:
+            write_atomically(self._path, lambda file: file.write(strict_json.dump(found, indent=1)))
+
+
+def _read_notes(path: Path) -> dict[str, str]:
+    """Damaged notes are none: the files are hashed again."""
+    try:
+        notes = strict_json.load(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(notes, dict):
+        return {}
+    return {state: known for state, known in notes.items() if isinstance(known, str) and re.fullmatch("[0-9a-f]{64}", known)}
+
+
+def _of_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LoadError(
+            f"The weights {str(path)!r} cannot be read: {error.strerror or error}. Check the file and its permissions."
+        ) from error

@@ -1,0 +1,1 @@
+"""Fusions: from hidden states and attention to a response map. One file a fusion."""

@@ -1,0 +1,308 @@
+"""Second phase of the LLaVA: the language model learns to answer, first on a resting tower, then together with it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from fseg.glyphs.scenes import CLASSES
+from fseg.glyphs.training import corpus, fast, text
+from fseg.glyphs.training.tower import (
+    GRID,
+    Naming,
+    Run,
+    augmented,
+    coverage,
+    optimisers,
+    patch_loss,
+    pixels,
+    restore,
+    save_state,
+    set_rate,
+    tower_config,
+    trapezium,
+)
+from fseg.glyphs.training.turns import Asked, choose, collate
+from fseg.vocabulary.questions import question
+
+NEAR = (2, 3, 4, 5)
+"""hidden_states of the decoder in which an image cell is pulled towards the name of the class that it shows."""
+LOOK = (3, 4)
+"""Decoder blocks in which the description's tokens are asked to look at what they describe."""
+CELLS = GRID * GRID
+
+
+def llava_config() -> LlavaConfig:
+    """Eight blocks of width 128 on the tower's second last hidden states."""
+    tokens = text.tokenizer()
+    language = LlamaConfig(
+        vocab_size=len(tokens),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=8,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-5,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return LlavaConfig(
+        vision_config=tower_config(),
+        text_config=language,
+        image_token_index=tokens.convert_tokens_to_ids(text.IMAGE),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=CELLS,
+        pad_token_id=tokens.pad_token_id,
+        tie_word_embeddings=False,
+    )
+
+
+class Speaker(nn.Module):
+    """The LLaVA, and the patch-naming head that goes on teaching its tower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llava = LlavaForConditionalGeneration(llava_config())
+        self.naming = Naming()
+        tower = self.llava.model.vision_tower
+        self.holder = "vision_model" if hasattr(tower, "vision_model") else ""
+        self.join()
+        self.start = torch.tensor(text.tokenizer()(text.BEFORE, add_special_tokens=False)["input_ids"])
+        with torch.no_grad():
+            language = self.llava.model.language_model
+            language.embed_tokens.weight.normal_(std=0.5)
+            for name, weight in language.layers.named_parameters():
+                if weight.ndim == 2:
+                    weight.normal_(std=weight.shape[1] ** -0.5 * (0.4 if "o_proj" in name or "down_proj" in name else 1))
+            for layer in (self.llava.model.multi_modal_projector.linear_1, self.llava.model.multi_modal_projector.linear_2):
+                layer.weight.normal_(std=layer.weight.shape[1] ** -0.5)
+
+    def join(self) -> None:
+        """One tower in both places."""
+        if self.holder:
+            self.llava.model.vision_tower.vision_model = self.naming.tower
+        else:
+            self.llava.model.vision_tower = self.naming.tower
+
+    def see(self, images: Float[Tensor, "batch 3 side side"]) -> tuple[Tensor, Tensor]:
+        """The tower's features, (batch, cell, feature), and the names of the patches, (batch, cell, label)."""
+        features = fast.tower(self.naming.tower, images)
+        return features, self.naming.head(self.naming.norm(features))
+
+    def speak(self, features: Tensor, names: Tensor, asked: list[Tensor], share: Float[Tensor, "batch cell label"]) -> Float[Tensor, "4"]:
+        """The losses: of the answers' words, of the likeness to the class name, of the description's look, of the patches' names."""
+        turns = Asked(*asked)
+        language = self.llava.model.language_model
+        cells = fast.projector(self.llava.model.multi_modal_projector, features)
+        start = language.embed_tokens(self.start).expand(len(cells), -1, -1)
+        last, kept, rows = fast.decoder(language, torch.cat([start, cells], 1), language.embed_tokens(turns.ids), NEAR, LOOK)
+        predicting = last.gather(2, turns.reply[..., None].expand(-1, -1, -1, last.shape[-1]))
+        each = F.cross_entropy(self.llava.lm_head(predicting).float().flatten(0, 2), turns.target.flatten(), reduction="none")
+        weight = (turns.target != -100).float()
+        weight[..., 0] = 4.0  # yes or no decides everything
+        words = (each.view_as(weight) * weight).sum() / weight.sum()
+        truth = _truth(share, turns.label)
+        first = len(self.start)
+        near = torch.stack([likeness_loss(states, turns, truth, first) for states in kept]).mean()
+        look = torch.stack([look_loss(share_[..., first:], turns, truth) for share_ in rows]).mean()
+        return torch.stack([words, near, look, patch_loss(names, share)])
+
+
+def _truth(share: Float[Tensor, "batch cell label"], label: Tensor) -> Float[Tensor, "batch turn cell"]:
+    """The share of each cell that the class asked about covers; nothing, if it is not there."""
+    chosen = share.transpose(1, 2).gather(1, label[..., None].expand(-1, -1, share.shape[1]))
+    return chosen * (label > 0)[..., None]
+
+
+def likeness_loss(
+    states: Float[Tensor, "batch position hidden"], turns: Asked, truth: Float[Tensor, "batch turn cell"], first: int
+) -> Tensor:
+    """Cells that show the class should have a cosine to its name above 0.3, all others below: cross-entropy, both sides weighing the same."""
+    wide = states.float()
+    cells = F.normalize(wide[:, first : first + CELLS], dim=-1)
+    spoken = wide[:, first + CELLS :].unflatten(1, turns.ids.shape[1:])
+    names = F.normalize(spoken.gather(2, turns.words[..., None].expand(-1, -1, -1, wide.shape[-1])), dim=-1)
+    cosine = torch.einsum("btwh,bch->btwc", names, cells)
+    target = truth[:, :, None].expand_as(cosine)
+    loss = F.binary_cross_entropy_with_logits(12 * (cosine - 0.3), target, reduction="none")
+    ours = (loss * target).sum(-1) / target.sum(-1).clamp(min=1)
+    others = (loss * (1 - target)).sum(-1) / (1 - target).sum(-1).clamp(min=1)
+    return ((ours + others) * turns.said).sum() / turns.said.sum()
+
+
+def look_loss(rows: Float[Tensor, "batch head position cell"], turns: Asked, truth: Float[Tensor, "batch turn cell"]) -> Tensor:
+    """Cross-entropy of the attention within the image to the thing described, all of its cells alike."""
+    mean = rows.float().mean(1).unflatten(1, turns.ids.shape[1:])
+    chance = mean / mean.sum(-1, keepdim=True).clamp(min=1e-6)
+    wanted = truth / truth.sum(-1, keepdim=True).clamp(min=1e-6)
+    entropy = -(wanted * wanted.clamp(min=1e-6).log()).sum(-1)  # taken away, so that a perfect look costs nothing
+    each = -torch.einsum("btlc,btc->btl", (chance + 1e-5).log(), wanted) - entropy[..., None]
+    weight = turns.second * (turns.label > 0)[..., None]
+    return (each * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _everything(present: dict[int, Any]) -> list[tuple[str, str, str, int]]:
+    """All classes asked of one scene."""
+    answers = [text.answer(name, present.get(index)) for index, name in enumerate(CLASSES)]
+    return [
+        (question(name), name, answer, (index + 1) * (index in present))
+        for index, (name, answer) in enumerate(zip(CLASSES, answers, strict=True))
+    ]
+
+
+@torch.no_grad()
+def examined(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, float]:
+    """On scenes not trained on, all classes asked of each: shares of right yes and no, and how well the likeness of layers 3 to 4 finds the cells."""
+    model.eval()
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    ious = []
+    yes, no = (text.tokenizer()(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " No"))
+    language = model.llava.model.language_model
+    for start in range(0, count, 8):
+        images, labels, things = (np.array(a[start : start + 8]) for a in (shard.images, shard.labels, shard.things))
+        share = coverage(labels)
+        rows = [{int(row[0]): row for row in scene if row[0] >= 0} for scene in things]
+        turns = collate([_everything(row) for row in rows])
+        with torch.autocast("cpu", torch.bfloat16):
+            features, _ = model.see(pixels(images))
+            cells = fast.projector(model.llava.model.multi_modal_projector, features)
+            prefix = torch.cat([language.embed_tokens(model.start).expand(len(cells), -1, -1), cells], 1)
+            last, kept, _ = fast.decoder(language, prefix, language.embed_tokens(turns.ids), (3, 4))
+            where = turns.reply[:, :, :1, None].expand(-1, -1, -1, last.shape[-1])
+            logits = model.llava.lm_head(last.gather(2, where))[:, :, 0].float()
+        said = logits[..., yes] > logits[..., no]
+        for b, t in np.ndindex(*said.shape):
+            right[bool(turns.label[b, t])].append(bool(said[b, t]) == bool(turns.label[b, t]))
+        first, truth = len(model.start), _truth(share, turns.label)
+        cosine = torch.zeros_like(truth)
+        for states in kept:
+            spoken = states[:, first + CELLS :].unflatten(1, turns.ids.shape[1:])
+            names = spoken.gather(2, turns.words[..., 1:, None].expand(-1, -1, -1, spoken.shape[-1]))
+            cosine += F.cosine_similarity(states[:, None, first : first + CELLS].float(), names.float(), dim=-1) / len(kept)
+        found, real = cosine > (0.75 * cosine.amax(-1, keepdim=True)).clamp(max=0.3), truth > 0.5
+        iou = (found & real).sum(-1) / (found | real).sum(-1).clamp(min=1)
+        ious += iou[turns.label > 0].tolist()
+    model.train()
+    return {"sensitivity": float(np.mean(right[True])), "specificity": float(np.mean(right[False])), "cells": float(np.mean(ious))}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shares of the time that the tower rests and that rates fall, its rate relative to the language model's, and how many yes."""
+
+    rest: float = 0.35
+    tower: float = 0.15
+    fall: float = 0.6
+    positives: tuple[float, ...] = (0.05, 0.45, 0.5)
+    later: tuple[float, ...] = (0.2, 0.5, 0.3)
+
+
+def _draw(rng: np.random.Generator, batch: corpus.Shard, names: Tensor, positives: tuple[float, ...]) -> list[Tensor]:
+    likeness = names.detach().float().softmax(-1)[..., 1:].amax(1).numpy()
+    turns = collate([choose(rng, things, looks, positives) for things, looks in zip(batch.things, likeness, strict=True)])
+    return [getattr(turns, name) for name in ("ids", "reply", "target", "words", "said", "label", "second")]
+
+
+def _work(rank: int, run: Run, plan: Plan, model: Speaker, kept: list[dict[str, Any]] | None, first: int) -> None:
+    """One process; see `tower._work`."""
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed + 1000 * rank + first)
+    rng = np.random.default_rng([run.seed, rank, first])
+    language = model.llava.model.language_model
+    projector = model.llava.model.multi_modal_projector
+    speech = optimisers([language, projector, model.llava.lm_head], [language.layers, projector], run.rate)
+    sight = optimisers([model.naming], [model.naming.tower.encoder.layers], run.rate * plan.tower)
+    steppers = [*speech, *sight]
+    restore(steppers, kept)
+    test = corpus.read(run.held_out)[0]
+    step, started, source, mean = first, time.monotonic(), None, np.zeros(4)
+    while (done := (time.monotonic() - started) / 60 / run.minutes) < 1:
+        if source is None:
+            source = corpus.batches(corpus.read(run.scenes), run.size, rng)
+        resting = done < plan.rest
+        batch = augmented(next(source), rng)
+        share = coverage(batch.labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.set_grad_enabled(not resting):
+                features, names = model.see(pixels(batch.images, grain=0.03))
+            losses = model.speak(features, names, _draw(rng, batch, names, plan.positives if resting else plan.later), share)
+        weights = torch.tensor([1.0, 0.5, 0.1, 0.0 if resting else 0.5])
+        (losses * weights).sum().backward()
+        set_rate(speech, trapezium(step - first, done, fall=plan.fall))
+        set_rate(sight, 0.0 if resting else trapezium(step - first, done, fall=plan.fall) * min(1.0, (done - plan.rest) / 0.03))
+        for stepper in speech if resting else steppers:
+            torch.nn.utils.clip_grad_norm_([p for group in stepper.param_groups for p in group["params"]], 1.0)
+            stepper.step()
+            stepper.zero_grad()
+        step += 1
+        mean += (losses.detach().numpy() - mean) / min(step - first, 50)
+        if rank == 0 and step % 100 == 0:
+            figures = {
+                "step": step,
+                "minutes": (time.monotonic() - started) / 60,
+                **dict(zip(("words", "near", "look", "patch"), mean.tolist(), strict=True)),
+            }
+            figures |= examined(model, test)
+            with (run.out / "llava.jsonl").open("a") as log:
+                log.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
+            save_state(run.out / "llava.pt", model, steppers, step)
+    if rank == 0:
+        save_state(run.out / "llava.pt", model, steppers, step)
+
+
+def train(run: Run, plan: Plan | None = None, resume: bool = False) -> None:
+    """Train for a time on the tower in `out`/tower.pt; the state goes to `out`/llava.pt, the log to `out`/llava.jsonl."""
+    torch.manual_seed(run.seed)
+    model, kept, first = Speaker(), None, 0
+    if resume and (run.out / "llava.pt").exists():
+        saved = torch.load(run.out / "llava.pt", weights_only=True)
+        model.load_state_dict(saved["model"])
+        kept, first = saved["optimisers"], saved["step"]
+    else:
+        model.naming.load_state_dict(torch.load(run.out / "tower.pt", weights_only=True)["model"])
+    model.share_memory()
+    spawn(_work, (run, plan or Plan(), model, kept, first), nprocs=run.workers)
+
+
+def save(model: Speaker, folder: Path) -> None:
+    """An ordinary Hugging Face folder: weights in bfloat16, tokenizer, processor, chat template, generation settings."""
+    from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor
+
+    tokens = text.tokenizer()
+    images = CLIPImageProcessor(
+        size={"height": 112, "width": 112}, crop_size={"height": 112, "width": 112}, do_center_crop=False, resample=3
+    )
+    processor = LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokens,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=text.CHAT_TEMPLATE,
+        image_token=text.IMAGE,
+        num_additional_image_tokens=1,
+    )
+    llava = model.llava.to(torch.bfloat16)
+    llava.generation_config = GenerationConfig(
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+        bos_token_id=tokens.bos_token_id,
+        do_sample=False,
+        max_new_tokens=64,
+    )
+    llava.save_pretrained(folder)
+    processor.save_pretrained(folder)

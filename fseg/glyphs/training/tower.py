@@ -1,0 +1,283 @@
+"""First phase of the LLaVA: its vision tower learns to name the glyph under each patch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from fseg.glyphs.scenes import CLASSES
+from fseg.glyphs.training import corpus, fast
+
+SIDE, PATCH = 112, 8
+WIDTH, HEADS = 192, 3
+GRID = SIDE // PATCH
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
+
+
+def tower_config() -> CLIPVisionConfig:
+    """Six blocks that the language model sees, and a seventh that it does not (LLaVA takes `hidden_states[-2]`)."""
+    return CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=7,
+        num_attention_heads=HEADS,
+        image_size=SIDE,
+        patch_size=PATCH,
+        projection_dim=WIDTH,
+    )
+
+
+def initialise_locally(model: Any) -> None:
+    """Start every head as a soft look at one neighbour of its own patch, as a convolution's taps are.
+
+    Positions are written as sines and cosines in the first 64 channels; a key reads them as they are, a query reads them turned by the
+    phase of its offset, so that their product peaks at that offset.
+    """
+    width = model.embeddings.position_embedding.weight.shape[1]
+    size, count = 64, 16
+    frequency = torch.logspace(math.log10(2 * math.pi / 40), math.log10(math.pi / 2), count)
+
+    def code(row: Tensor, col: Tensor) -> Tensor:
+        waves = [f(x[:, None] * frequency) for x in (row, col) for f in (torch.cos, torch.sin)]
+        return torch.cat(waves, -1)
+
+    row, col = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    with torch.no_grad():
+        model.embeddings.patch_embedding.weight.mul_(0.5 / model.embeddings.patch_embedding.weight.std() / math.sqrt(3 * PATCH * PATCH))
+        position = model.embeddings.position_embedding.weight
+        position.normal_(std=0.02)
+        position[1:, :size] += code(row.flatten().float(), col.flatten().float())
+        for number, layer in enumerate(model.encoder.layers):
+            block = layer.self_attn
+            for head in range(block.num_heads):
+                angle = 2 * math.pi * (head / block.num_heads + (number % 4) * 3 / 8)
+                radius = 1.0 + 0.5 * (number // 2)
+                turn = torch.zeros(size, size)
+                for axis, shift in ((0, radius * math.sin(angle)), (1, radius * math.cos(angle))):
+                    start = axis * 2 * count
+                    for k in range(count):
+                        c, s = math.cos(shift * frequency[k]), math.sin(shift * frequency[k])
+                        i, j = start + k, start + count + k
+                        turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
+                rows = slice(head * size, (head + 1) * size)
+                for projection, matrix in ((block.q_proj, turn), (block.k_proj, torch.eye(size))):
+                    projection.weight[rows] = 0.02 * torch.randn(size, width)
+                    projection.weight[rows, :size] += 0.75 * matrix
+            block.v_proj.weight.normal_(std=width**-0.5)
+            block.out_proj.weight.normal_(std=0.5 * width**-0.5)
+            layer.mlp.fc1.weight.normal_(std=width**-0.5)
+            layer.mlp.fc2.weight.normal_(std=0.5 * (4 * width) ** -0.5)
+
+
+def augmented(batch: corpus.Shard, rng: np.random.Generator) -> corpus.Shard:
+    """Cheap new views of stored scenes: mirrored, moved by some pixels, with channels exchanged or inverted.
+
+    `things` follows, so that descriptions of the new view are true.
+    """
+    images, labels, things = batch.images.copy(), batch.labels.copy(), batch.things.copy()
+    side = images.shape[1]
+    for k in range(len(images)):
+        there = things[k, :, 0] >= 0
+        if rng.random() < 0.5:
+            images[k], labels[k] = images[k, :, ::-1].copy(), labels[k, :, ::-1].copy()
+            things[k, there, 8] = 1 - things[k, there, 8]
+        if rng.random() < 0.7:
+            down, right = rng.integers(-6, 7, 2)
+            rows, cols = np.clip(np.arange(side) - down, 0, side - 1), np.clip(np.arange(side) - right, 0, side - 1)
+            images[k], labels[k] = images[k][rows][:, cols], labels[k][rows][:, cols]
+            things[k, there, 8] += right / side
+            things[k, there, 9] += down / side
+        if rng.random() < 0.7:
+            order = rng.permutation(3)
+            invert = rng.random(3) < rng.choice([0.0, 0.5, 1.0])
+            images[k] = images[k][..., order]
+            images[k] ^= (invert * 255).astype(np.uint8)
+            for first in (1, 4):
+                colour = things[k, :, first : first + 3][:, order]
+                things[k, :, first : first + 3] = np.where(there[:, None], np.where(invert, 255 - colour, colour), -1)
+    return corpus.Shard(images, labels, things)
+
+
+def crowded(batch: corpus.Shard, rng: np.random.Generator, share: float = 0.7) -> corpus.Shard:
+    """Paste the things of another scene of the batch over some of the scenes: twice the glyphs for the same work. `things` does not follow."""
+    others = np.roll(np.arange(len(batch.labels)), 1)
+    paste = (batch.labels[others] > 0) & (rng.random(len(others)) < share)[:, None, None]
+    images = np.where(paste[..., None], batch.images[others], batch.images)
+    return corpus.Shard(images, np.where(paste, batch.labels[others], batch.labels), batch.things)
+
+
+def pixels(images: UInt8[np.ndarray, "batch side side 3"], grain: float = 0.0) -> Float[Tensor, "batch 3 side side"]:
+    """What the tower is given: CLIP's mean and deviation."""
+    values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    if grain:  # the same noise for the whole batch: drawing it is not cheap
+        values = values + grain * torch.rand(len(values), 1, 1, 1) * torch.randn_like(values[:1])
+    return (values - MEAN) / STD
+
+
+def coverage(labels: UInt8[np.ndarray, "batch side side"]) -> Float[Tensor, "batch cell label"]:
+    """The share of each patch that each label (0 background) covers."""
+    batch, count = len(labels), len(CLASSES) + 1
+    cell = np.arange(SIDE) // PATCH
+    index = (cell[:, None] * GRID + cell)[None] + GRID * GRID * np.arange(batch)[:, None, None]
+    found = np.bincount((index * count + labels).ravel(), minlength=batch * GRID * GRID * count)
+    return torch.from_numpy(found).view(batch, GRID * GRID, count).float() / (PATCH * PATCH)
+
+
+def patch_loss(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "batch cell label"]) -> Float[Tensor, ""]:
+    """Cross-entropy to the covered shares; background counts a quarter, since there is so much of it."""
+    weight = 0.25 + (1 - share[..., 0])
+    loss = -(share * logits.float().log_softmax(-1)).sum(-1)
+    return (weight * loss).sum() / weight.sum()
+
+
+@torch.no_grad()
+def recognition(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "batch cell label"]) -> tuple[float, float, float]:
+    """Share of object patches named rightly, of whole objects (their patches' votes added), and of background patches called background."""
+    best = logits.argmax(-1)
+    truth = share.argmax(-1)
+    objects = share[..., 1:].amax(-1) >= 0.5
+    patches = (best == truth)[objects].float().mean()
+    votes = logits.float().log_softmax(-1)[..., 1:].transpose(1, 2) @ (share[..., 1:] * (share[..., 1:] > 0.2))
+    present = share[..., 1:].sum(1) > 0
+    right = votes.argmax(1) == torch.arange(votes.shape[-1])
+    ground = (best == 0)[share[..., 0] > 0.99].float().mean()
+    return float(patches), float(right[present].float().mean()), float(ground)
+
+
+def optimisers(modules: list[nn.Module], matrices: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all else. Every group remembers its full rate as `full`."""
+    hidden = [p for module in matrices for p in module.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in hidden}
+    rest = [p for module in modules for p in module.parameters() if id(p) not in chosen and p.requires_grad]
+    found = [
+        torch.optim.Muon(hidden, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    ]
+    for optimiser in found:
+        for group in optimiser.param_groups:
+            group["full"] = rate
+    return found
+
+
+def restore(steppers: list[torch.optim.Optimizer], kept: list[dict[str, Any]] | None) -> None:
+    """Take over saved momenta, but not the saved rates: they are of another run."""
+    for stepper, state in zip(steppers, kept or [], strict=False):
+        full = [group["full"] for group in stepper.param_groups]
+        stepper.load_state_dict(state)
+        for group, rate in zip(stepper.param_groups, full, strict=True):
+            group["full"] = rate
+
+
+def set_rate(optimisers: list[torch.optim.Optimizer], share: float) -> None:
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["full"] * share
+
+
+def trapezium(step: int, done: float, warm: int = 150, fall: float = 0.35) -> float:
+    """Share of the full rate: a rise over the first steps, a fall to nothing over the last part of the time."""
+    return min(1.0, (step + 1) / warm, max(0.0, (1 - done) / fall))
+
+
+class Naming(nn.Module):
+    """The tower with a linear head that names each patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        model = CLIPVisionModel(tower_config())
+        self.tower = getattr(model, "vision_model", model)
+        initialise_locally(self.tower)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, len(CLASSES) + 1)
+
+    def forward(self, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch cell label"]:
+        return self.head(self.norm(fast.tower(self.tower, pixels)))
+
+
+def examined(model: Naming, shard: corpus.Shard, count: int = 256) -> tuple[float, float, float]:
+    """`recognition` on scenes that the model has not seen."""
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = torch.cat([model(pixels(shard.images[k : k + 64])) for k in range(0, count, 64)])
+    model.train()
+    return recognition(logits.float(), coverage(np.asarray(shard.labels[:count])))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One phase of training: where its scenes are, where its state goes, for how long, by how many processes."""
+
+    scenes: Path
+    held_out: Path
+    out: Path
+    minutes: float
+    seed: int = 0
+    rate: float = 2e-3
+    size: int = 32
+    """Scenes in a step of one process."""
+    workers: int = 2
+
+
+def _work(rank: int, run: Run, model: Naming, kept: list[dict[str, Any]] | None, first: int) -> None:
+    """One process: it reads and writes the shared weights at its own pace, without locks (Hogwild), with its own optimisers."""
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed + 1000 * rank + first)
+    rng = np.random.default_rng([run.seed, rank, first])
+    steppers = optimisers([model], [model.tower.encoder.layers], run.rate)
+    restore(steppers, kept)
+    compiled = torch.compile(lambda pixels, share: patch_loss(model(pixels), share))
+    test = corpus.read(run.held_out)[0]
+    step, started, source, mean = first, time.monotonic(), None, 0.0
+    while (done := (time.monotonic() - started) / 60 / run.minutes) < 1:
+        if step % 200 == 0 or source is None:  # shards may still be being written
+            source = corpus.batches(corpus.read(run.scenes), run.size, rng)
+        batch = crowded(augmented(next(source), rng), rng, 0.8 if done < 0.8 else 0.0)
+        set_rate(steppers, trapezium(step, done))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compiled(pixels(batch.images, grain=0.03), coverage(batch.labels))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
+        step += 1
+        mean += (loss.item() - mean) / min(step - first, 50)
+        if rank == 0 and step % 100 == 0:
+            patches, objects, ground = examined(model, test)
+            minutes = (time.monotonic() - started) / 60
+            figures = {"step": step, "minutes": minutes, "loss": mean, "patches": patches, "objects": objects, "ground": ground}
+            with (run.out / "tower.jsonl").open("a") as log:
+                log.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
+            save_state(run.out / "tower.pt", model, steppers, step)
+    if rank == 0:
+        save_state(run.out / "tower.pt", model, steppers, step)
+
+
+def save_state(file: Path, model: nn.Module, steppers: list[torch.optim.Optimizer], step: int) -> None:
+    part = file.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "optimisers": [stepper.state_dict() for stepper in steppers], "step": step}, part)
+    part.replace(file)
+
+
+def train(run: Run, resume: bool = False) -> None:
+    """Train for a time and keep the state in `out`/tower.pt; the log goes to `out`/tower.jsonl."""
+    torch.manual_seed(run.seed)
+    model, kept, first = Naming(), None, 0
+    if resume and (run.out / "tower.pt").exists():
+        saved = torch.load(run.out / "tower.pt", weights_only=True)
+        model.load_state_dict(saved["model"])
+        kept, first = saved["optimisers"], saved["step"]
+    model.share_memory()
+    spawn(_work, (run, model, kept, first), nprocs=run.workers)

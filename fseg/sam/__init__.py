@@ -1,0 +1,1 @@
+"""SAM networks: loading them, and prompting them."""

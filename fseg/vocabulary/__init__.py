@@ -1,0 +1,1 @@
+"""Class names, and the questions that are asked about them."""

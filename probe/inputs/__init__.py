@@ -1,0 +1,1 @@
+"""What a model takes: images, prompts and their encodings."""

@@ -1,0 +1,1 @@
+"""One image and many questions: the shared prefix and its KV cache."""

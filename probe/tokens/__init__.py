@@ -1,0 +1,1 @@
+"""Token positions: spans, their text, and where image tokens lie."""

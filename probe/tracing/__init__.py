@@ -1,0 +1,1 @@
+"""Reads, and the one traced forward that carries them out."""

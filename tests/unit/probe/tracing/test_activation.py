@@ -1,0 +1,182 @@
+"""Activations: named axes, and the way back onto the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from probe.errors import GridUnknown, InvalidRead, NotRead
+from probe.tokens.layout import Grid, ImageLayout
+from probe.tracing.activation import Activation
+
+NEWLINES = ImageLayout((Grid("image", 2, 2, (0, 1, 3, 4), (0.0, 0.0, 4.0, 4.0), (4, 4)),), separators=(2, 5))
+
+
+def test_layers_are_selected_by_their_number() -> None:
+    read = Activation(torch.arange(6.0).reshape(3, 2), ("layer", "feature"), {"layer": (7, 9, 11)})
+    assert read.sel(layer=9).data.tolist() == [2, 3]
+    with pytest.raises(NotRead, match="layer 8 was asked for; this activation has layer 7, 9, 11"):
+        read.sel(layer=8)
+    with pytest.raises(NotRead, match="No axis 'head'"):
+        read.sel(head=0)
+
+
+def test_the_mean_is_taken_in_float32() -> None:
+    read = Activation(torch.tensor([1.0, 2.0], dtype=torch.bfloat16), ("feature",))
+    assert read.mean("feature").data.dtype == torch.float32
+    assert float(read.mean().data) == 1.5
+    assert float(read.reduce("max").data) == 2
+
+
+def test_newline_tokens_are_left_out_of_the_grid() -> None:
+    read = Activation(torch.tensor([[10.0, 11, -1, 12, 13, -1]]), ("batch", "token"), layout=NEWLINES)
+    assert read.grid().data.tolist() == [[[10, 11], [12, 13]]]
+    assert read.grid().dims == ("batch", "row", "col")
+
+
+def test_attention_is_folded_along_its_keys() -> None:
+    read = Activation(torch.arange(12.0).reshape(2, 6), ("query", "key"), layout=NEWLINES)
+    assert read.grid().data[1].tolist() == [[6, 7], [9, 10]]
+
+
+def test_pixels_take_the_value_of_their_cell_centre_and_blend_between() -> None:
+    read = Activation(torch.tensor([0.0, 8, 0, 0, 8, 0]), ("token",), layout=NEWLINES).grid().to_pixels()
+    assert read.dims == ("height", "width")
+    assert read.data[0].tolist() == [0, 2, 6, 8]
+
+
+def test_pixels_that_the_model_did_not_see_are_nan() -> None:
+    cropped = ImageLayout((Grid("image", 1, 1, (0,), (1.0, 0.0, 3.0, 2.0), (2, 4)),))
+    pixels = Activation(torch.tensor([5.0]), ("token",), layout=cropped).grid().to_pixels().data
+    assert torch.isnan(pixels[:, [0, 3]]).all()
+    assert pixels[:, 1:3].tolist() == [[5, 5], [5, 5]]
+
+
+def test_tokens_that_are_no_image_do_not_fold() -> None:
+    with pytest.raises(GridUnknown, match="cannot be folded onto the image: it is a word"):
+        Activation(torch.zeros(3), ("token",), unfoldable="it is a word").grid()
+    with pytest.raises(GridUnknown, match="Fold it first"):
+        Activation(torch.zeros(3), ("token",)).to_pixels()
+
+
+def test_bfloat16_becomes_float32_in_numpy() -> None:
+    assert Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)).numpy().dtype.name == "float32"
+
+
+def test_tokens_are_compared_with_one_feature_by_cosine() -> None:
+    image = Activation(torch.tensor([[[3.0, 4], [0, 2], [0, 0]]]), ("batch", "token", "feature"))
+    words = Activation(torch.tensor([[[9.0, 9], [1, 0]]]), ("batch", "token", "feature"))
+    cosine = image.cosine(words.isel(token=-1))
+    assert cosine.dims == ("batch", "token")
+    assert cosine.data[0].tolist() == pytest.approx([0.6, 0, 0])
+    with pytest.raises(NotRead, match="Select one feature of it first"):
+        image.cosine(words)
+    with pytest.raises(NotRead, match="Place 2 of token was asked for; this activation has 2 of them"):
+        words.isel(token=2)
+
+
+def test_a_comparison_keeps_the_way_back_to_the_picture() -> None:
+    image = Activation(torch.rand(2, 1, 6, 3), ("layer", "batch", "token", "feature"), {"layer": (4, 5)}, layout=NEWLINES)
+    word = Activation(torch.rand(2, 1, 3), ("layer", "batch", "feature"), {"layer": (4, 5)})
+    assert image.cosine(word).grid().shape == {"layer": 2, "batch": 1, "row": 2, "col": 2}
+
+
+READ = Activation(torch.arange(12.0).reshape(3, 4), ("layer", "token"), {"layer": (7, 9, 11), "token": (5, 6, 7, 5)})
+"""Three layers at the positions 5, 6, 7 and once more 5: 0 to 3, 4 to 7, 8 to 11."""
+
+
+@pytest.mark.parametrize(
+    ("taken", "layers", "data"),
+    [
+        (READ.sel(layer=[11, 7]), (11, 7), [[8, 9, 10, 11], [0, 1, 2, 3]]),
+        (READ.sel(layer=np.array([9])), (9,), [[4, 5, 6, 7]]),
+        (READ.sel(layer=range(7, 11, 2)), (7, 9), [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (READ.sel(layer=slice(8, 11)), (9,), [[4, 5, 6, 7]]),
+        (READ.sel(layer=slice(None, 9)), (7,), [[0, 1, 2, 3]]),
+        (READ.isel(layer=[-1, 0]), (11, 7), [[8, 9, 10, 11], [0, 1, 2, 3]]),
+        (READ.isel(layer=slice(None, None, -1)), (11, 9, 7), [[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]),
+        (READ[1:], (9, 11), [[4, 5, 6, 7], [8, 9, 10, 11]]),
+        (READ[[2]], (11,), [[8, 9, 10, 11]]),
+    ],
+)
+def test_several_layers_keep_their_axis_and_their_numbers(taken: Activation, layers: tuple[int, ...], data: list[list[float]]) -> None:
+    assert taken.coords == {"layer": layers, "token": (5, 6, 7, 5)}
+    assert taken.data.tolist() == data
+
+
+@pytest.mark.parametrize(
+    "taken", [READ.sel(layer=-1), READ.sel(layer=np.int64(11)), READ.isel(layer=torch.tensor(2)), READ[-1], READ[2, ...]]
+)
+def test_one_layer_drops_its_axis(taken: Activation) -> None:
+    assert taken.dims == ("token",)
+    assert taken.coords == {"token": (5, 6, 7, 5)}
+    assert taken.data.tolist() == [8, 9, 10, 11]
+
+
+def test_axes_without_coordinates_get_those_of_what_was_taken() -> None:
+    heads = Activation(torch.arange(3.0), ("head",))
+    assert heads.isel(head=[2, 0]).coords == {"head": (2, 0)}
+    assert heads.isel(head=[2, 0]).sel(head=0).data.item() == 0
+    assert heads.sel(head=-1).data.item() == 2
+
+
+def test_places_are_taken_along_several_axes_at_once() -> None:
+    assert READ[0, 1:3].data.tolist() == [1, 2]
+    assert READ[..., 1].data.tolist() == [1, 5, 9]
+    assert [row.data[0].item() for row in READ] == [0, 4, 8]
+    assert len(READ) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: READ.sel(token=5), r"token 5 is there 2 times, at the places 0, 3\. Choose one, as by isel\(token=0\)"),
+        (lambda: READ.sel(layer=[7, 8]), "layer 8 was asked for; this activation has layer 7, 9, 11"),
+        (lambda: READ.sel(layer=7.5), r"sel\(layer=\.\.\.\) takes an integer, several of them, or a slice"),
+        (lambda: READ.sel(layer=slice(-2, None)), "a slice of labels has no step and nothing negative"),
+        (lambda: READ.sel(head=0), "No axis 'head'"),
+        (lambda: READ.isel(layer=[0, 3]), "Place 3 of layer was asked for; this activation has 3 of them"),
+        (lambda: READ.isel(layer=slice(0, 1.5)), "a slice has integers"),
+        (lambda: READ[0, 0, 0], "3 places were asked for, one an axis; the axes here are layer, token"),
+        (lambda: READ["layer"], r"isel\(layer=\.\.\.\) takes an integer"),
+        (lambda: len(READ.mean()), "single number without an axis"),
+        (lambda: READ.map(torch.zeros(3)), r"map\(\) keeps the axes of .* given a tensor of shape \(3,\)"),
+    ],
+)
+def test_what_is_not_there_is_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(NotRead, match=message):
+        wrong()
+
+
+def test_an_axis_that_map_makes_shorter_loses_its_coordinates() -> None:
+    steps = READ.map(READ.data[1:] - READ.data[:-1])
+    assert steps.coords == {"token": (5, 6, 7, 5)}
+    with pytest.raises(NotRead, match="layer 9 was asked for; this activation has layer 0, 1"):
+        steps.sel(layer=9)
+    assert READ.map(READ.data * 2).sel(layer=9).data.tolist() == [8, 10, 12, 14]
+
+
+def test_an_image_that_lost_tokens_does_not_fold() -> None:
+    image = Activation(torch.arange(6.0), ("token",), layout=NEWLINES)
+    for part in (image.map(torch.zeros(5)), image.isel(token=slice(0, 5)), image.isel(token=[1, 0, 2, 3, 4, 5])):
+        with pytest.raises(GridUnknown, match="a part of what was read there"):
+            part.grid()
+    assert image[:].grid().data.tolist() == [[0, 1], [3, 4]]
+    with pytest.raises(GridUnknown, match="not a map on a grid"):
+        image.grid()[:1].to_pixels()
+
+
+def test_numpy_takes_an_activation_as_an_array() -> None:
+    assert np.asarray(READ).tolist() == READ.data.tolist()
+    assert np.asarray(READ, dtype=np.float16).dtype == np.float16
+    assert np.array(Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)), copy=True).dtype == np.float32
+
+
+def test_coordinates_are_as_many_as_their_axis_is_long() -> None:
+    with pytest.raises(InvalidRead, match="The axis layer is 2 long and has 3 coordinates"):
+        Activation(torch.zeros(2), ("layer",), {"layer": (1, 2, 3)})
+    with pytest.raises(InvalidRead, match=r"shape \(2,\) has 1 axes, and 2 names"):
+        Activation(torch.zeros(2), ("layer", "token"))

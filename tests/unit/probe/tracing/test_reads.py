@@ -1,0 +1,69 @@
+"""Read requests: checked where they are written, merged before they run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import probe
+from probe.errors import InvalidLayer, InvalidRead, NoAttention
+from probe.tracing.modules import Modules
+from probe.tracing.reads import Attention, Hidden, Logits, Vision, merge
+from probe.tracing.resolving import plan
+
+MODULES = Modules(("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), 9)
+
+
+@pytest.mark.parametrize("layers", [[], "every", [1.5], [True], None])
+def test_layers_that_are_no_numbers_are_refused(layers: object) -> None:
+    with pytest.raises(InvalidRead, match=r'Hidden\(layers=.*"all"'):
+        Hidden(layers=layers)  # type: ignore[arg-type]
+
+
+def test_a_place_is_a_name_a_span_or_a_position() -> None:
+    assert Hidden(layers=3, at="image").at == ("image",)
+    assert Hidden(layers=range(2, 4), at=[-1, -2]) == Hidden(layers=(2, 3), at=(-1, -2))
+    with pytest.raises(InvalidRead, match="a place is"):
+        Hidden(layers=3, at=2.5)  # type: ignore[arg-type]
+
+
+def test_heads_are_kept_or_averaged() -> None:
+    with pytest.raises(InvalidRead, match='heads is "all" or "mean"'):
+        Attention(layers="all", query="answer", heads="max")  # type: ignore[arg-type]
+
+
+def test_equal_places_share_one_read_over_the_union_of_their_layers() -> None:
+    merged = merge(
+        [Hidden(range(7, 10), "image"), Hidden([9, 11], ("image", "class")), Vision(-2), Vision(-1), Logits("answer"), Logits("answer")]
+    )
+    assert merged == (Hidden((7, 8, 9, 11), "image"), Hidden((9, 11), "class"), Vision((-2, -1)), Logits("answer"))
+
+
+def test_a_layer_beyond_the_model_names_the_range() -> None:
+    with pytest.raises(InvalidLayer, match=r"Hidden states of layer 40 were asked for, but this model has layers 0 \(embeddings\) to 3\."):
+        plan([Hidden([40])], MODULES, ())
+    with pytest.raises(InvalidLayer, match=r"Vision states of layer -4 .* to 2"):
+        plan([Vision(-4)], MODULES, ())
+
+
+def test_attention_of_a_block_without_it_names_those_that_have_it() -> None:
+    with pytest.raises(NoAttention, match=r"Block 1 has no attention that can be read. Blocks with attention: 0, 2"):
+        plan([Attention([1], query=-1)], MODULES, ())
+    assert sorted(plan([Attention("all", query=-1)], MODULES, ()).attention) == [0, 2]
+
+
+def test_hidden_states_count_one_more_than_blocks() -> None:
+    assert sorted(plan([Hidden("all")], MODULES, ()).hidden) == [0, 1, 2, 3]
+    assert sorted(plan([Hidden(-1)], MODULES, ()).hidden) == [3]
+
+
+def test_what_a_family_cannot_give_is_refused_with_its_reason() -> None:
+    modules = replace(MODULES, unreadable={"Vision": "there is no tower. Read Projected() instead."})
+    with pytest.raises(InvalidRead, match=r"Vision\(\) cannot be read from this family: there is no tower\. Read Projected\(\) instead\."):
+        plan([Hidden(1), Vision(-1)], modules, ())
+
+
+def test_only_reads_are_merged() -> None:
+    with pytest.raises(InvalidRead, match="Not a read: 'image'"):
+        probe.merge(["image"])  # type: ignore[list-item]
