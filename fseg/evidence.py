@@ -87,7 +87,7 @@ class Evidence:
         """
         return replace(self, scope=tuple(reads))
 
-    def hidden(self, at: probe.Place) -> Float[Tensor, "layer token feature"]:
+    def hidden(self, at: probe.Position) -> Float[Tensor, "layer token feature"]:
         """Hidden states at a place, in the order of the layers that the reads name.
 
         Equals `hidden_states[layer][0, at]` of a Hugging Face forward, as float32. Of an image, the cells of its grid: newline and
@@ -106,7 +106,7 @@ class Evidence:
             raise self._not_scoped(f"the hidden state at {at!r}")
         return _cells(self._traced.hidden(at, layers=_union(mine)))[:, 0].float()
 
-    def attention_rows(self, query: probe.Place, key: probe.Place) -> Float[Tensor, "layer query key"]:
+    def attention_rows(self, query: probe.Position, key: probe.Position) -> Float[Tensor, "layer query key"]:
         """Attention from the query tokens to the key tokens, averaged over the heads.
 
         Equals `attentions[layer][0].mean(0)[query][:, key]` of a Hugging Face forward with eager attention, as float32. Of an image, the
@@ -119,7 +119,7 @@ class Evidence:
         rows = _cells(read)[:, 0].float()
         return rows.mean(1) if "head" in read.dims else rows
 
-    def attention_heads(self, query: probe.Place, key: probe.Place) -> Float[Tensor, "layer head query key"]:
+    def attention_heads(self, query: probe.Position, key: probe.Position) -> Float[Tensor, "layer head query key"]:
         """Attention from the query tokens to the key tokens, head by head, float32.
 
         Raises:
@@ -168,7 +168,7 @@ class Evidence:
             raise NotScoped(f"{self.name}: nothing was read of the model for this class" + ("." if self.present else ": it said no."))
         return self.trace
 
-    def _attention(self, query: probe.Place, key: probe.Place, heads: Sequence[str]) -> probe.Activation:
+    def _attention(self, query: probe.Position, key: probe.Position, heads: Sequence[str]) -> probe.Activation:
         """What was read of this pair, with the first of these treatments of heads that the reads in scope name."""
         if self.scope is None:
             return self._traced.attention(query=query, key=key, heads="all" if heads == ("all",) else None)

@@ -71,7 +71,7 @@ class Segmenter:
         device, dtype = self.model.model.device, str(self.model.model.dtype).removeprefix("torch.")
         return f"Segmenter(recipe {self.recipe.name!r}, backbone {self.model.name}, SAM {self.sam_name}, {device}, {dtype})"
 
-    def __call__(self, image: probe.ImageLike | probe.Pictures, classes: Classes) -> Result:
+    def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> Result:
         """Segment one image.
 
         Args:
@@ -108,7 +108,7 @@ class Segmenter:
 
     def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]], image_size: tuple[int, int]) -> list[Evidence]:
         """The model's part of the work: steps 2 to 5, from the questions to the prompts. One entry a class, in order."""
-        return follow(self.recipe, begin(session, self.recipe.ask(session, classes), self.reads, image_size))
+        return run_stages(self.recipe, collect_evidence(session, self.recipe.ask(session, classes), self.reads, image_size))
 
     def segment(
         self,
@@ -148,7 +148,7 @@ class Segmenter:
         self.names(classes)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             source = iter(images)
-            ahead: list[tuple[probe.ImageLike, Future[probe.Pictures]]] = []
+            ahead: list[tuple[probe.ImageLike, Future[probe.PreparedImages]]] = []
             while True:
                 ahead += [(image, pool.submit(self.model.prepare, image)) for image in islice(source, 1 + workers - len(ahead))]
                 if not ahead:
@@ -156,7 +156,7 @@ class Segmenter:
                 image, prepared = ahead.pop(0)
                 yield self._result_or_failure(image, prepared, classes)
 
-    def layer_distances(self, image: probe.ImageLike | probe.Pictures, name: str) -> dict[int, Float[Tensor, "row col"]]:
+    def layer_distances(self, image: probe.ImageLike | probe.PreparedImages, name: str) -> dict[int, Float[Tensor, "row col"]]:
         """The cosine of Eq. 3 at every layer by itself (the paper's Figure 5): `hidden_states` index -> map.
 
         Where the model says no, its answer is written for it, so that there is a class token to compare with.
@@ -186,7 +186,7 @@ class Segmenter:
             "sam": self.sam_name,
         }
 
-    def _result_or_failure(self, image: probe.ImageLike, prepared: Future[probe.Pictures], classes: Classes) -> Result | Failure:
+    def _result_or_failure(self, image: probe.ImageLike, prepared: Future[probe.PreparedImages], classes: Classes) -> Result | Failure:
         try:
             return self(prepared.result(), classes)
         except Exception as error:  # one image among many must not stop the others: its error is the result
@@ -200,7 +200,7 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
                 f"{backbone!r} has no processor to ask with. Open it with probe.load(model=..., processor=...)."
             )
         if not backbone.backbone.resizes_directly:
-            raise _unplaced(backbone.family)
+            raise _without_grid(backbone.family)
         if not backbone.direct:
             raise InvalidRecipe(
                 f"{backbone!r} prepares pictures by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
@@ -215,17 +215,17 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
     try:
         return probe.load(backbone_place(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
     except probe.errors.NoDirectResize as error:
-        raise _unplaced(str(backbone)) from error
+        raise _without_grid(str(backbone)) from error
 
 
-def _unplaced(name: str) -> InvalidRecipe:
+def _without_grid(name: str) -> InvalidRecipe:
     return InvalidRecipe(
         f"{name} cannot be segmented with yet: its family does not say where image tokens lie when an image is resized directly, and points "
         "and boxes need that. Give a LLaVA-1.5, a VipLLaVA or a LLaVA-1.6."
     )
 
 
-def only_picture(pictures: probe.Pictures) -> Image.Image:
+def only_picture(pictures: probe.PreparedImages) -> Image.Image:
     """The one picture that is segmented.
 
     Raises:
@@ -236,7 +236,7 @@ def only_picture(pictures: probe.Pictures) -> Image.Image:
     return pictures.images[0]
 
 
-def begin(
+def collect_evidence(
     session: probe.Session, answered: Sequence[ClassAnswer], reads: Sequence[probe.Read], image_size: tuple[int, int]
 ) -> list[Evidence]:
     """What is known of each name once it was asked about: the answer and, for a yes, the activations that `reads` name, in one pass each."""
@@ -244,7 +244,7 @@ def begin(
     return [_begun(a, next(traces) if a.present else None, image_size) for a in answered]
 
 
-def follow(recipe: Recipe, begun: Sequence[Evidence]) -> list[Evidence]:
+def run_stages(recipe: Recipe, begun: Sequence[Evidence]) -> list[Evidence]:
     """Steps 3 to 5 of a recipe: responses, the best name of each class, refined masks, prompts. One entry a class, in order."""
     responded = [recipe.respond(e) if e.present else e for e in begun]
     chosen = {name: _choose([e for e in responded if e.name == name]) for name in dict.fromkeys(e.name for e in begun)}

@@ -9,7 +9,7 @@ from PIL import Image
 
 import probe
 from fseg.errors import InvalidRecipe
-from fseg.pipeline import Classes, Segmenter, begin, follow, only_picture
+from fseg.pipeline import Classes, Segmenter, collect_evidence, only_picture, run_stages
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.qap import Ask
@@ -48,7 +48,7 @@ class Sweep:
             except probe.errors.InvalidRead as error:
                 raise InvalidRecipe(f'The row "{name}" does not fit {segmenter.model.name}: {error}') from error
 
-    def __call__(self, image: probe.ImageLike | probe.Pictures, classes: Classes) -> dict[str, Result]:
+    def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> dict[str, Result]:
         """The result of each row, in the order of the rows."""
         names = self.segmenter.names(classes)
         pictures = self.segmenter.model.pictures(image)
@@ -58,10 +58,10 @@ class Sweep:
         for ask, group in self._groups.items():
             reads = _reads([self.rows[name] for name in group])
             with self.segmenter.model.open(pictures, keep=reads, template=ask.template) as session:
-                begun = begin(session, ask(session, names), reads, (picture.height, picture.width))
+                begun = collect_evidence(session, ask(session, names), reads, (picture.height, picture.width))
             for name in group:
                 recipe = self.rows[name]
-                results[name] = self.segmenter.segment(picture, tuple(names), follow(recipe, begun), recipe=recipe, sam=sam)
+                results[name] = self.segmenter.segment(picture, tuple(names), run_stages(recipe, begun), recipe=recipe, sam=sam)
         return {name: results[name] for name in self.rows}
 
 

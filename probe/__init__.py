@@ -4,14 +4,14 @@ from probe import _torchvision  # isort: skip  # first: transformers imports tor
 from probe import errors
 from probe.backbones import Backbone, register
 from probe.errors import ProbeError
-from probe.inputs.encoding import Answer, Encoding, Pictures
+from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike, open_image
 from probe.model import Probe, load
 from probe.sessions.session import Choice, Session
 from probe.tokens.layout import Grid, ImageLayout
 from probe.tokens.spans import Span, TokenMap
 from probe.tracing.activation import Activation
-from probe.tracing.reads import Attention, Hidden, Logits, Place, Places, Projected, Read, Vision, merge
+from probe.tracing.reads import Attention, Hidden, Logits, Position, Positions, Projected, Read, Vision, merge
 from probe.tracing.trace import Trace
 from probe.verification.parity import verify
 
@@ -29,9 +29,9 @@ __all__ = [
     "ImageLayout",
     "ImageLike",
     "Logits",
-    "Pictures",
-    "Place",
-    "Places",
+    "Position",
+    "Positions",
+    "PreparedImages",
     "Probe",
     "ProbeError",
     "Projected",

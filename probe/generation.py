@@ -66,7 +66,7 @@ _READ_INSTEAD = MappingProxyType(
 """Options of Hugging Face's generate() for what it returns beside the ids, and what to do instead."""
 
 
-_UNFOLLOWED = MappingProxyType(
+_UNSUPPORTED = MappingProxyType(
     {
         "num_beams": 1,
         "min_length": 0,
@@ -96,6 +96,6 @@ _UNFOLLOWED = MappingProxyType(
 """What a checkpoint's generation settings may hold that `probe.sessions.greedy` does not follow, and the value with which it does nothing."""
 
 
-def unfollowed(settings: GenerationConfig) -> tuple[str, ...]:
+def unsupported_generation_settings(settings: GenerationConfig) -> tuple[str, ...]:
     """The settings that do something which `probe.sessions.greedy.Greedy` does not follow: each question has to be asked alone."""
-    return tuple(name for name, idle in _UNFOLLOWED.items() if getattr(settings, name, None) not in (None, idle))
+    return tuple(name for name, idle in _UNSUPPORTED.items() if getattr(settings, name, None) not in (None, idle))

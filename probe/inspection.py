@@ -56,8 +56,8 @@ def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processo
 
 
 def _grid(backbone: Backbone) -> str:
-    if backbone.gridless:
-        return f"none: {backbone.gridless}"
+    if backbone.no_grid_reason:
+        return f"none: {backbone.no_grid_reason}"
     if type(backbone).layout is Backbone.layout:
         return "not declared: maps cannot be folded onto the image"
     return f"declared by {type(backbone).__name__}"

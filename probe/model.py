@@ -12,25 +12,25 @@ from transformers import LogitsProcessorList
 from probe.backbones import Backbone, backbone_for
 from probe.errors import InvalidRead, LoadError, NotFinite, ProcessorNeeded
 from probe.generation import generation_options
-from probe.inputs.encoding import Answer, Encoding, Pictures
-from probe.inputs.image_cache import remembering
+from probe.inputs.encoding import Answer, Encoding, PreparedImages
+from probe.inputs.image_cache import with_image_cache
 from probe.inputs.images import ImageLike, open_images
 from probe.inputs.prompt import Messages, build_prompt, image_token
 from probe.inputs.text import AnswerTokenizer, token_map
 from probe.inspection import Inspection, inspect_model
 from probe.loading import check_decoder, default_dtype, load_checkpoint, resolve_device, resolve_dtype
 from probe.preparation import Preparation
-from probe.sessions.greedy import BUSY, NEXT_LOGITS, Room, last_logits
-from probe.sessions.prefix import Feed
+from probe.sessions.greedy import NEXT_LOGITS, TOKEN_BUDGET, AdaptiveBatcher, last_logits
+from probe.sessions.prefix import PackedInputs
 from probe.sessions.session import Session
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, image_spans
-from probe.tracing.engine import Engine, Recorded
+from probe.tracing.engine import Captured, Engine
 from probe.tracing.finite import FiniteLogits, advice
 from probe.tracing.modules import Modules, discover
 from probe.tracing.reads import Read
-from probe.tracing.resolving import Plan, Seat, plan
-from probe.tracing.trace import Trace, VisionPlace
+from probe.tracing.resolving import ReadPlan, SequenceSlot, resolve_reads
+from probe.tracing.trace import Trace, VisionLayout
 
 
 class Probe:
@@ -53,7 +53,7 @@ class Probe:
         self.direct = preparation.direct(self.backbone, self.family)
         self.modules: Modules = discover(model)
         self.engine = Engine(model, self.modules)
-        self._rooms: dict[tuple[str, str], Room] = {}
+        self._rooms: dict[tuple[str, str], AdaptiveBatcher] = {}
 
     def __repr__(self) -> str:
         return f"Probe({self.name}, {self.family}, {len(self.modules.layers)} layers, {self.model.dtype}, {self.model.device})"
@@ -62,7 +62,7 @@ class Probe:
         """What this model is and what can be read from it; prints as a table."""
         return inspect_model(self.model, self.modules, self.backbone, self.processor is not None)
 
-    def prepare(self, images: ImageLike | Sequence[ImageLike]) -> Pictures:
+    def prepare(self, images: ImageLike | Sequence[ImageLike]) -> PreparedImages:
         """Open images once for many prompts. `encode` and `open` take the result in place of the images; safe to call from other threads.
 
         Raises:
@@ -70,13 +70,13 @@ class Probe:
         """
         pictures = tuple(open_images(images))
         if not self.direct or not pictures:
-            return Pictures(pictures, made_for=self.preparation)
+            return PreparedImages(pictures, made_for=self.preparation)
         inputs, layouts = self.backbone.prepare_directly(self.model, self._processor("prepare"), pictures)
-        return Pictures(pictures, inputs, tuple(layouts), made_for=self.preparation)
+        return PreparedImages(pictures, inputs, tuple(layouts), made_for=self.preparation)
 
-    def pictures(self, images: ImageLike | Sequence[ImageLike] | Pictures) -> Pictures:
-        """Pictures prepared for this model: the given ones, if they are; images, and another model's pictures, are prepared."""
-        if not isinstance(images, Pictures):
+    def pictures(self, images: ImageLike | Sequence[ImageLike] | PreparedImages) -> PreparedImages:
+        """Images prepared for this model: the given ones, if they are; images, and another model's pictures, are prepared."""
+        if not isinstance(images, PreparedImages):
             return self.prepare(images)
         return images if images.made_for is self.preparation else self.prepare(list(images.images))
 
@@ -86,10 +86,15 @@ class Probe:
         Raises:
             InvalidLayer, NoAttention, InvalidRead.
         """
-        plan(reads, self.modules, ())
+        resolve_reads(reads, self.modules, ())
 
     def encode(
-        self, images: ImageLike | Sequence[ImageLike] | Pictures, text: str | Messages, *, chat: bool = True, template: str | None = None
+        self,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages,
+        text: str | Messages,
+        *,
+        chat: bool = True,
+        template: str | None = None,
     ) -> Encoding:
         """Images and a prompt as the model takes them, with a name for every position.
 
@@ -151,14 +156,14 @@ class Probe:
             logits: torch.Tensor = self.model(**self.backbone.forward_inputs(self.model, encoding.inputs), logits_to_keep=1).logits
         return logits[0, -1].float()
 
-    def last_logits(self, feed: Feed) -> torch.Tensor:
+    def last_logits(self, packed: PackedInputs) -> torch.Tensor:
         """Logits (sequence, vocabulary) of the tokens that follow sequences behind a shared prefix."""
         with self.engine.lock, torch.no_grad():
-            return last_logits(self.model, feed)
+            return last_logits(self.model, packed)
 
-    def room(self, policy: str, work: str) -> Room:
+    def room(self, policy: str, work: str) -> AdaptiveBatcher:
         """How much of some work ("ask", "trace") goes through this model at once under a policy of sharing."""
-        return self._rooms.setdefault((policy, work), Room(BUSY[work]))
+        return self._rooms.setdefault((policy, work), AdaptiveBatcher(TOKEN_BUDGET[work]))
 
     def run(self, encoding: Encoding | Mapping[str, Any], reads: Iterable[Read] | Read) -> Trace:
         """One forward over the whole sequence (an answer in it is teacher-forced), reading what was asked, stopping after the last read.
@@ -181,17 +186,17 @@ class Probe:
                 "returned; call run() once for each of several."
             )
         rows: tuple[TokenMap, ...]
-        seats: tuple[Seat, ...]
+        slots: tuple[SequenceSlot, ...]
         if isinstance(encoding, Encoding):
-            inputs, rows, seats = encoding.inputs, (encoding.tokens,), (Seat(0),)
+            inputs, rows, slots = encoding.inputs, (encoding.tokens,), (SequenceSlot(0),)
         else:
-            inputs, rows, seats = self._plain(encoding)
-        what: Plan = plan(asked, self.modules, rows)
+            inputs, rows, slots = self._plain(encoding)
+        what: ReadPlan = resolve_reads(asked, self.modules, rows)
         try:
-            recorded = self.engine.run(self._forward, inputs, what, seats)
+            captured = self.engine.run(self._forward, inputs, what, slots)
         except NotFinite as error:
-            raise self._told(error, self._where_not_finite(inputs, rows, seats)) from error
-        return self.traced(rows, recorded, what)
+            raise self._told(error, self._where_not_finite(inputs, rows, slots)) from error
+        return self.traced(rows, captured, what)
 
     def explained(self, error: NotFinite, encodings: Sequence[Encoding]) -> NotFinite:
         """The error with the layer in which it begins and what to try.
@@ -201,16 +206,16 @@ class Probe:
         """
         unknown = False
         for one in encodings:
-            begins = self._where_not_finite(one.inputs, (one.tokens,), (Seat(0),))
+            begins = self._where_not_finite(one.inputs, (one.tokens,), (SequenceSlot(0),))
             if begins:
                 return self._told(error, begins)
             unknown = unknown or begins is None
         return self._told(error, None if unknown else "")
 
-    def _where_not_finite(self, inputs: Mapping[str, Any], rows: Sequence[TokenMap], seats: Sequence[Seat]) -> str | None:
+    def _where_not_finite(self, inputs: Mapping[str, Any], rows: Sequence[TokenMap], slots: Sequence[SequenceSlot]) -> str | None:
         """Where NaN or infinity begins; "" where all states are finite; None: this could not be found out."""
         try:
-            return self.engine.where_not_finite(self._forward, inputs, tuple(tuple(range(len(row))) for row in rows), seats)
+            return self.engine.where_not_finite(self._forward, inputs, tuple(tuple(range(len(row))) for row in rows), slots)
         except Exception:  # such as a shortage of memory: it must not stand in place of the error that is looked into
             return None
 
@@ -221,14 +226,14 @@ class Probe:
     def _forward(self, inputs: Mapping[str, Any]) -> Any:
         return self.model(**self.backbone.forward_inputs(self.model, inputs), use_cache=False)
 
-    def traced(self, rows: tuple[TokenMap, ...], recorded: Recorded, what: Plan) -> Trace:
-        """What was recorded of these sequences, as a Trace."""
+    def traced(self, rows: tuple[TokenMap, ...], captured: Captured, what: ReadPlan) -> Trace:
+        """What was captured of these sequences, as a Trace."""
         depth = (len(self.modules.layers) + 1, len(self.modules.layers))
-        return Trace(rows, recorded.row_differences, recorded, what, depth, self._vision_place(rows))
+        return Trace(rows, captured.row_differences, captured, what, depth, self._vision_place(rows))
 
     def open(
         self,
-        images: ImageLike | Sequence[ImageLike] | Pictures,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages,
         *,
         keep: Iterable[Read] = (),
         policy: str | None = None,
@@ -253,12 +258,12 @@ class Probe:
             )
         return self.modules.image_token_id
 
-    def _inputs(self, processor: Any, pictures: Pictures, prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
+    def _inputs(self, processor: Any, pictures: PreparedImages, prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
         tokenizer = processor.tokenizer
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.
         special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
         if pictures.inputs is None or pictures.layouts is None:
-            prepare = remembering(processor, pictures.remembered)
+            prepare = with_image_cache(processor, pictures.image_cache)
             inputs = prepare(images=list(pictures.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
             sizes = [(image.height, image.width) for image in pictures.images]
             return dict(inputs), [self.backbone.layout(self.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
@@ -277,7 +282,7 @@ class Probe:
 
         return {name: moved(value) for name, value in inputs.items()}
 
-    def _plain(self, encoding: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[TokenMap, ...], tuple[Seat, ...]]:
+    def _plain(self, encoding: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[TokenMap, ...], tuple[SequenceSlot, ...]]:
         """A plain Hugging Face encoding: its rows without padding, and where they sit behind it."""
         # Where an encoder reads the prompt, the decoder's sequence is the answer.
         own = "decoder_" if "decoder_input_ids" in encoding else ""
@@ -297,16 +302,16 @@ class Probe:
         leading = self.backbone.leading(self.model, inputs)
         if leading and not bool(mask[:, 0].all()):
             raise InvalidRead(f"{self.family} puts its pictures before input_ids, so padding has to lie behind them. Pad on the right.")
-        rows, seats = [], []
+        rows, slots = [], []
         for row in range(len(ids)):
             real = [NO_WORD] * leading + ids[row][mask[row]].tolist()
             images = tuple(i for i, token in enumerate(real) if token in (NO_WORD, self.modules.image_token_id))
             shown = (images,) if images else ()
             rows.append(TokenMap(tuple(real), shown, (None,) * len(shown), image_spans(shown), family=self.family))
-            seats.append(Seat(row, int(mask[row].int().argmax())))
-        return inputs, tuple(rows), tuple(seats)
+            slots.append(SequenceSlot(row, int(mask[row].int().argmax())))
+        return inputs, tuple(rows), tuple(slots)
 
-    def _vision_place(self, rows: Sequence[TokenMap]) -> VisionPlace:
+    def _vision_place(self, rows: Sequence[TokenMap]) -> VisionLayout:
         depth = len(self.modules.vision_blocks) + 1
         layouts = [layout for row in rows for layout in row.layouts]
         view = layouts[0].view if len(layouts) == 1 and layouts[0] is not None else None
@@ -314,10 +319,10 @@ class Probe:
         patches = None if grid is None or classes == "kept" else len(grid.tokens)
         if view is None:
             reason = "the tower looks at several pictures or tiles, or at one whose layout is not known"
-            return VisionPlace(depth, patches, None, reason, classes)
+            return VisionLayout(depth, patches, None, reason, classes)
         if grid is None:
-            return VisionPlace(depth, None, None, "the family does not say how the tower's patches lie", classes)
-        return VisionPlace(depth, patches, ImageLayout((grid,)), "", classes)
+            return VisionLayout(depth, None, None, "the family does not say how the tower's patches lie", classes)
+        return VisionLayout(depth, patches, ImageLayout((grid,)), "", classes)
 
 
 NO_WORD = -1

@@ -28,7 +28,7 @@ class Backbone:
     """What an answer's tokens have in the inputs that say something of every token, where the processor made them; None: what the prompt's
     last token has."""
 
-    gridless: ClassVar[str] = ""
+    no_grid_reason: ClassVar[str] = ""
     """Why the image tokens lie nowhere on the picture, where they do not: the grid's error says it."""
 
     template: ClassVar[str | None] = None

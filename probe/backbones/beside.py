@@ -1,4 +1,4 @@
-"""Pictures that no token id marks in the sequence: before it, beside it, or at positions given by a mask."""
+"""Images that no token id marks in the sequence: before it, beside it, or at positions given by a mask."""
 
 from __future__ import annotations
 

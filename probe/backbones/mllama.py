@@ -19,7 +19,9 @@ class Mllama(Backbone):
     """Up to four tiles, padded to the right and below; the tower has them in one row, each a class token, its patches and a few fillers."""
 
     tiled = True
-    gridless = "one token stands for the picture, whose features the cross-attention blocks read beside the sequence; fold Vision instead"
+    no_grid_reason = (
+        "one token stands for the picture, whose features the cross-attention blocks read beside the sequence; fold Vision instead"
+    )
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "the picture is not in the sequence: blocks attend across to its features. Read Vision() instead."
     }
@@ -35,7 +37,7 @@ class Mllama(Backbone):
         rows, cols = (int(edge) // tile for edge in canvas)
         seen, padded = seen_share(model, inputs, side), padded_canvas(image_size, canvas, filled)
         shown = tiled_grid(rows, cols, side, image_size, first=1, seen=seen, canvas=padded, stride=_tile_length(side))
-        return ImageLayout((), (0,), self.gridless, shown)
+        return ImageLayout((), (0,), self.no_grid_reason, shown)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid | None:
         return view

@@ -1,4 +1,4 @@
-"""Pictures at their own aspect ratio, a whole number of cells high and wide: Qwen-VL, GLM-4V, Mistral 3 and Pixtral."""
+"""Images at their own aspect ratio, a whole number of cells high and wide: Qwen-VL, GLM-4V, Mistral 3 and Pixtral."""
 
 from __future__ import annotations
 

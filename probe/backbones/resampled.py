@@ -1,4 +1,4 @@
-"""Pictures resampled into a fixed number of tokens that lie nowhere on them: Idefics 2, BLIP-2 and InstructBLIP."""
+"""Images resampled into a fixed number of tokens that lie nowhere on them: Idefics 2, BLIP-2 and InstructBLIP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Idefics2(Backbone):
     """The tower sees a picture at its own aspect ratio and, where the processor splits pictures, its four quarters before it."""
 
     tiled = True
-    gridless = "a perceiver resamples each picture into latents, and each latent attends to all of the picture"
+    no_grid_reason = "a perceiver resamples each picture into latents, and each latent attends to all of the picture"
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         pictures = 5 if processor.image_processor.do_image_splitting else 1
@@ -27,7 +27,7 @@ class Idefics2(Backbone):
             rows, cols = height // patch, width // patch
             box = (0.0, 0.0, cols * patch / width * image_size[1], rows * patch / height * image_size[0])
             shown = Grid.whole(rows, cols, image_size, box=box)
-        return ImageLayout((), tuple(range(pictures * processor.image_seq_len)), self.gridless, shown)
+        return ImageLayout((), tuple(range(pictures * processor.image_seq_len)), self.no_grid_reason, shown)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid | None:
         return view
@@ -37,14 +37,14 @@ class Idefics2(Backbone):
 class Blip2(Backbone):
     """The whole picture as one square; its tokens come before everything else of the prompt."""
 
-    gridless = "a Q-Former resamples the picture into query tokens, and each query attends to all of the picture"
+    no_grid_reason = "a Q-Former resamples the picture into query tokens, and each query attends to all of the picture"
     template = "Question: {question} Answer:"
     marks_images = False
 
     def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
         side = patches_per_side(model)
         (shown,) = tiled_layout(1, 1, side, image_size, seen=seen_share(model, inputs, side)).grids
-        return ImageLayout((), tuple(range(processor.num_query_tokens)), self.gridless, shown)
+        return ImageLayout((), tuple(range(processor.num_query_tokens)), self.no_grid_reason, shown)
 
     def vision_grid(self, model: Any, view: Grid | None) -> Grid:
         return square_patches(model, view)

@@ -1,4 +1,4 @@
-"""Pictures cut into square tiles, and shown whole once more: one grid over the whole canvas of tiles, one for the base view."""
+"""Images cut into square tiles, and shown whole once more: one grid over the whole canvas of tiles, one for the base view."""
 
 from __future__ import annotations
 

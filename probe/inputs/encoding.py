@@ -1,4 +1,4 @@
-"""Pictures: opened images; Encoding: one prompt with its images, as the model takes it; Answer: the same with an answer behind it."""
+"""PreparedImages: opened images; Encoding: one prompt with its images, as the model takes it; Answer: the same with an answer behind it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 from PIL import Image
 
 from probe.errors import TemplateError
-from probe.inputs.image_cache import Remembered
+from probe.inputs.image_cache import ImageCache
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import Span, TokenMap, shortened
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class PreparedImages:
     """Images opened once, and prepared for one model's tower once. Encodings of them share their tensors.
 
     Attributes:
         images: upright RGB.
         inputs, layouts: what the tower takes and where the tokens will lie, if the model resizes directly; else None, and
-        remembered: what the checkpoint's processor made of the images with the first prompt.
+        image_cache: what the checkpoint's processor made of the images with the first prompt.
         made_for: whose they are; another model prepares the images anew.
     """
 
     images: tuple[Image.Image, ...]
     inputs: Mapping[str, Any] | None = None
     layouts: tuple[ImageLayout, ...] | None = None
-    remembered: Remembered = field(default_factory=Remembered, repr=False)
+    image_cache: ImageCache = field(default_factory=ImageCache, repr=False)
     made_for: Any = field(default=None, repr=False)
 
 

@@ -11,26 +11,26 @@ from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
-class Remembered:
+class ImageCache:
     """What image processors made of images: one entry for each processor, images and options."""
 
     made: list[tuple[Any, list[Image.Image], dict[str, Any], Any]] = field(default_factory=list)
 
 
-def remembering(processor: Any, remembered: Remembered) -> Any:
+def with_image_cache(processor: Any, image_cache: ImageCache) -> Any:
     """The processor, with an image processor that looks into what is remembered first. The given one stays as it is."""
     if isinstance(getattr(type(processor), "image_processor", None), property) or not hasattr(processor, "image_processor"):
         return processor
     made = copy.copy(processor)
-    made.image_processor = _RememberingImageProcessor(processor.image_processor, remembered)
+    made.image_processor = CachedImageProcessor(processor.image_processor, image_cache)
     return made
 
 
-class _RememberingImageProcessor:
+class CachedImageProcessor:
     """Asked about the same images with the same options again, it gives what it gave before. Everything else is the image processor's."""
 
-    def __init__(self, maker: Any, remembered: Remembered) -> None:
-        self._maker, self._made = maker, remembered.made
+    def __init__(self, maker: Any, image_cache: ImageCache) -> None:
+        self._maker, self._made = maker, image_cache.made
 
     def __call__(self, images: Any, *args: Any, **options: Any) -> Any:
         shown = list(_leaves(images))

@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from probe.errors import NotFinite
-from probe.sessions.prefix import Continuations, Feed
+from probe.sessions.prefix import Continuations, PackedInputs
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-BUSY = {"ask": 3072, "score": 1024, "trace": 1024}
+TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024}
 """Kind of work -> tokens that keep a processor busy. Answers get theirs one at a time, so that more of them fit into a pass."""
 
 
@@ -98,32 +98,32 @@ class Start:
 def decode(
     sequences: Continuations,
     starts: Sequence[Start],
-    forward: Callable[[Feed], Float[Tensor, "sequence vocabulary"]],
+    forward: Callable[[PackedInputs], Float[Tensor, "sequence vocabulary"]],
     rules: Greedy,
 ) -> list[tuple[int, ...]]:
     """Decode all sequences together, each until it ends by itself: what was added to each.
 
     Args:
-        forward: runs the model on a feed and returns the logits of each sequence's last token.
+        forward: runs the model on packed inputs and returns the logits of each sequence's last token.
     """
-    logits = forward(sequences.feed([start.own for start in starts]))
+    logits = forward(sequences.next_inputs([start.own for start in starts]))
     answers: list[list[int]] = [[] for _ in starts]
     active = [number for number, start in enumerate(starts) if start.room > 0]
     logits = logits[active]
-    sequences.retain(active)
+    sequences.select_sequences(active)
     while active:
         chosen = rules.choose([(*starts[number].known, *answers[number]) for number in active], logits)
         for number, token in zip(active, chosen, strict=True):
             answers[number].append(token)
         going = [row for row, number in enumerate(active) if chosen[row] not in rules.ends and len(answers[number]) < starts[number].room]
         active = [active[row] for row in going]
-        sequences.retain(going)
+        sequences.select_sequences(going)
         if active:
-            logits = forward(sequences.feed([answers[number][-1:] for number in active]))
+            logits = forward(sequences.next_inputs([answers[number][-1:] for number in active]))
     return [tuple(answer) for answer in answers]
 
 
-class Room:
+class AdaptiveBatcher:
     """How much goes through a model at once: as much as fits, found by halving when memory runs out, and by doubling again later.
 
     Args:
@@ -197,11 +197,11 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error).casefold() for words in _SHORTAGES)
 
 
-def last_logits(model: Any, feed: Feed) -> Float[Tensor, "sequence vocabulary"]:
-    """Run the model on a feed: the logits of each sequence's last token."""
-    places = sorted({index for _, index in feed.last})
+def last_logits(model: Any, packed: PackedInputs) -> Float[Tensor, "sequence vocabulary"]:
+    """Run the model on packed inputs: the logits of each sequence's last token."""
+    places = sorted({index for _, index in packed.last})
     # On the CPU, which can index a tensor on any device: the last block may lie on another than the first.
-    logits: Tensor = model(**feed.inputs, logits_to_keep=torch.tensor(places, dtype=torch.long)).logits
-    rows = torch.tensor([row for row, _ in feed.last], device=logits.device)
-    cols = torch.tensor([places.index(index) for _, index in feed.last], device=logits.device)
+    logits: Tensor = model(**packed.inputs, logits_to_keep=torch.tensor(places, dtype=torch.long)).logits
+    rows = torch.tensor([row for row, _ in packed.last], device=logits.device)
+    cols = torch.tensor([places.index(index) for _, index in packed.last], device=logits.device)
     return logits[rows, cols]

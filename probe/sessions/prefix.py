@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from probe.backbones import Backbone
-from probe.generation import unfollowed
+from probe.generation import unsupported_generation_settings
 from probe.inputs.encoding import Encoding
 from probe.sessions.kv_cache import GrowingLayer
 from probe.tokens.spans import TokenMap
 from probe.tracing.hooks import ModelState
-from probe.tracing.resolving import Positions, Seat
+from probe.tracing.resolving import Indices, SequenceSlot
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Prefix:
     cache: DynamicCache
     position: int
     model_state: ModelState
-    hidden: dict[tuple[int, Positions], Tensor] = field(default_factory=dict)
+    hidden: dict[tuple[int, Indices], Tensor] = field(default_factory=dict)
     vision: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -65,17 +65,17 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class Feed:
+class PackedInputs:
     """New tokens of several sequences, as the model takes them.
 
     Attributes:
         inputs: the forward's keyword arguments.
-        seats: where each sequence's new tokens are.
+        slots: where each sequence's new tokens are.
         last: for each sequence (row, index) of its last token.
     """
 
     inputs: dict[str, Any]
-    seats: tuple[Seat, ...]
+    slots: tuple[SequenceSlot, ...]
     last: tuple[tuple[int, int], ...]
 
 
@@ -101,11 +101,11 @@ class Continuations(ABC):
         """How much longer the cache's rows get when each of `count` sequences gets a token."""
 
     @abstractmethod
-    def feed(self, tokens: Sequence[Sequence[int]]) -> Feed:
+    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
         """The next tokens of each sequence, one or more; the model must be run on them before the next call."""
 
     @abstractmethod
-    def retain(self, kept: Sequence[int]) -> None:
+    def select_sequences(self, kept: Sequence[int]) -> None:
         """Go on with some of the sequences, in this order; the others' keys are given up."""
 
     def _inputs(self, ids: Int[Tensor, "row token"], index: Int[Tensor, "row token"], visible: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -169,22 +169,22 @@ class Packed(Continuations):
         self._owner = self._tensor([_EVERYONE] * len(prefix))
         self._index = self._tensor(range(-len(prefix), 0))
 
-    def feed(self, tokens: Sequence[Sequence[int]]) -> Feed:
+    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
         starts = [0]
         for new in tokens:
             starts.append(starts[-1] + len(new))
         owner = self._tensor([sequence for sequence, new in enumerate(tokens) for _ in new])
         index = self._tensor([fed + i for fed, new in zip(self._fed, tokens, strict=True) for i in range(len(new))])
-        seats = tuple(Seat(0, start - fed, len(self._prefix)) for start, fed in zip(starts, self._fed, strict=False))
+        slots = tuple(SequenceSlot(0, start - fed, len(self._prefix)) for start, fed in zip(starts, self._fed, strict=False))
         self._owner, self._index = torch.cat([self._owner, owner]), torch.cat([self._index, index])
         self._fed = [fed + len(new) for fed, new in zip(self._fed, tokens, strict=True)]
         own = (self._owner[None] == owner[:, None]) | (self._owner == _EVERYONE)[None]
         visible = self._visible(own[None], index[None], self._index[None])
         ids = self._tensor([token for new in tokens for token in new])
         last = tuple((0, stop - 1) for stop in starts[1:])
-        return Feed(self._inputs(ids[None], index[None], visible), seats, last)
+        return PackedInputs(self._inputs(ids[None], index[None], visible), slots, last)
 
-    def retain(self, kept: Sequence[int]) -> None:
+    def select_sequences(self, kept: Sequence[int]) -> None:
         fresh = torch.full((len(self._fed) + 2,), _NOBODY, device=self._owner.device)  # its last two entries: of _NOBODY and _EVERYONE
         fresh[self._tensor(kept)] = self._tensor(range(len(kept)))
         fresh[_EVERYONE] = _EVERYONE
@@ -215,20 +215,20 @@ class Batched(Continuations):
         self._real = torch.ones(count, len(prefix), dtype=torch.bool, device=model.device)
         self._index = self._tensor(range(-len(prefix), 0)).expand(count, -1)
 
-    def feed(self, tokens: Sequence[Sequence[int]]) -> Feed:
+    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
         width = max(map(len, tokens))
         ids = self._tensor([[*new, *[0] * (width - len(new))] for new in tokens])
         # What fills a row up sees what its last token sees: a token that sees nothing would have no attention, but not-a-numbers.
         index = self._tensor([[fed + min(i, len(new) - 1) for i in range(width)] for fed, new in zip(self._fed, tokens, strict=True)])
         real = self._tensor(range(width))[None] < self._tensor([len(new) for new in tokens])[:, None]
-        seats = tuple(Seat(row, -fed, len(self._prefix)) for row, fed in enumerate(self._fed))
+        slots = tuple(SequenceSlot(row, -fed, len(self._prefix)) for row, fed in enumerate(self._fed))
         self._real, self._index = torch.cat([self._real, real], 1), torch.cat([self._index, index], 1)
         self._fed = [fed + len(new) for fed, new in zip(self._fed, tokens, strict=True)]
         visible = self._visible(self._real[:, None].expand(-1, width, -1), index, self._index)
         last = tuple((row, len(new) - 1) for row, new in enumerate(tokens))
-        return Feed(self._inputs(ids, index, visible), seats, last)
+        return PackedInputs(self._inputs(ids, index, visible), slots, last)
 
-    def retain(self, kept: Sequence[int]) -> None:
+    def select_sequences(self, kept: Sequence[int]) -> None:
         if list(kept) == list(range(len(self._fed))):
             return
         rows = self._tensor(kept)
@@ -253,7 +253,7 @@ def offered_policies(model: Any, backbone: Backbone) -> tuple[tuple[str, ...], s
     strange = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if strange or getattr(text, "use_bidirectional_attention", False):
         return (), f"no mask of ours fits its decoder's layers of {', '.join(sorted(strange)) or 'attention in both directions'}"
-    strange = set(unfollowed(model.generation_config))
+    strange = set(unsupported_generation_settings(model.generation_config))
     if strange:
         return (), f"its generation settings have {', '.join(sorted(strange))}, which decoding together does not follow"
     return backbone.prefix, ""
@@ -262,7 +262,7 @@ def offered_policies(model: Any, backbone: Backbone) -> tuple[tuple[str, ...], s
 _MASKED_KERNELS = ("sdpa", "eager")
 
 
-def reach(config: Any) -> float:
+def max_rope_length(config: Any) -> float:
     """How long a sequence may be so that its length does not change the rotary frequencies: those of a prefix were chosen by its own."""
     text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}

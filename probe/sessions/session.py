@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import InvalidPolicy, InvalidRead, NotFinite, SessionClosed
-from probe.inputs.encoding import Answer, Encoding, Pictures
+from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
-from probe.sessions.greedy import BUSY, NEXT_LOGITS, Greedy, Start, decode
-from probe.sessions.prefix import POLICIES, Continuations, Prefix, offered_policies, reach
+from probe.sessions.greedy import NEXT_LOGITS, TOKEN_BUDGET, Greedy, Start, decode
+from probe.sessions.prefix import POLICIES, Continuations, Prefix, max_rope_length, offered_policies
 from probe.sessions.shared_trace import read_prefix, readable_behind, trace_behind
 from probe.tracing.reads import Read
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from probe.tracing.trace import Trace
 
 ALONE = "none"
-EXPECTED = 32
+EXPECTED_ANSWER_TOKENS = 32
 """Tokens that an answer is taken to have when questions are put together; a longer one is none the worse for it."""
 
 
@@ -77,7 +77,7 @@ class Session:
 
     Where the model's family allows it, the image's part of the prompt goes through the model once, at the first question, and every
     question goes on from there; in float32 the answers are those that each question gets alone (in half precision, as near as another
-    order of its sums is). Pictures are prepared once.
+    order of its sums is). Images are prepared once.
 
     Args:
         keep: reads of the image that later traces will want; they are made in the pass over the image. Other reads of the image cost a
@@ -93,7 +93,7 @@ class Session:
     def __init__(
         self,
         model: Probe,
-        images: ImageLike | Sequence[ImageLike] | Pictures,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages,
         *,
         keep: tuple[Read, ...] = (),
         policy: str | None = None,
@@ -106,7 +106,7 @@ class Session:
         pictures = model.pictures(images)
         if pictures.inputs is not None:
             pictures = replace(pictures, inputs=model.to_device(pictures.inputs))
-        self._pictures: Pictures | None = pictures
+        self._pictures: PreparedImages | None = pictures
         self._model, self.keep = model, keep
         self._chat, self._template = chat, template
         self._first: Encoding | None = None
@@ -183,8 +183,8 @@ class Session:
             return [self._scored(gate, [encoding], model.next_logits(encoding)[None])[0] for encoding in asked]
 
         def score(group: list[Encoding]) -> list[float]:
-            feed = self._continuations(prefix, len(group)).feed([encoding.tokens.ids[len(prefix) :] for encoding in group])
-            return self._scored(gate, group, model.last_logits(feed))
+            packed = self._continuations(prefix, len(group)).next_inputs([encoding.tokens.ids[len(prefix) :] for encoding in group])
+            return self._scored(gate, group, model.last_logits(packed))
 
         return model.room(self.policy, "score").together(asked, [len(encoding.tokens) - len(prefix) for encoding in asked], score)
 
@@ -216,13 +216,13 @@ class Session:
 
         own = [len(start.tokens) - len(prefix) for start in begun]
         # The first pass takes all prompts at once, and may be no larger than a pass that scores them.
-        sizes = [max(length + EXPECTED, length * BUSY["ask"] // BUSY["score"]) for length in own]
+        sizes = [max(length + EXPECTED_ANSWER_TOKENS, length * TOKEN_BUDGET["ask"] // TOKEN_BUDGET["score"]) for length in own]
         return model.room(self.policy, "ask").together(list(zip(asked, begun, strict=True)), sizes, answer)
 
     def _continuations(self, prefix: Prefix, count: int, steps: int = 0) -> Continuations:
         return POLICIES[self.policy](self._model.model, self._model.backbone, prefix, count, steps)
 
-    def _open(self) -> Pictures:
+    def _open(self) -> PreparedImages:
         if self._pictures is None:
             raise SessionClosed("This session is closed. Open another one with model.open(image).")
         return self._pictures
@@ -252,7 +252,7 @@ class Session:
                     self._prefix = read_prefix(self._model, self._first, self.keep)
             prefix = self._prefix
         longest = max(len(encoding.tokens) for encoding in encodings) + room
-        if prefix is not None and longest <= reach(self._model.model.config) and all(map(prefix.begins, encodings)):
+        if prefix is not None and longest <= max_rope_length(self._model.model.config) and all(map(prefix.begins, encodings)):
             return prefix
         if insist:
             raise InvalidPolicy(

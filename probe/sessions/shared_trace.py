@@ -14,10 +14,10 @@ from transformers import DynamicCache
 from probe.inputs.encoding import Answer, Encoding
 from probe.sessions.prefix import Continuations, Prefix
 from probe.tokens.spans import Span
-from probe.tracing.engine import Recorded
+from probe.tracing.engine import Captured
 from probe.tracing.hooks import ModelState
 from probe.tracing.reads import Hidden, Projected, Read, Vision
-from probe.tracing.resolving import Plan, Positions, Seat, plan
+from probe.tracing.resolving import Indices, ReadPlan, SequenceSlot, resolve_reads
 
 if TYPE_CHECKING:
     from probe.model import Probe
@@ -28,7 +28,7 @@ def read_prefix(model: Probe, encoding: Encoding, keep: Sequence[Read]) -> Prefi
     """Run the model over a prompt up to its last image token.
 
     Args:
-        keep: reads; what they name within the prefix is recorded in the same pass, the rest is left out.
+        keep: reads; what they name within the prefix is captured in the same pass, the rest is left out.
 
     Returns:
         None where the prompt has no image.
@@ -41,7 +41,7 @@ def read_prefix(model: Probe, encoding: Encoding, keep: Sequence[Read]) -> Prefi
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
     tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans, _texts={})
     made = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(model.model))
-    wanted = plan([read for read in (_within(read, spans) for read in keep) if read is not None], model.modules, (tokens,))
+    wanted = resolve_reads([read for read in (_within(read, spans) for read in keep) if read is not None], model.modules, (tokens,))
     _read(model, made, wanted, made.cache)
     return replace(made, position=model.backbone.next_position(model.model, length))
 
@@ -58,7 +58,7 @@ def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
     return None
 
 
-def _read(model: Probe, prefix: Prefix, wanted: Plan, cache: DynamicCache | None = None) -> None:
+def _read(model: Probe, prefix: Prefix, wanted: ReadPlan, cache: DynamicCache | None = None) -> None:
     """Run the model over the prefix: record what is wanted, and fill the cache if there is one."""
     backbone, hf = model.backbone, model.model
     filling: dict[str, Any] = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
@@ -67,7 +67,7 @@ def _read(model: Probe, prefix: Prefix, wanted: Plan, cache: DynamicCache | None
         return hf(**backbone.forward_inputs(hf, inputs), **filling)
 
     if wanted.hidden or wanted.vision:
-        found = model.engine.run(forward, prefix.inputs, wanted, (Seat(0),), whole=cache is not None)
+        found = model.engine.run(forward, prefix.inputs, wanted, (SequenceSlot(0),), whole=cache is not None)
         prefix.vision.update(found.vision)
         for (layer, place), (states,) in found.hidden.items():
             prefix.hidden[layer, wanted.positions[place][0]] = states
@@ -82,7 +82,7 @@ def readable_behind(model: Probe, prefix: Prefix, answers: Sequence[Answer], rea
     Raises:
         InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
     """
-    wanted = plan(reads, model.modules, tuple(answer.tokens for answer in answers))
+    wanted = resolve_reads(reads, model.modules, tuple(answer.tokens for answer in answers))
     rows = [*wanted.queries.values(), *(wanted.positions[place] for place in wanted.logits)]
     return all(position >= len(prefix) for places in rows for positions in places for position in positions)
 
@@ -96,17 +96,17 @@ def trace_behind(
         reads: that are `readable_behind` the prefix.
     """
     maps = tuple(answer.tokens for answer in answers)
-    wanted = plan(reads, model.modules, maps)
+    wanted = resolve_reads(reads, model.modules, maps)
     with model.engine.lock:
         _complete(model, prefix, wanted)
     own = _behind(wanted, len(prefix))
-    found = Recorded()
+    found = Captured()
     if own.hidden or own.attention or own.logits:
-        feed = sharing(model.model, model.backbone, prefix, len(answers)).feed([tokens.ids[len(prefix) :] for tokens in maps])
-        found = model.engine.run(lambda inputs: model.model(**inputs), feed.inputs, own, feed.seats)
+        packed = sharing(model.model, model.backbone, prefix, len(answers)).next_inputs([tokens.ids[len(prefix) :] for tokens in maps])
+        found = model.engine.run(lambda inputs: model.model(**inputs), packed.inputs, own, packed.slots)
     traces = []
     for number, tokens in enumerate(maps):
-        recorded = Recorded(
+        captured = Captured(
             hidden={
                 (layer, place): [_joined(prefix, layer, wanted.positions[place][number], found.hidden.get((layer, place)), number)]
                 for layer, places in wanted.hidden.items()
@@ -117,11 +117,11 @@ def trace_behind(
             logits={place: [rows[number]] for place, rows in found.logits.items()},
             row_differences=found.row_differences,
         )
-        traces.append(model.traced((tokens,), recorded, plan(reads, model.modules, (tokens,))))
+        traces.append(model.traced((tokens,), captured, resolve_reads(reads, model.modules, (tokens,))))
     return traces
 
 
-def _complete(model: Probe, prefix: Prefix, wanted: Plan) -> None:
+def _complete(model: Probe, prefix: Prefix, wanted: ReadPlan) -> None:
     """Run the prefix once more for states that were not kept of it."""
     places = {
         (layer, _before(positions, len(prefix))) for layer, at in wanted.hidden.items() for p in at for positions in wanted.positions[p]
@@ -134,14 +134,14 @@ def _complete(model: Probe, prefix: Prefix, wanted: Plan) -> None:
     if unseen:
         reads.append(Vision(layers=unseen))
     if reads:
-        _read(model, prefix, plan(reads, model.modules, (prefix.tokens,)))
+        _read(model, prefix, resolve_reads(reads, model.modules, (prefix.tokens,)))
 
 
-def _before(positions: Positions, length: int) -> Positions:
+def _before(positions: Indices, length: int) -> Indices:
     return tuple(position for position in positions if position < length)
 
 
-def _behind(wanted: Plan, length: int) -> Plan:
+def _behind(wanted: ReadPlan, length: int) -> ReadPlan:
     """The plan without what lies in the prefix alone, so that the pass ends as early as it can."""
     hidden = {
         layer: [place for place in places if not all(row and max(row) < length for row in wanted.positions[place])]
@@ -150,7 +150,7 @@ def _behind(wanted: Plan, length: int) -> Plan:
     return replace(wanted, hidden={layer: places for layer, places in hidden.items() if places}, vision=())
 
 
-def _joined(prefix: Prefix, layer: int, positions: Positions, own: list[Tensor] | None, number: int) -> Tensor:
+def _joined(prefix: Prefix, layer: int, positions: Indices, own: list[Tensor] | None, number: int) -> Tensor:
     """States (token, feature) at these positions, in this order, from the prefix and from the answer's own pass."""
     before = _before(positions, len(prefix))
     if len(before) == len(positions) and positions:

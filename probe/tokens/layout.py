@@ -109,13 +109,13 @@ class ImageLayout:
     Attributes:
         grids: the views of the image, in the order of the sequence.
         separators: indices (among the image's tokens) of newline and separator tokens, and of tokens that are no cell.
-        unplaced: why no token is a cell, where the family has no grid.
+        no_grid_reason: why no token is a cell, where the family has no grid.
         shown: what the vision tower looks at, where that is one view whose cells are not the image tokens'.
     """
 
     grids: tuple[Grid, ...]
     separators: tuple[int, ...] = ()
-    unplaced: str = ""
+    no_grid_reason: str = ""
     shown: Grid | None = None
 
     @property
@@ -150,7 +150,7 @@ class ImageLayout:
             GridUnknown: no such view, one without a cell, several and no name, or none because the family has no grid.
         """
         if not self.grids:
-            raise GridUnknown(f"These image tokens cannot be folded onto the picture: {self.unplaced}.")
+            raise GridUnknown(f"These image tokens cannot be folded onto the picture: {self.no_grid_reason}.")
         names = ", ".join(f"{g.name!r} ({g.rows} x {g.cols})" for g in self.grids)
         if view is None:
             if len(self.grids) != 1:

@@ -29,7 +29,7 @@ class Activation:
         coords: what an axis counts, where that is not 0, 1, 2...: `layer` numbers, `token`, `query` and `key` positions.
         layout: where the tokens of the `token` or `key` axis lie on the image, if they are one whole image.
         view: the grid that `row` and `col` were folded to.
-        unfoldable: why there is no layout.
+        no_grid_reason: why there is no layout.
     """
 
     data: Tensor
@@ -37,7 +37,7 @@ class Activation:
     coords: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layout: ImageLayout | None = None
     view: Grid | None = None
-    unfoldable: str = ""
+    no_grid_reason: str = ""
 
     def __post_init__(self) -> None:
         if self.data.ndim != len(self.dims):
@@ -67,7 +67,7 @@ class Activation:
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, places: Any) -> Activation:
-        """Places along the axes in their order, as an array has them: numbers drop their axis, lists and slices keep it.
+        """Positions along the axes in their order, as an array has them: numbers drop their axis, lists and slices keep it.
 
         Raises:
             NotRead: beyond an axis' end, more places than axes, or none of the above.
@@ -101,7 +101,7 @@ class Activation:
         return result
 
     def isel(self, **places: int | Sequence[int] | slice) -> Activation:
-        """Places along each named axis, counted from 0 or, negative, from the end: `isel(token=-1)` is a name's last sub-token.
+        """Positions along each named axis, counted from 0 or, negative, from the end: `isel(token=-1)` is a name's last sub-token.
 
         A number drops the axis, a list or a slice keeps it.
 
@@ -166,7 +166,7 @@ class Activation:
         if data.ndim != self.data.ndim:
             raise NotRead(f"map() keeps the axes of {self!r}, and was given a tensor of shape {tuple(data.shape)}. Keep one axis for each.")
         changed = {dim for dim, size in self.shape.items() if data.shape[self._axis(dim)] != size}
-        return replace(self._unplaced(changed), data=data) if changed else replace(self, data=data)
+        return replace(self._without_grid(changed), data=data) if changed else replace(self, data=data)
 
     def grid(self, view: str | None = None) -> Activation:
         """The `token` or `key` axis folded to (row, col), newline and separator tokens left out.
@@ -180,7 +180,7 @@ class Activation:
         dim = "key" if "key" in self.dims else "token"
         axis = self._axis(dim)
         if self.layout is None:
-            raise GridUnknown(f"{self!r} cannot be folded onto the image: {self.unfoldable or 'it is not read at an image'}.")
+            raise GridUnknown(f"{self!r} cannot be folded onto the image: {self.no_grid_reason or 'it is not read at an image'}.")
         grid = self.layout.grid(view)
         cells = self.data.index_select(axis, torch.tensor(grid.tokens, device=self.data.device))
         before, after = self.dims[:axis], self.dims[axis + 1 :]
@@ -249,13 +249,13 @@ class Activation:
         if tuple(places) == tuple(range(len(known))):
             return self
         data = self.data.index_select(axis, torch.tensor(list(places), dtype=torch.long, device=self.data.device))
-        unplaced = self._unplaced({dim})
-        return replace(unplaced, data=data, coords={**unplaced.coords, dim: tuple(known[place] for place in places)})
+        bare = self._without_grid({dim})
+        return replace(bare, data=data, coords={**bare.coords, dim: tuple(known[place] for place in places)})
 
     def _without(self, dim: str, data: Tensor) -> Activation:
-        return replace(self._unplaced({dim}), data=data, dims=tuple(d for d in self.dims if d != dim))
+        return replace(self._without_grid({dim}), data=data, dims=tuple(d for d in self.dims if d != dim))
 
-    def _unplaced(self, changed: set[str]) -> Activation:
+    def _without_grid(self, changed: set[str]) -> Activation:
         """The same without what is known of these axes' places."""
         tokens, cells = changed & {"token", "key"}, changed & {"row", "col"}
         return replace(
@@ -263,5 +263,5 @@ class Activation:
             coords={name: label for name, label in self.coords.items() if name not in changed},
             layout=None if tokens else self.layout,
             view=None if cells else self.view,
-            unfoldable="it is a part of what was read there" if tokens and self.layout else self.unfoldable,
+            no_grid_reason="it is a part of what was read there" if tokens and self.layout else self.no_grid_reason,
         )

@@ -21,12 +21,12 @@ from probe.tracing.attention import AttentionCall, AttentionWeights
 from probe.tracing.finite import FiniteCheck, is_finite
 from probe.tracing.hooks import forward_hooks
 from probe.tracing.modules import Modules
-from probe.tracing.reads import Place
-from probe.tracing.resolving import AttentionPlace, Plan, Rows, Seat
+from probe.tracing.reads import Position
+from probe.tracing.resolving import AttentionSelection, ReadPlan, RowIndices, SequenceSlot
 
 
 @dataclass
-class Recorded:
+class Captured:
     """What one forward gave, sequence by sequence.
 
     Attributes:
@@ -37,10 +37,10 @@ class Recorded:
         row_differences: attention block -> how far rows @ values were from the call's own output, at first use.
     """
 
-    hidden: dict[tuple[int, Place | None], list[Tensor]] = field(default_factory=dict)
-    attention: dict[tuple[int, AttentionPlace], list[Tensor]] = field(default_factory=dict)
+    hidden: dict[tuple[int, Position | None], list[Tensor]] = field(default_factory=dict)
+    attention: dict[tuple[int, AttentionSelection], list[Tensor]] = field(default_factory=dict)
     vision: dict[int, Tensor] = field(default_factory=dict)
-    logits: dict[Place | None, list[Tensor]] = field(default_factory=dict)
+    logits: dict[Position | None, list[Tensor]] = field(default_factory=dict)
     row_differences: dict[int, float] = field(default_factory=dict)
 
 
@@ -59,7 +59,7 @@ class _Step:
     at: Literal["input", "output", "inside"]
 
 
-_Checked = tuple[str, int, AttentionPlace | Place | None]
+_Checked = tuple[str, int, AttentionSelection | Position | None]
 """What a tensor is that was checked to be finite: "vision", "hidden", "attention" or "logits"; its layer; its place, if it is of one."""
 
 
@@ -92,17 +92,17 @@ class Engine:
         self,
         forward: Callable[[Mapping[str, Any]], Any],
         inputs: Mapping[str, Any],
-        plan: Plan,
-        seats: Sequence[Seat],
+        plan: ReadPlan,
+        slots: Sequence[SequenceSlot],
         *,
         whole: bool = False,
-    ) -> Recorded:
+    ) -> Captured:
         """Run `forward(inputs)` once and record what the plan asks for.
 
         Args:
             forward: calls the model.
             inputs: the encoded inputs.
-            seats: for each sequence of the plan, where it sits in the model's tensors.
+            slots: for each sequence of the plan, where it sits in the model's tensors.
             whole: go on to the end, for a forward that fills a cache.
 
         Raises:
@@ -111,10 +111,10 @@ class Engine:
             UnmodelledAttention, WrongRows: attention rows cannot be read exactly.
             NotFinite: something that was read holds NaN or infinity.
         """
-        found, check = Recorded(), FiniteCheck[_Checked]()
-        output = self._run(forward, inputs, list(self._steps(plan, seats, found, check)), whole=whole or bool(plan.logits))
+        found, check = Captured(), FiniteCheck[_Checked]()
+        output = self._run(forward, inputs, list(self._steps(plan, slots, found, check)), whole=whole or bool(plan.logits))
         if plan.logits:
-            found.logits = {place: _select(output.logits, plan.positions[place], seats) for place in plan.logits}
+            found.logits = {place: _select(output.logits, plan.positions[place], slots) for place in plan.logits}
             for place, rows in found.logits.items():
                 for logits in rows:
                     check.add(("logits", 0, place), logits.amax(-1) if logits.numel() else logits)  # a model may ban tokens by -inf
@@ -122,7 +122,7 @@ class Engine:
         return found
 
     def where_not_finite(
-        self, forward: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], rows: Rows, seats: Sequence[Seat]
+        self, forward: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], rows: RowIndices, slots: Sequence[SequenceSlot]
     ) -> str:
         """Where NaN or infinity begins in a forward: the first of the tower's states and the decoder's, "" if these are all finite.
 
@@ -132,19 +132,21 @@ class Engine:
         for with_vision in (True, False) if self._modules.vision_blocks else (False,):
             check = FiniteCheck[str]()
             try:
-                self._run(forward, inputs, list(self._every_state(rows, seats, check, with_vision=with_vision)), whole=False)
+                self._run(forward, inputs, list(self._every_state(rows, slots, check, with_vision=with_vision)), whole=False)
             except InvalidRead:  # the tower does not run without an image
                 continue
             return next(iter(check.failed()), "")
         return ""
 
-    def _every_state(self, rows: Rows, seats: Sequence[Seat], check: FiniteCheck[str], *, with_vision: bool) -> Iterator[_Step]:
+    def _every_state(
+        self, rows: RowIndices, slots: Sequence[SequenceSlot], check: FiniteCheck[str], *, with_vision: bool
+    ) -> Iterator[_Step]:
         """Steps that check all states in the order of the forward, and keep none of them."""
         modules = self._modules
 
         def checking(name: str) -> Callable[[Any], None]:
             def take(value: Any) -> None:
-                for states in _select(token_states(value, modules.axes), rows, seats):
+                for states in _select(token_states(value, modules.axes), rows, slots):
                     check.add(name, states)
 
             return take
@@ -218,36 +220,36 @@ class Engine:
             else:
                 tracer.stop()
 
-    def _steps(self, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]) -> Iterator[_Step]:
+    def _steps(self, plan: ReadPlan, slots: Sequence[SequenceSlot], found: Captured, check: FiniteCheck[_Checked]) -> Iterator[_Step]:
         modules = self._modules
         for state in sorted(plan.vision):
             path = modules.vision_blocks[max(state - 1, 0)]
             yield _Step(path, _take_vision(state, found, check), "output" if state else "input")
         for block, path in enumerate(modules.layers):
             if block == 0 and 0 in plan.hidden:
-                yield _Step(path, self._take_hidden(0, plan, seats, found, check), "input")
+                yield _Step(path, self._take_hidden(0, plan, slots, found, check), "input")
             attention = modules.attention[block]
             if block in plan.attention and attention is not None:
-                yield _Step(attention, self._take_attention(block, plan, seats, found, check), "inside")
+                yield _Step(attention, self._take_attention(block, plan, slots, found, check), "inside")
             state = block + 1
             if state in plan.hidden:
                 last = state == len(modules.layers)
-                yield _Step(modules.last if last else path, self._take_hidden(state, plan, seats, found, check), "output")
+                yield _Step(modules.last if last else path, self._take_hidden(state, plan, slots, found, check), "output")
 
     def _take_hidden(
-        self, layer: int, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]
+        self, layer: int, plan: ReadPlan, slots: Sequence[SequenceSlot], found: Captured, check: FiniteCheck[_Checked]
     ) -> Callable[[Any], None]:
         def take(value: Any) -> None:
             states = token_states(value, self._modules.axes)
             # All tokens at once, rather than a reduction for each sequence and place; padding is looked past if this fails.
             check.add(("hidden", layer, None), states)
             for place in plan.hidden[layer]:
-                found.hidden[layer, place] = _select(states, plan.positions[place], seats)
+                found.hidden[layer, place] = _select(states, plan.positions[place], slots)
 
         return take
 
     def _take_attention(
-        self, block: int, plan: Plan, seats: Sequence[Seat], found: Recorded, check: FiniteCheck[_Checked]
+        self, block: int, plan: ReadPlan, slots: Sequence[SequenceSlot], found: Captured, check: FiniteCheck[_Checked]
     ) -> Callable[[Any], None]:
         def take(envoy: Any) -> None:
             source = envoy.source
@@ -260,21 +262,21 @@ class Engine:
             output = operation.output if kernel not in self._checked else None
             for place in plan.attention[block]:
                 found.attention[block, place] = []
-                for seat, queries, keys in zip(seats, plan.queries[place], plan.keys[place], strict=True):
-                    positions = torch.tensor(seat.tokens(queries), dtype=torch.long, device=call.device)
-                    rows = call.rows(seat.row, positions)
+                for slot, queries, keys in zip(slots, plan.queries[place], plan.keys[place], strict=True):
+                    positions = torch.tensor(slot.tokens(queries), dtype=torch.long, device=call.device)
+                    rows = call.rows(slot.row, positions)
                     if output is not None and queries:  # an empty span compares nothing
-                        difference = call.check(seat.row, positions, rows, output)
+                        difference = call.check(slot.row, positions, rows, output)
                         found.row_differences[block] = max(difference, found.row_differences.get(block, 0.0))
                         self._checked.add(kernel)
                     check.add(("attention", block, place), rows)
                     rows = rows.mean(0) if place.heads == "mean" else rows
-                    found.attention[block, place].append(_columns(rows, call, place, seat, keys))
+                    found.attention[block, place].append(_columns(rows, call, place, slot, keys))
 
         return take
 
 
-def _take_vision(state: int, found: Recorded, check: FiniteCheck[_Checked]) -> Callable[[Any], None]:
+def _take_vision(state: int, found: Captured, check: FiniteCheck[_Checked]) -> Callable[[Any], None]:
     def take(value: Any) -> None:
         states = _tower_states(value)
         check.add(("vision", state, None), states)
@@ -289,19 +291,21 @@ def _tower_states(value: Any) -> Tensor:
     return states
 
 
-def _columns(rows: Tensor, call: AttentionCall | AttentionWeights, place: AttentionPlace, seat: Seat, keys: Sequence[int]) -> Tensor:
+def _columns(
+    rows: Tensor, call: AttentionCall | AttentionWeights, place: AttentionSelection, slot: SequenceSlot, keys: Sequence[int]
+) -> Tensor:
     queries, width = call.shape
-    if width != queries + seat.shared:  # cross-attention: the keys are not the sequence's positions
+    if width != queries + slot.shared:  # cross-attention: the keys are not the sequence's positions
         if place.key is None:
             return rows
         raise InvalidRead(
-            f"{call.where} attends to {width} keys of its own, not to the sequence of {queries + seat.shared} tokens. "
+            f"{call.where} attends to {width} keys of its own, not to the sequence of {queries + slot.shared} tokens. "
             "Read it with key=None, and blocks of self-attention by themselves."
         )
-    return rows.index_select(-1, torch.tensor(seat.keys(keys), dtype=torch.long, device=rows.device))
+    return rows.index_select(-1, torch.tensor(slot.keys(keys), dtype=torch.long, device=rows.device))
 
 
-def _refuse_not_finite(failed: Sequence[_Checked], found: Recorded) -> None:
+def _refuse_not_finite(failed: Sequence[_Checked], found: Captured) -> None:
     """Refuse what was read and is not finite.
 
     Raises:
@@ -333,9 +337,9 @@ def token_states(value: Any, axes: Sequence[str]) -> Tensor:
     return states.permute([axes.index(axis) for axis in ("batch", "token", "stream", "feature")]).flatten(2)
 
 
-def _select(states: Tensor, rows: Rows, seats: Sequence[Seat]) -> list[Tensor]:
+def _select(states: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot]) -> list[Tensor]:
     """For each sequence its positions' states (token, feature): copies, so that a slice does not keep the whole tensor alive."""
     return [
-        states[seat.row].index_select(0, torch.tensor(seat.tokens(positions), dtype=torch.long, device=states.device))
-        for seat, positions in zip(seats, rows, strict=True)
+        states[slot.row].index_select(0, torch.tensor(slot.tokens(positions), dtype=torch.long, device=states.device))
+        for slot, positions in zip(slots, rows, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What one forward recorded, found by position: a read at every position answers for each place, one of the answer for its words."""
+"""What one forward captured, found by position: a read at every position answers for each place, one of the answer for its words."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor
 
 from probe.errors import NotRead
 from probe.tokens.spans import Span, TokenMap
-from probe.tracing.engine import Recorded
-from probe.tracing.reads import Place
-from probe.tracing.resolving import AttentionPlace, Plan, Positions, Rows
+from probe.tracing.engine import Captured
+from probe.tracing.reads import Position
+from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices
 from probe.tracing.selecting import listed
 
-Wanted = Sequence[Place | None]
+Wanted = Sequence[Position | None]
 """Places one behind the other; None is every position."""
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """The recorded tensors of one forward.
+    """The captured tensors of one forward.
 
     Attributes:
         tokens: the TokenMap of each row of the batch.
-        recorded: the tensors, by the places that were read.
+        captured: the tensors, by the places that were read.
         plan: the positions of those places.
     """
 
     tokens: tuple[TokenMap, ...]
-    recorded: Recorded
-    plan: Plan
+    captured: Captured
+    plan: ReadPlan
 
-    def positions(self, wanted: Wanted) -> Rows:
+    def positions(self, wanted: Wanted) -> RowIndices:
         """The positions of several places in each row of the batch.
 
         Raises:
@@ -43,12 +43,12 @@ class Held:
         each = [known[place] if place in known else _resolved(place, self.tokens) for place in wanted]
         return tuple(tuple(position for rows in each for position in rows[row]) for row in range(len(self.tokens)))
 
-    def layers(self, place: Place | None) -> set[int]:
-        """The layers whose hidden states at a place were recorded, for whatever read."""
-        return self._holding(place, [(number, other) for number, other in self.recorded.hidden])
+    def layers(self, place: Position | None) -> set[int]:
+        """The layers whose hidden states at a place were captured, for whatever read."""
+        return self._holding(place, [(number, other) for number, other in self.captured.hidden])
 
-    def asked_layers(self, place: Place | None) -> set[int]:
-        """The layers at which `Hidden` reads asked for a place by name, or else for its positions; where none did, those recorded."""
+    def asked_layers(self, place: Position | None) -> set[int]:
+        """The layers at which `Hidden` reads asked for a place by name, or else for its positions; where none did, those captured."""
         named = self.plan.asked_layers
         if place in named:
             return named[place]
@@ -57,7 +57,7 @@ class Held:
 
     def hidden(self, layer: int, wanted: Wanted) -> list[Tensor]:
         """Hidden states of a layer, (token, feature) for each row of the batch."""
-        return self._states({place: states for (number, place), states in self.recorded.hidden.items() if number == layer}, wanted)
+        return self._states({place: states for (number, place), states in self.captured.hidden.items() if number == layer}, wanted)
 
     def logits(self, wanted: Wanted) -> list[Tensor]:
         """Logits (token, vocabulary) for each row of the batch.
@@ -66,13 +66,13 @@ class Held:
             NotRead.
         """
         for place in wanted:
-            if not self._sources(self.recorded.logits, place):
-                raise NotRead(f"Logits at {place_name(place)} were not read. Read at: {place_names(self.recorded.logits)}.")
-        return self._states(self.recorded.logits, wanted)
+            if not self._sources(self.captured.logits, place):
+                raise NotRead(f"Logits at {place_name(place)} were not read. Read at: {place_names(self.captured.logits)}.")
+        return self._states(self.captured.logits, wanted)
 
     def attention_sources(
-        self, query: tuple[Place, ...] | None, key: tuple[Place, ...] | None, heads: str | None, block: int | None
-    ) -> dict[int, AttentionPlace]:
+        self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, block: int | None
+    ) -> dict[int, AttentionSelection]:
         """For each block the read that is meant: of exactly these places, or else one that holds their positions; None: whatever was read.
 
         Raises:
@@ -80,19 +80,19 @@ class Held:
         """
         there = [
             place
-            for place in attention_places(self.recorded)
-            if heads in (None, place.heads) and (block is None or (block, place) in self.recorded.attention)
+            for place in attention_places(self.captured)
+            if heads in (None, place.heads) and (block is None or (block, place) in self.captured.attention)
         ]
         fits = [place for place in there if query in (None, place.query) and key in (None, place.key)]
         fits = fits or [place for place in there if self._holds_rows(place, query, key)]
         if not fits:
-            known = described(attention_places(self.recorded))
+            known = described(attention_places(self.captured))
             raise NotRead(f"No attention was read from {_side(query)} to {_side(key)}. Attention reads: {known}.")
         if len({(query or place.query, key or place.key, place.heads) for place in fits}) > 1:
             raise NotRead(f"Several attention reads fit; name one by query=, key= or heads=. Attention reads: {described(fits)}.")
-        return {number: place for number, place in self.recorded.attention if place in fits}
+        return {number: place for number, place in self.captured.attention if place in fits}
 
-    def attention(self, block: int, place: AttentionPlace, queries: Rows, keys: Rows) -> list[Tensor]:
+    def attention(self, block: int, place: AttentionSelection, queries: RowIndices, keys: RowIndices) -> list[Tensor]:
         """Some of the rows and columns of an attention read, (head, query, key) or (query, key), for each row of the batch.
 
         Raises:
@@ -100,7 +100,7 @@ class Held:
         """
         known_queries, known_keys = self.plan.queries[place], self.plan.keys[place]
         made = []
-        for row, weights in enumerate(self.recorded.attention[block, place]):
+        for row, weights in enumerate(self.captured.attention[block, place]):
             if keys != known_keys and weights.shape[-1] != len(known_keys[row]):
                 raise NotRead(
                     f"Block {block} attends to {weights.shape[-1]} keys of its own, not to the sequence's tokens. Leave key= out."
@@ -108,15 +108,15 @@ class Held:
             made.append(_picked(_picked(weights, -2, known_queries[row], queries[row]), -1, known_keys[row], keys[row]))
         return made
 
-    def _holding(self, place: Place | None, read: Iterable[tuple[int, Place | None]]) -> set[int]:
+    def _holding(self, place: Position | None, read: Iterable[tuple[int, Position | None]]) -> set[int]:
         """The layers at which the places read there hold a place."""
-        at: dict[int, list[Place | None]] = {}
+        at: dict[int, list[Position | None]] = {}
         for number, other in read:
             at.setdefault(number, []).append(other)
         hold = {places: bool(self._sources(places, place)) for places in set(map(tuple, at.values()))}
         return {number for number, places in at.items() if hold[tuple(places)]}
 
-    def _sources(self, read: Iterable[Place | None], place: Place | None) -> tuple[Place | None, ...]:
+    def _sources(self, read: Iterable[Position | None], place: Position | None) -> tuple[Position | None, ...]:
         """Those of the places read that together hold a place: itself, the smallest that does, or all; nothing where all do not."""
         known = sorted(read, key=lambda other: sum(map(len, self.plan.positions[other])))
         if place in known:
@@ -127,7 +127,7 @@ class Held:
                 return (other,)
         return tuple(known) if _holds(self.positions(known), wanted) else ()
 
-    def _states(self, found: Mapping[Place | None, list[Tensor]], wanted: Wanted) -> list[Tensor]:
+    def _states(self, found: Mapping[Position | None, list[Tensor]], wanted: Wanted) -> list[Tensor]:
         sources = [(self._sources(found, place), self.positions([place])) for place in wanted]
         each = [
             [
@@ -138,21 +138,21 @@ class Held:
         ]
         return [torch.cat(states) for states in each]
 
-    def _holds_rows(self, place: AttentionPlace, query: tuple[Place, ...] | None, key: tuple[Place, ...] | None) -> bool:
+    def _holds_rows(self, place: AttentionSelection, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None) -> bool:
         return (query is None or _holds(self.plan.queries[place], self.positions(query))) and (
             key is None or _holds(self.plan.keys[place], self.positions(key))
         )
 
 
-def _resolved(place: Place | None, tokens: Sequence[TokenMap]) -> Rows:
+def _resolved(place: Position | None, tokens: Sequence[TokenMap]) -> RowIndices:
     return tuple(tuple(range(len(row))) if place is None else row.resolve(place) for row in tokens)
 
 
-def _holds(known: Rows, wanted: Rows) -> bool:
+def _holds(known: RowIndices, wanted: RowIndices) -> bool:
     return all(set(asked) <= set(have) for have, asked in zip(known, wanted, strict=True))
 
 
-def _picked(values: Tensor, axis: int, known: Positions, wanted: Positions) -> Tensor:
+def _picked(values: Tensor, axis: int, known: Indices, wanted: Indices) -> Tensor:
     """The wanted positions of an axis that has the known ones, in the order wanted."""
     if known == wanted:
         return values
@@ -160,27 +160,27 @@ def _picked(values: Tensor, axis: int, known: Positions, wanted: Positions) -> T
     return values.index_select(axis, torch.tensor([places[position] for position in wanted], dtype=torch.long, device=values.device))
 
 
-def attention_places(recorded: Recorded) -> list[AttentionPlace]:
+def attention_places(captured: Captured) -> list[AttentionSelection]:
     """The places of every attention read, each once."""
-    return list(dict.fromkeys(place for _, place in recorded.attention))
+    return list(dict.fromkeys(place for _, place in captured.attention))
 
 
-def place_name(place: Place | None) -> str:
+def place_name(place: Position | None) -> str:
     """A place, for messages."""
     if isinstance(place, Span):
         return repr(place.name) if place.name else f"positions {listed(place.positions)}"
     return "every position" if place is None else repr(place)
 
 
-def place_names(read: Iterable[Place | None]) -> str:
-    """Places, for messages."""
+def place_names(read: Iterable[Position | None]) -> str:
+    """Indices, for messages."""
     return ", ".join(dict.fromkeys(map(place_name, read))) or "nowhere"
 
 
-def _side(value: tuple[Place, ...] | None) -> str:
+def _side(value: tuple[Position, ...] | None) -> str:
     return "all" if value is None else " + ".join(map(place_name, value))
 
 
-def described(known: Sequence[AttentionPlace]) -> str:
+def described(known: Sequence[AttentionSelection]) -> str:
     """Attention reads, for messages."""
     return "; ".join(f"{_side(p.query)} to {_side(p.key)} (heads={p.heads})" for p in known) or "none"

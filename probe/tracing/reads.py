@@ -16,10 +16,10 @@ from probe.tokens.spans import Span, shortened
 
 Layers = int | Sequence[int] | Literal["all"]
 """One layer, several (a range, a list, an integer array), or all."""
-Place = str | int | Span
+Position = str | int | Span
 """One place in the sequence: a span's name, a position (negative ones count from the real end), or a Span."""
-Places = Place | Sequence[Place] | None
-"""Places read one after the other; None stands for every position."""
+Positions = Position | Sequence[Position] | None
+"""Positions read one after the other; None stands for every position."""
 
 
 def _layers(layers: Layers, read: str) -> tuple[int, ...] | Literal["all"]:
@@ -32,7 +32,7 @@ def _layers(layers: Layers, read: str) -> tuple[int, ...] | Literal["all"]:
     return tuple(dict.fromkeys(checked))
 
 
-def places(value: Places, read: str) -> tuple[Place, ...] | None:
+def places(value: Positions, read: str) -> tuple[Position, ...] | None:
     """A user's `at`, `query` or `key` as a tuple of places; None stays None."""
     if value is None:
         return None
@@ -61,7 +61,7 @@ class Hidden:
     """
 
     layers: Layers
-    at: Places = None
+    at: Positions = None
 
     def __post_init__(self) -> None:
         _set(self, layers=_layers(self.layers, "Hidden"), at=places(self.at, "Hidden(at=...)"))
@@ -79,8 +79,8 @@ class Attention:
     """
 
     layers: Layers
-    query: Places
-    key: Places = None
+    query: Positions
+    key: Positions = None
     heads: Literal["all", "mean"] = "all"
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Projected:
 class Logits:
     """Next-token logits: `logits[:, at]` of Hugging Face. Row i predicts token i + 1."""
 
-    at: Places = None
+    at: Positions = None
 
     def __post_init__(self) -> None:
         _set(self, at=places(self.at, "Logits(at=...)"))

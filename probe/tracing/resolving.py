@@ -8,24 +8,24 @@ from dataclasses import dataclass, field, replace
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.tokens.spans import TokenMap
 from probe.tracing.modules import Modules
-from probe.tracing.reads import Attention, Hidden, Layers, Logits, Place, Places, Projected, Read, Vision, merge, places
+from probe.tracing.reads import Attention, Hidden, Layers, Logits, Position, Positions, Projected, Read, Vision, merge, places
 
-Positions = tuple[int, ...]
-Rows = tuple[Positions, ...]
+Indices = tuple[int, ...]
+RowIndices = tuple[Indices, ...]
 """For each row of the batch, positions counted from its first real token."""
 
 
 @dataclass(frozen=True)
-class AttentionPlace:
+class AttentionSelection:
     """Whose rows, which columns, heads kept or averaged: what identifies an attention read beside its layer."""
 
-    query: tuple[Place, ...] | None
-    key: tuple[Place, ...] | None
+    query: tuple[Position, ...] | None
+    key: tuple[Position, ...] | None
     heads: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadPlan:
     """What one forward has to give.
 
     Attributes:
@@ -40,20 +40,20 @@ class Plan:
         queries, keys: every attention place, resolved; keys None for all.
     """
 
-    hidden: dict[int, list[Place | None]] = field(default_factory=dict)
-    attention: dict[int, list[AttentionPlace]] = field(default_factory=dict)
+    hidden: dict[int, list[Position | None]] = field(default_factory=dict)
+    attention: dict[int, list[AttentionSelection]] = field(default_factory=dict)
     vision: tuple[int, ...] = ()
-    logits: tuple[Place | None, ...] = ()
-    asked: tuple[tuple[Place | None, ...], ...] = ()
-    asked_logits: tuple[tuple[Place | None, ...], ...] = ()
-    asked_layers: dict[Place | None, set[int]] = field(default_factory=dict)
-    positions: dict[Place | None, Rows] = field(default_factory=dict)
-    queries: dict[AttentionPlace, Rows] = field(default_factory=dict)
-    keys: dict[AttentionPlace, Rows] = field(default_factory=dict)
+    logits: tuple[Position | None, ...] = ()
+    asked: tuple[tuple[Position | None, ...], ...] = ()
+    asked_logits: tuple[tuple[Position | None, ...], ...] = ()
+    asked_layers: dict[Position | None, set[int]] = field(default_factory=dict)
+    positions: dict[Position | None, RowIndices] = field(default_factory=dict)
+    queries: dict[AttentionSelection, RowIndices] = field(default_factory=dict)
+    keys: dict[AttentionSelection, RowIndices] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Seat:
+class SequenceSlot:
     """Where one sequence sits in the tensors of a forward.
 
     Attributes:
@@ -75,16 +75,16 @@ class Seat:
         return [position if position < self.shared else self.start + position for position in positions]
 
 
-def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> Plan:
+def resolve_reads(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> ReadPlan:
     """Resolve reads against a model and the sequences of a batch.
 
     Raises:
         InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before any forward runs.
     """
     reads = tuple(reads)
-    made = Plan()
+    made = ReadPlan()
     vision: tuple[int, ...] = ()
-    logits: dict[Place | None, None] = {}
+    logits: dict[Position | None, None] = {}
     for read in merge(reads):
         if type(read).__name__ in modules.unreadable:
             raise InvalidRead(f"{type(read).__name__}() cannot be read from this family: {modules.unreadable[type(read).__name__]}")
@@ -100,7 +100,7 @@ def plan(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> P
                 made.hidden.setdefault(0, []).append("image")
                 _locate(made, ("image",), rows)
             case Attention(layers, query, key, heads):
-                pair = AttentionPlace(places(query, "query"), places(key, "key"), heads)
+                pair = AttentionSelection(places(query, "query"), places(key, "key"), heads)
                 for layer in attention_layers(layers, modules):
                     made.attention.setdefault(layer, []).append(pair)
                 made.queries[pair] = tuple(_positions(row, pair.query) for row in rows)
@@ -154,12 +154,12 @@ def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:
     return numbers
 
 
-def _locate(made: Plan, at: Places, rows: Sequence[TokenMap]) -> None:
+def _locate(made: ReadPlan, at: Positions, rows: Sequence[TokenMap]) -> None:
     for place in places(at, "at") or (None,):
         made.positions[place] = tuple(_positions(row, None if place is None else (place,)) for row in rows)
 
 
-def _positions(row: TokenMap, where: tuple[Place, ...] | None) -> Positions:
+def _positions(row: TokenMap, where: tuple[Position, ...] | None) -> Indices:
     if where is None:
         return tuple(range(len(row)))
     return tuple(position for place in where for position in row.resolve(place))

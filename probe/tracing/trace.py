@@ -14,15 +14,15 @@ from probe.tokens.integers import as_int, as_ints
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, shortened
 from probe.tracing.activation import Activation
-from probe.tracing.engine import Recorded
+from probe.tracing.engine import Captured
 from probe.tracing.held import Held, Wanted, attention_places, described, place_name, place_names
-from probe.tracing.reads import Place, Places, places
-from probe.tracing.resolving import Plan, Rows
+from probe.tracing.reads import Position, Positions, places
+from probe.tracing.resolving import ReadPlan, RowIndices
 from probe.tracing.selecting import listed
 
 
 @dataclass(frozen=True)
-class VisionPlace:
+class VisionLayout:
     """How the tower's states are laid out.
 
     Attributes:
@@ -62,10 +62,10 @@ class Trace:
 
     tokens: tuple[TokenMap, ...]
     row_differences: Mapping[int, float]
-    _recorded: Recorded
-    _plan: Plan
+    _recorded: Captured
+    _plan: ReadPlan
     _depth: tuple[int, int]
-    vision_place: VisionPlace
+    vision_place: VisionLayout
 
     def __repr__(self) -> str:
         found = self._recorded
@@ -80,7 +80,7 @@ class Trace:
         read = "; ".join(shortened(part, 120) for part in parts if part)
         return f"Trace({read or 'nothing read'}; {len(self.tokens)} x {', '.join(str(len(row)) for row in self.tokens[:4])} tokens)"
 
-    def hidden(self, at: Places = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Any:
+    def hidden(self, at: Positions = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Any:
         """Hidden states.
 
         Equals `hidden_states[layer][:, at]` of a Hugging Face forward with the same attention kernel.
@@ -121,8 +121,8 @@ class Trace:
         layer: int | None = None,
         *,
         layers: Iterable[int] | None = None,
-        query: Places = None,
-        key: Places = None,
+        query: Positions = None,
+        key: Positions = None,
         heads: str | None = None,
     ) -> Any:
         """Attention from the query tokens to the key tokens.
@@ -181,9 +181,9 @@ class Trace:
         dims: tuple[str, ...] = ("layer", "batch", "token", "feature")
         if len(numbers) == 1:
             data, dims = data[0], dims[1:]
-        return Activation(data, dims, {"layer": numbers} if len(numbers) > 1 else {}, layout=place.layout, unfoldable=place.reason)
+        return Activation(data, dims, {"layer": numbers} if len(numbers) > 1 else {}, layout=place.layout, no_grid_reason=place.reason)
 
-    def logits(self, at: Places = None) -> Any:
+    def logits(self, at: Positions = None) -> Any:
         """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face."""
         wanted: Wanted = places(at, "logits(at=...)") or _only(self._plan.asked_logits, "logits")
         rows = [logits[None] for logits in self._held.logits(wanted)]
@@ -194,7 +194,7 @@ class Trace:
         return Held(self.tokens, self._recorded, self._plan)
 
     def _layers(self, wanted: Wanted, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
-        """The layers meant: those named, which may be any that were recorded, or else those that reads of hidden states asked for."""
+        """The layers meant: those named, which may be any that were captured, or else those that reads of hidden states asked for."""
         held = self._held
         have = {place: (held.asked_layers if layer is None and layers is None else held.layers)(place) for place in wanted}
         missing = [place for place in wanted if not have[place]]
@@ -204,7 +204,7 @@ class Trace:
         return _chosen(sorted(set.intersection(*have.values())), layer, layers, self._depth[0], "hidden states of layer")
 
     def _activation(
-        self, rows: list[Tensor], dims: tuple[str, ...], numbers: tuple[int, ...], single: bool, **axes: Rows
+        self, rows: list[Tensor], dims: tuple[str, ...], numbers: tuple[int, ...], single: bool, **axes: RowIndices
     ) -> Activation | list[Activation]:
         """One Activation of all rows where they agree in shape, one a row where they do not."""
         groups = [list(range(len(rows)))] if len({row.shape for row in rows}) == 1 else [[row] for row in range(len(rows))]
@@ -226,7 +226,7 @@ class Trace:
             layout, reason = (
                 layouts[0] if all(known == layouts[0] for known in layouts) else (None, "the rows of the batch are laid out differently")
             )
-            activation = Activation(data, dims, coords, layout=layout, unfoldable=reason)
+            activation = Activation(data, dims, coords, layout=layout, no_grid_reason=reason)
             made.append(activation.sel(layer=numbers[0]) if single else activation)
         return made[0] if len(groups) == 1 else made
 
@@ -252,7 +252,7 @@ def _stacked(layers: Sequence[Tensor]) -> Tensor:
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
-def _only(asked: Sequence[tuple[Place | None, ...]], what: str) -> tuple[Place | None, ...]:
+def _only(asked: Sequence[tuple[Position | None, ...]], what: str) -> tuple[Position | None, ...]:
     """The places meant when none is named: those of the only read, or every position where that was read."""
     if (None,) in asked:
         return (None,)

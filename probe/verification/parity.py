@@ -114,12 +114,12 @@ def verify(model: Probe, image: ImageLike | None = None, *, cells: int = 6) -> R
         again = {check.what: check for check in _reads(exact, picture)}
         checks = [_explained(check, again.get(check.what)) if check.what in failed else check for check in checks]
     unchecked: dict[str, str] = {}
-    if model.backbone.gridless:
-        left_out["Grid"] = model.backbone.gridless
+    if model.backbone.no_grid_reason:
+        left_out["Grid"] = model.backbone.no_grid_reason
     elif "Projected" not in left_out:
         before = _projected(model, picture)
         if before.layout is None:
-            left_out["Grid"] = before.unfoldable
+            left_out["Grid"] = before.no_grid_reason
         for grid in before.layout.grids if before.layout else ():
             chosen = _inner_cells(grid, np.random.default_rng(0), cells)
             if chosen:

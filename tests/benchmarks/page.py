@@ -1,4 +1,4 @@
-"""docs/speed.md from the recorded figures."""
+"""docs/speed.md from the captured figures."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def write(folder: Path, page: Path) -> None:
     parts = [INTRODUCTION]
     for name, (title, text) in SECTIONS.items():
         files = [folder / f"{name}.json", *(folder / f"{name}-{size}.json" for size in get_args(Size))]
-        recorded: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-        if recorded:
+        captured: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        if captured:
             parts.append(f"## {title}\n\n{text}\n")
-        for (_, machine), same in groupby(recorded, key=lambda figures: (list(figures["rows"][0]), figures["machine"])):
+        for (_, machine), same in groupby(captured, key=lambda figures: (list(figures["rows"][0]), figures["machine"])):
             rows = [row for figures in same for row in figures["rows"]]
             parts.append(f"{table(rows)}\n\n{'; '.join(machine.values())}.\n")
     page.write_text("\n".join(parts), encoding="utf-8")

@@ -76,7 +76,7 @@ def measure(name: str) -> Parity:
         formula=max(trace.row_differences.values()),
         seen=_seen(model, trace, inputs),
         rows=_rows(model, trace, inputs),  # the last: it leaves the model under eager attention
-        grid="none" if model.backbone.gridless else "no" if type(model.backbone).layout is probe.Backbone.layout else "yes",
+        grid="none" if model.backbone.no_grid_reason else "no" if type(model.backbone).layout is probe.Backbone.layout else "yes",
         unreadable=missing,
         report=str(model.inspect()),
     )

@@ -19,7 +19,7 @@ PATCHES = {"idefics2": ((2, 4), (4, 2)), "blip_2": ((4, 4), (4, 4)), "instructbl
 
 
 def test_every_family_without_a_grid_is_here() -> None:
-    assert set(REASONS) == {name for name in processors.FAMILIES if opened(name).backbone.gridless}
+    assert set(REASONS) == {name for name in processors.FAMILIES if opened(name).backbone.no_grid_reason}
 
 
 @pytest.mark.parametrize("name", REASONS)

@@ -25,7 +25,7 @@ _READERS = 4
 class Prepared:
     """An image as the model takes it, its truth, and the hashes of both files."""
 
-    pictures: probe.Pictures
+    pictures: probe.PreparedImages
     truth: Labels
     content: tuple[str, str]
 

@@ -202,7 +202,7 @@ def examined(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadPlan:
     """The shares of the time that the tower rests and that rates fall, its rate relative to the language model's, and how many yes."""
 
     rest: float = 0.35
@@ -218,7 +218,7 @@ def _draw(rng: np.random.Generator, batch: corpus.Shard, names: Tensor, positive
     return [getattr(turns, name) for name in ("ids", "reply", "target", "words", "said", "label", "second")]
 
 
-def _work(rank: int, run: Run, plan: Plan, model: Speaker, kept: list[dict[str, Any]] | None, first: int) -> None:
+def _work(rank: int, run: Run, plan: ReadPlan, model: Speaker, kept: list[dict[str, Any]] | None, first: int) -> None:
     """One process; see `tower._work`."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed + 1000 * rank + first)
@@ -265,7 +265,7 @@ def _work(rank: int, run: Run, plan: Plan, model: Speaker, kept: list[dict[str, 
         save_state(run.out / "llava.pt", model, steppers, step)
 
 
-def train(run: Run, plan: Plan | None = None, resume: bool = False) -> None:
+def train(run: Run, plan: ReadPlan | None = None, resume: bool = False) -> None:
     """Train for a time on the tower in `out`/tower.pt; the state goes to `out`/llava.pt, the log to `out`/llava.jsonl."""
     torch.manual_seed(run.seed)
     model, kept, first = Speaker(), None, 0
@@ -276,7 +276,7 @@ def train(run: Run, plan: Plan | None = None, resume: bool = False) -> None:
     else:
         model.naming.load_state_dict(torch.load(run.out / "tower.pt", weights_only=True)["model"])
     model.share_memory()
-    spawn(_work, (run, plan or Plan(), model, kept, first), nprocs=run.workers)
+    spawn(_work, (run, plan or ReadPlan(), model, kept, first), nprocs=run.workers)
 
 
 def save(model: Speaker, folder: Path) -> None:

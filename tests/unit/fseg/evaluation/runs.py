@@ -37,7 +37,7 @@ def saved(folder: Path, seed: int = 0) -> tuple[Path, Path]:
 
 
 def scenes(folder: Path, names: list[str] = NAMES, seed: int = 0) -> Path:
-    """Pictures with one white cell, which is the plant."""
+    """PreparedImages with one white cell, which is the plant."""
     rng = np.random.default_rng(seed)
     for name in names:
         values = np.zeros((24, 32), dtype=np.int64)

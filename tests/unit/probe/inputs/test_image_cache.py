@@ -14,7 +14,7 @@ from transformers import BatchFeature
 
 import probe
 from probe.errors import ProcessorNeeded
-from probe.inputs.image_cache import Remembered, remembering
+from probe.inputs.image_cache import ImageCache, with_image_cache
 from tests import zoo
 
 
@@ -48,7 +48,7 @@ def grey(value: int) -> Image.Image:
 
 
 def test_equal_images_are_prepared_once(processor: Processor) -> None:
-    made = remembering(processor, Remembered())
+    made = with_image_cache(processor, ImageCache())
     first = made.image_processor([grey(1)])["pixel_values"]
     assert made.image_processor([grey(1)])["pixel_values"] is first
     assert made.image_processor(images=[grey(1)])["pixel_values"] is first
@@ -56,7 +56,7 @@ def test_equal_images_are_prepared_once(processor: Processor) -> None:
 
 
 def test_other_images_and_other_options_are_prepared(processor: Processor) -> None:
-    made = remembering(processor, Remembered())
+    made = with_image_cache(processor, ImageCache())
     results = [
         made.image_processor([grey(1)]),
         made.image_processor([grey(2)]),
@@ -68,21 +68,21 @@ def test_other_images_and_other_options_are_prepared(processor: Processor) -> No
 
 
 def test_what_a_processor_takes_out_is_there_the_next_time(processor: Processor) -> None:
-    made = remembering(processor, Remembered())
+    made = with_image_cache(processor, ImageCache())
     for _ in range(3):
         assert made.image_processor([grey(1)]).pop("rows") == [1]
 
 
 def test_two_processors_share_nothing_but_the_memory() -> None:
-    remembered, one, other = Remembered(), Processor(), Processor()
-    remembering(one, remembered).image_processor([grey(1)])
-    remembering(other, remembered).image_processor([grey(1)])
-    remembering(one, remembered).image_processor([grey(1)])
+    image_cache, one, other = ImageCache(), Processor(), Processor()
+    with_image_cache(one, image_cache).image_processor([grey(1)])
+    with_image_cache(other, image_cache).image_processor([grey(1)])
+    with_image_cache(one, image_cache).image_processor([grey(1)])
     assert (one.image_processor.calls, other.image_processor.calls) == (1, 1)
 
 
 def test_all_else_is_the_image_processors_own(processor: Processor) -> None:
-    made = remembering(processor, Remembered())
+    made = with_image_cache(processor, ImageCache())
     assert made.image_processor.size == 7
     array = np.zeros((3, 4, 3), dtype=np.uint8)
     made.image_processor(array)
@@ -100,8 +100,8 @@ def test_a_processor_that_cannot_take_another_image_processor_is_left_as_it_is()
             return Counting()
 
     fixed, bare = Fixed(), object()
-    assert remembering(fixed, Remembered()) is fixed
-    assert remembering(bare, Remembered()) is bare
+    assert with_image_cache(fixed, ImageCache()) is fixed
+    assert with_image_cache(bare, ImageCache()) is bare
 
 
 def opened(**options: Any) -> probe.Probe:
@@ -126,7 +126,7 @@ def test_pictures_can_be_shown_copied_and_sent(wide_image: Image.Image) -> None:
     model = opened()
     pictures = model.prepare(wide_image)
     expected = model.encode(pictures, "Is there a cat?").inputs["pixel_values"]
-    assert repr(pictures).startswith("Pictures(images=")
+    assert repr(pictures).startswith("PreparedImages(images=")
     for sent in (copy.deepcopy(pictures), pickle.loads(pickle.dumps(pictures))):
         assert torch.equal(model.encode(sent, "Is there a cat?").inputs["pixel_values"], expected)
 

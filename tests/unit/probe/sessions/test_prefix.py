@@ -12,8 +12,8 @@ from PIL import Image
 
 import probe
 from probe.errors import InvalidPolicy, InvalidRead, TemplateError
-from probe.sessions.greedy import BUSY
-from probe.sessions.prefix import Batched, Feed, Packed
+from probe.sessions.greedy import TOKEN_BUDGET
+from probe.sessions.prefix import Batched, Packed, PackedInputs
 from probe.sessions.shared_trace import read_prefix
 from tests import processors, zoo
 
@@ -63,16 +63,16 @@ def median_gate(model: probe.Probe, image: Image.Image) -> probe.Choice:
     return replace(gate, threshold=(margins[1] + margins[2]) / 2)
 
 
-def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Callable[[Feed], bool]) -> list[int]:
-    """The model's forwards behind a prefix raise an error the first time that a feed is as said; the sizes of all feeds."""
+def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Callable[[PackedInputs], bool]) -> list[int]:
+    """The model's forwards behind a prefix raise an error the first time that a packed is as said; the sizes of all feeds."""
     plain, sizes = probe.Probe.last_logits, []
 
-    def last_logits(self: probe.Probe, feed: Feed) -> torch.Tensor:
-        sizes.append(len(feed.seats))
-        if fails(feed) and not failed:
+    def last_logits(self: probe.Probe, packed: PackedInputs) -> torch.Tensor:
+        sizes.append(len(packed.slots))
+        if fails(packed) and not failed:
             failed.append(1)
             raise error
-        return plain(self, feed)
+        return plain(self, packed)
 
     failed: list[int] = []
     monkeypatch.setattr(probe.Probe, "last_logits", last_logits)
@@ -121,7 +121,7 @@ def test_when_memory_runs_out_half_as_much_is_tried_and_remembered(
     model: probe.Probe, wide_image: Image.Image, policy: str, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model.room(policy, "ask"), "most", 1000)
-    sizes = failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda feed: len(feed.seats) == 4)
+    sizes = failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda packed: len(packed.slots) == 4)
     assert answered(model, wide_image, policy) == alone
     assert max(sizes[1:]) == 2
     first = len(sizes)
@@ -132,7 +132,7 @@ def test_when_memory_runs_out_half_as_much_is_tried_and_remembered(
 def test_memory_that_is_short_for_one_question_alone_is_an_error(
     model: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda feed: len(feed.seats) == 1)
+    failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda packed: len(packed.slots) == 1)
     with model.open(wide_image) as session, pytest.raises(torch.OutOfMemoryError):
         session.ask(QUESTIONS[:1], max_new_tokens=3)
 
@@ -141,7 +141,7 @@ def test_memory_that_is_short_for_one_question_alone_is_an_error(
 def test_after_an_error_the_session_can_be_used(
     model: probe.Probe, wide_image: Image.Image, policy: str, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_once(monkeypatch, ValueError("a stage failed"), lambda feed: feed.inputs["input_ids"].shape[1] <= 4)
+    failing_once(monkeypatch, ValueError("a stage failed"), lambda packed: packed.inputs["input_ids"].shape[1] <= 4)
     with model.open(wide_image, policy=policy) as session:
         with pytest.raises(ValueError, match="a stage failed"):
             session.ask(QUESTIONS, max_new_tokens=6)
@@ -163,7 +163,7 @@ def test_a_very_long_question_stands_among_short_ones(
     questions = ["Is there a cat?", "and a dog " * 680, "Why?"]
     assert len(model.encode(wide_image, questions[1]).tokens) > 2000
     monkeypatch.setattr(model.room(policy, "ask"), "most", 100_000)
-    sizes = failing_once(monkeypatch, ValueError(), lambda feed: False)
+    sizes = failing_once(monkeypatch, ValueError(), lambda packed: False)
     assert answered(model, wide_image, policy, questions) == answered(model, wide_image, "none", questions)
     assert sizes[0] == 3
 
@@ -174,12 +174,12 @@ def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.
     assert prefix is not None
     packed = Packed(model.model, model.backbone, prefix, 4)
     own = [encoding.tokens.ids[len(prefix) :][:3] for encoding in encodings]
-    model.last_logits(packed.feed(own))
-    packed.retain([0, 2, 3])
-    packed.retain([0, 1, 2])
-    model.last_logits(packed.feed([one[:1] for one in (own[0], own[2], own[3])]))
+    model.last_logits(packed.next_inputs(own))
+    packed.select_sequences([0, 2, 3])
+    packed.select_sequences([0, 1, 2])
+    model.last_logits(packed.next_inputs([one[:1] for one in (own[0], own[2], own[3])]))
     assert packed._owner[len(prefix) :].tolist() == [0] * 3 + [-2] * 3 + [1] * 3 + [2] * 3 + [0, 1, 2]
-    packed.retain([1])
+    packed.select_sequences([1])
     assert packed._owner[len(prefix) :].tolist() == [0] * 4
     assert packed._cache.get_seq_length() == len(prefix) + 4
 
@@ -191,7 +191,7 @@ def test_room_is_made_for_the_steps_that_may_come_and_for_no_more(model: probe.P
     assert prefix is not None
     for steps, room in ((0, 0), (3, 3)):
         sequences = {"packed": Packed, "batched": Batched}[policy](model.model, model.backbone, prefix, 4, steps)
-        model.last_logits(sequences.feed([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
+        model.last_logits(sequences.next_inputs([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
         for layer in sequences._layers:
             buffers = layer._buffers
             assert buffers is not None
@@ -201,9 +201,9 @@ def test_room_is_made_for_the_steps_that_may_come_and_for_no_more(model: probe.P
 def test_long_questions_go_through_the_model_apart(model: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "and a dog " * 120
     own = len(model.encode(wide_image, long).tokens) - len(model.encode(wide_image, "").tokens)
-    assert 2 * own < BUSY["score"] < 3 * own
-    monkeypatch.setattr(model.room("packed", "ask"), "most", BUSY["ask"])
-    sizes = failing_once(monkeypatch, ValueError(), lambda feed: False)
+    assert 2 * own < TOKEN_BUDGET["score"] < 3 * own
+    monkeypatch.setattr(model.room("packed", "ask"), "most", TOKEN_BUDGET["ask"])
+    sizes = failing_once(monkeypatch, ValueError(), lambda packed: False)
     with model.open(wide_image, policy="packed") as session:
         session.ask([long] * 4, max_new_tokens=1)
     assert sizes == [2, 2]

@@ -11,7 +11,7 @@ from probe.backbones.strided import leaning
 from probe.backbones.tiles import padded_canvas
 from probe.errors import GridUnknown
 from probe.tokens.layout import Grid, ImageLayout
-from probe.tracing.trace import VisionPlace
+from probe.tracing.trace import VisionLayout
 from tests import zoo
 
 
@@ -79,4 +79,4 @@ def test_tokens_that_are_no_cells_are_counted_and_say_why() -> None:
 @pytest.mark.parametrize(("classes", "patches"), [("first", [1, 2]), ("last", [0, 1])])
 def test_class_tokens_are_left_out_where_they_stand(classes: str, patches: list[int]) -> None:
     states = torch.arange(3.0)[:, None]
-    assert VisionPlace(4, 2, None, "", classes).of_patches(states).flatten().tolist() == patches
+    assert VisionLayout(4, 2, None, "", classes).of_patches(states).flatten().tolist() == patches

@@ -57,7 +57,7 @@ def test_pixels_that_the_model_did_not_see_are_nan() -> None:
 
 def test_tokens_that_are_no_image_do_not_fold() -> None:
     with pytest.raises(GridUnknown, match="cannot be folded onto the image: it is a word"):
-        Activation(torch.zeros(3), ("token",), unfoldable="it is a word").grid()
+        Activation(torch.zeros(3), ("token",), no_grid_reason="it is a word").grid()
     with pytest.raises(GridUnknown, match="Fold it first"):
         Activation(torch.zeros(3), ("token",)).to_pixels()
 

@@ -10,7 +10,7 @@ import probe
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.tracing.modules import Modules
 from probe.tracing.reads import Attention, Hidden, Logits, Vision, merge
-from probe.tracing.resolving import plan
+from probe.tracing.resolving import resolve_reads
 
 MODULES = Modules(("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), 9)
 
@@ -42,26 +42,26 @@ def test_equal_places_share_one_read_over_the_union_of_their_layers() -> None:
 
 def test_a_layer_beyond_the_model_names_the_range() -> None:
     with pytest.raises(InvalidLayer, match=r"Hidden states of layer 40 were asked for, but this model has layers 0 \(embeddings\) to 3\."):
-        plan([Hidden([40])], MODULES, ())
+        resolve_reads([Hidden([40])], MODULES, ())
     with pytest.raises(InvalidLayer, match=r"Vision states of layer -4 .* to 2"):
-        plan([Vision(-4)], MODULES, ())
+        resolve_reads([Vision(-4)], MODULES, ())
 
 
 def test_attention_of_a_block_without_it_names_those_that_have_it() -> None:
     with pytest.raises(NoAttention, match=r"Block 1 has no attention that can be read. Blocks with attention: 0, 2"):
-        plan([Attention([1], query=-1)], MODULES, ())
-    assert sorted(plan([Attention("all", query=-1)], MODULES, ()).attention) == [0, 2]
+        resolve_reads([Attention([1], query=-1)], MODULES, ())
+    assert sorted(resolve_reads([Attention("all", query=-1)], MODULES, ()).attention) == [0, 2]
 
 
 def test_hidden_states_count_one_more_than_blocks() -> None:
-    assert sorted(plan([Hidden("all")], MODULES, ()).hidden) == [0, 1, 2, 3]
-    assert sorted(plan([Hidden(-1)], MODULES, ()).hidden) == [3]
+    assert sorted(resolve_reads([Hidden("all")], MODULES, ()).hidden) == [0, 1, 2, 3]
+    assert sorted(resolve_reads([Hidden(-1)], MODULES, ()).hidden) == [3]
 
 
 def test_what_a_family_cannot_give_is_refused_with_its_reason() -> None:
     modules = replace(MODULES, unreadable={"Vision": "there is no tower. Read Projected() instead."})
     with pytest.raises(InvalidRead, match=r"Vision\(\) cannot be read from this family: there is no tower\. Read Projected\(\) instead\."):
-        plan([Hidden(1), Vision(-1)], modules, ())
+        resolve_reads([Hidden(1), Vision(-1)], modules, ())
 
 
 def test_only_reads_are_merged() -> None:
