@@ -86,7 +86,7 @@ class Segmenter:
             InvalidClasses: no class, one that appears twice, or a name that cannot be asked about (see `names`).
         """
         names = self.names(classes)
-        pictures = self.model.pictures(image)
+        pictures = self.model.prepare(image)
         picture = only_picture(pictures)
         with self.model.open(pictures, keep=self.reads, template=self.recipe.ask.template) as session:
             evidence = self.evidence(session, names, (picture.height, picture.width))
@@ -201,7 +201,7 @@ def _open_backbone(backbone: str | Path | probe.Probe, device: str | torch.devic
             )
         if not backbone.backbone.resizes_directly:
             raise _without_grid(backbone.family)
-        if not backbone.direct:
+        if not backbone.encoder.direct:
             raise InvalidRecipe(
                 f"{backbone!r} prepares pictures by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
                 'Open it with probe.load(..., resize="stretch", tiles=False).'

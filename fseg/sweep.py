@@ -51,7 +51,7 @@ class Sweep:
     def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> dict[str, Result]:
         """The result of each row, in the order of the rows."""
         names = self.segmenter.names(classes)
-        pictures = self.segmenter.model.pictures(image)
+        pictures = self.segmenter.model.prepare(image)
         picture = only_picture(pictures)
         sam = _EmbeddedOnce(self.segmenter.sam)
         results: dict[str, Result] = {}

@@ -78,6 +78,11 @@ class WrongRows(ProbeError):
 class NotFinite(ProbeError):
     """A model computed NaN or infinity where a number was read: its states, logits, attention rows or a map cannot be an answer."""
 
+    @classmethod
+    def of_next_logits(cls) -> NotFinite:
+        """The error of a token that cannot be chosen."""
+        return cls("The logits of the next token hold NaN or infinity.")
+
 
 class NestedTrace(ProbeError):
     """A run was started from inside a run of the same model."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from probe.backbones import Backbone
-from probe.sessions.prefix import offered_policies
-from probe.tracing.modules import Modules
+from probe.runtime import Runtime
+from probe.sessions.policies import offered_policies
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,13 @@ class Inspection:
         return dict(self.rows)[name]
 
 
-def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processor: bool) -> Inspection:
-    """Describe a model from its configuration and the modules that were found."""
+def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
+    """What a model is, from its configuration and the modules that were found."""
+    model, modules, backbone = runtime.model, runtime.modules, runtime.backbone
     text = model.config.get_text_config(decoder=True)
     attention = [path for path in modules.attention if path]
     heads = getattr(text, "num_attention_heads", "?")
-    placed = modules.image_token_id is not None or type(backbone).leading is not Backbone.leading
+    has_image_tokens = modules.image_token_id is not None or type(backbone).leading is not Backbone.leading
     rows = (
         ("family", f"{model.config.model_type} ({type(model).__name__})"),
         ("layers", f"{len(modules.layers)} decoder blocks, hidden_states 0 (embeddings) to {len(modules.layers)}"),
@@ -38,7 +38,7 @@ def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processo
         ("vision blocks", f"{len(modules.vision_blocks)}" if modules.vision_blocks else "none found"),
         ("image token", "none" if modules.image_token_id is None else f"id {modules.image_token_id}"),
         ("grid", _grid(backbone)),
-        ("prefix sharing", _sharing(model, backbone)),
+        ("prefix sharing", _sharing(runtime)),
         ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
         ("kernel", str(model.config._attn_implementation)),
         ("Hidden", _pattern(modules.layers)),
@@ -47,7 +47,7 @@ def inspect_model(model: Any, modules: Modules, backbone: Backbone, has_processo
             f"{_pattern(attention)} ({len(attention)} of {len(modules.layers)} blocks)" if attention else "no attention found",
         ),
         ("Vision", _pattern(modules.vision_blocks) if modules.vision_blocks else "not available"),
-        ("Projected", f"input of {modules.layers[0]} at the image tokens" if placed else "not available"),
+        ("Projected", f"input of {modules.layers[0]} at the image tokens" if has_image_tokens else "not available"),
         ("Logits", "output of the model"),
     )
     return Inspection(
@@ -63,16 +63,16 @@ def _grid(backbone: Backbone) -> str:
     return f"declared by {type(backbone).__name__}"
 
 
-def _sharing(model: Any, backbone: Backbone) -> str:
-    offered, reason = offered_policies(model, backbone)
+def _sharing(runtime: Runtime) -> str:
+    offered, reason = offered_policies(runtime)
     return ", ".join(offered) or f"none: each question is asked alone ({reason})"
 
 
 def _pattern(paths: tuple[str, ...] | list[str]) -> str:
     """`model.layers.0` and its siblings as `model.layers.{0..31}`."""
     parts = paths[0].split(".")
-    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    if place is None or len(paths) == 1:
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if number is None or len(paths) == 1:
         return paths[0]
-    parts[place] = f"{{{parts[place]}..{paths[-1].split('.')[place]}}}"
+    parts[number] = f"{{{parts[number]}..{paths[-1].split('.')[number]}}}"
     return ".".join(parts)

@@ -101,7 +101,7 @@ class Encoding:
         shape = self.inputs["input_ids"].shape
         return frozenset(name for name, value in self.inputs.items() if _integral(value) and value.shape[:2] == shape)
 
-    def with_pictures_of(self, other: Encoding) -> Encoding:
+    def with_images_of(self, other: Encoding) -> Encoding:
         """The same prompt, its pictures in the tensors of another one where they are equal, so that they are held once."""
         shared = {
             name: other.inputs[name]

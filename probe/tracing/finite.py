@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 What = TypeVar("What")
 
@@ -52,14 +51,3 @@ def advice(dtype: torch.dtype) -> str:
     if dtype == torch.bfloat16:
         return "Load the model with dtype='float32', and check its weights if that does not help."
     return "Check the checkpoint's weights, which may be damaged, and the inputs."
-
-
-class FiniteLogits(LogitsProcessor):
-    """Leaves the logits of a generation as they are, and checks that the best of each step is finite (others may be suppressed)."""
-
-    def __init__(self) -> None:
-        self.check = FiniteCheck[None]()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.check.add(None, scores.amax(-1))
-        return scores

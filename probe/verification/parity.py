@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from probe.encoder import Encoder
 from probe.errors import ProbeError
 from probe.inputs.encoding import Answer
 from probe.inputs.images import ImageLike, open_image
 from probe.model import Probe
+from probe.runtime import Runtime
 from probe.tokens.layout import Box, Grid
 from probe.tracing.activation import Activation
 from probe.tracing.engine import token_states
@@ -110,7 +112,8 @@ def verify(model: Probe, image: ImageLike | None = None, *, cells: int = 6) -> R
         left_out.setdefault("Vision", "no vision tower was found")
     failed = {check.what for check in checks if not check.passed}
     if failed:
-        exact = Probe(copy.deepcopy(model.model).double(), model.processor, model.preparation, model.name, model.revision)
+        runtime = Runtime(copy.deepcopy(model.model).double())
+        exact = Probe(runtime, Encoder(runtime, model.processor, model.encoder.preparation), model.name, model.revision)
         again = {check.what: check for check in _reads(exact, picture)}
         checks = [_explained(check, again.get(check.what)) if check.what in failed else check for check in checks]
     unchecked: dict[str, str] = {}

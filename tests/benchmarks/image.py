@@ -111,7 +111,7 @@ def _plainly(model: probe.Probe, recipe: fseg.Recipe, name: str, present: bool, 
         hf.set_attn_implementation("sdpa")
     if not present:
         return {}
-    image = (inputs["input_ids"][0] == model.image_token_id()).nonzero().flatten()
+    image = (inputs["input_ids"][0] == model.runtime.image_token_id).nonzero().flatten()
     band: Any = recipe.respond.options["layers"]
     layers = fseg.band(band)
     # The step that follows a generated token is the one in which the model reads it.

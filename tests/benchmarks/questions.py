@@ -71,7 +71,7 @@ def given_length(model: probe.Probe) -> Iterator[None]:
 def forced_words(model: probe.Probe, size: Size) -> Iterator[None]:
     """At full size all words but one are forbidden: the order of its sums, which bfloat16 rounds, would choose others among random ones."""
     settings = model.model.generation_config
-    before, settings.suppress_tokens = settings.suppress_tokens, [model.image_token_id()]
+    before, settings.suppress_tokens = settings.suppress_tokens, [model.runtime.image_token_id]
     if size == "full":
         settings.suppress_tokens = [token for token in range(model.model.config.text_config.vocab_size) if token != FORCED]
     try:

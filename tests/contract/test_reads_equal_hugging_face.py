@@ -111,7 +111,10 @@ def test_logits_are_equal(case: Case) -> None:
 
 def test_rows_times_values_were_checked_against_every_kernel_call(case: Case) -> None:
     fresh = probe.load(
-        model=case.hf, processor=case.model.processor, resize=case.model.preparation.resize, tiles=case.model.preparation.tiles
+        model=case.hf,
+        processor=case.model.processor,
+        resize=case.model.encoder.preparation.resize,
+        tiles=case.model.encoder.preparation.tiles,
     )
     reads = [probe.Attention(layers="all", query="answer", key="image")]
     first, second = fresh.run(case.answered, reads), fresh.run(case.answered, reads)

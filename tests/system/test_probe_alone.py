@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OTHERS = ("fseg", "recipes", "segment_anything", "scipy", "skimage", "matplotlib", "mpl_toolkits", "typer", "xarray", "ray")
-OWN = {"torch", "torchvision", "transformers", "nnsight", "accelerate", "numpy", "einops", "jaxtyping", "safetensors", "PIL"}
+OWN = {"torch", "torchvision", "transformers", "nnsight", "accelerate", "numpy", "einops", "jaxtyping", "safetensors", "PIL", "lazy_loader"}
 DRAWING = {"matplotlib", "typer", "xarray"}
 PROGRAM = """
 import sys

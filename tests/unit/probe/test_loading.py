@@ -193,7 +193,7 @@ def test_a_backbone_of_a_taken_name_is_refused_with_both_origins() -> None:
 
 
 def test_families_that_nobody_declared_work_without_a_grid(wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probe.model.backbone_for", lambda _: Backbone())
+    monkeypatch.setattr("probe.runtime.backbone_for", lambda _: Backbone())
     hf, processor = zoo.llava()
     model = probe.load(model=hf, processor=processor)
     trace = model.run(model.encode(wide_image, "Is there a cat?"), probe.Hidden([1], at="image"))
@@ -214,6 +214,6 @@ def test_tiles_and_a_direct_resize_exclude_each_other(wide_image: Image.Image) -
     hf, processor = zoo.llava_next()
     with pytest.raises(LoadError, match="Load it with tiles=False as well"):
         probe.load(model=hf, processor=processor, resize="stretch")
-    assert probe.load(model=hf, processor=processor, tiles=False).direct
+    assert probe.load(model=hf, processor=processor, tiles=False).encoder.direct
     one_view = probe.load(model=zoo.llava()[0], processor=zoo.llava()[1], tiles=False)
-    assert not one_view.direct  # LLaVA-1.5 has no tiles to leave out: its processor stays in charge
+    assert not one_view.encoder.direct  # LLaVA-1.5 has no tiles to leave out: its processor stays in charge

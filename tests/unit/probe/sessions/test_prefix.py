@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 
 import probe
+from probe.batcher import TOKEN_BUDGET
 from probe.errors import InvalidPolicy, InvalidRead, TemplateError
-from probe.sessions.greedy import TOKEN_BUDGET
-from probe.sessions.prefix import Batched, Packed, PackedInputs
+from probe.runtime import Runtime
+from probe.sessions.batched import Batched
+from probe.sessions.continuations import PackedInputs, last_logits
+from probe.sessions.packed import Packed
 from probe.sessions.shared_trace import read_prefix
 from tests import processors, zoo
 
@@ -64,18 +67,18 @@ def median_gate(model: probe.Probe, image: Image.Image) -> probe.Choice:
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Callable[[PackedInputs], bool]) -> list[int]:
-    """The model's forwards behind a prefix raise an error the first time that a packed is as said; the sizes of all feeds."""
-    plain, sizes = probe.Probe.last_logits, []
+    """The model's forwards after a prefix raise an error the first time that their inputs are as said; how many sequences each had."""
+    sizes: list[int] = []
+    failed: list[int] = []
 
-    def last_logits(self: probe.Probe, packed: PackedInputs) -> torch.Tensor:
+    def failing(runtime: Runtime, packed: PackedInputs) -> torch.Tensor:
         sizes.append(len(packed.slots))
         if fails(packed) and not failed:
             failed.append(1)
             raise error
-        return plain(self, packed)
+        return last_logits(runtime, packed)
 
-    failed: list[int] = []
-    monkeypatch.setattr(probe.Probe, "last_logits", last_logits)
+    monkeypatch.setattr("probe.sessions.session.last_logits", failing)
     return sizes
 
 
@@ -120,7 +123,7 @@ def test_attention_from_the_image_is_read_in_a_pass_of_its_own(model: probe.Prob
 def test_when_memory_runs_out_half_as_much_is_tried_and_remembered(
     model: probe.Probe, wide_image: Image.Image, policy: str, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model.room(policy, "ask"), "most", 1000)
+    monkeypatch.setattr(model.runtime.batcher(policy, "ask"), "limit", 1000)
     sizes = failing_once(monkeypatch, torch.OutOfMemoryError("no memory left"), lambda packed: len(packed.slots) == 4)
     assert answered(model, wide_image, policy) == alone
     assert max(sizes[1:]) == 2
@@ -162,7 +165,7 @@ def test_a_very_long_question_stands_among_short_ones(
 ) -> None:
     questions = ["Is there a cat?", "and a dog " * 680, "Why?"]
     assert len(model.encode(wide_image, questions[1]).tokens) > 2000
-    monkeypatch.setattr(model.room(policy, "ask"), "most", 100_000)
+    monkeypatch.setattr(model.runtime.batcher(policy, "ask"), "limit", 100_000)
     sizes = failing_once(monkeypatch, ValueError(), lambda packed: False)
     assert answered(model, wide_image, policy, questions) == answered(model, wide_image, "none", questions)
     assert sizes[0] == 3
@@ -170,14 +173,14 @@ def test_a_very_long_question_stands_among_short_ones(
 
 def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.Image) -> None:
     encodings = [model.encode(wide_image, question) for question in QUESTIONS]
-    prefix = read_prefix(model, encodings[0], ())
+    prefix = read_prefix(model.runtime, encodings[0], ())
     assert prefix is not None
-    packed = Packed(model.model, model.backbone, prefix, 4)
+    packed = Packed(model.runtime, prefix, 4)
     own = [encoding.tokens.ids[len(prefix) :][:3] for encoding in encodings]
-    model.last_logits(packed.next_inputs(own))
+    last_logits(model.runtime, packed.next_inputs(own))
     packed.select_sequences([0, 2, 3])
     packed.select_sequences([0, 1, 2])
-    model.last_logits(packed.next_inputs([one[:1] for one in (own[0], own[2], own[3])]))
+    last_logits(model.runtime, packed.next_inputs([one[:1] for one in (own[0], own[2], own[3])]))
     assert packed._owner[len(prefix) :].tolist() == [0] * 3 + [-2] * 3 + [1] * 3 + [2] * 3 + [0, 1, 2]
     packed.select_sequences([1])
     assert packed._owner[len(prefix) :].tolist() == [0] * 4
@@ -187,11 +190,11 @@ def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.
 @pytest.mark.parametrize("policy", POLICIES)
 def test_room_is_made_for_the_steps_that_may_come_and_for_no_more(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
     encodings = [model.encode(wide_image, question) for question in QUESTIONS]
-    prefix = read_prefix(model, encodings[0], ())
+    prefix = read_prefix(model.runtime, encodings[0], ())
     assert prefix is not None
     for steps, room in ((0, 0), (3, 3)):
-        sequences = {"packed": Packed, "batched": Batched}[policy](model.model, model.backbone, prefix, 4, steps)
-        model.last_logits(sequences.next_inputs([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
+        sequences = {"packed": Packed, "batched": Batched}[policy](model.runtime, prefix, 4, steps)
+        last_logits(model.runtime, sequences.next_inputs([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
         for layer in sequences._layers:
             buffers = layer._buffers
             assert buffers is not None
@@ -202,7 +205,7 @@ def test_long_questions_go_through_the_model_apart(model: probe.Probe, wide_imag
     long = "and a dog " * 120
     own = len(model.encode(wide_image, long).tokens) - len(model.encode(wide_image, "").tokens)
     assert 2 * own < TOKEN_BUDGET["score"] < 3 * own
-    monkeypatch.setattr(model.room("packed", "ask"), "most", TOKEN_BUDGET["ask"])
+    monkeypatch.setattr(model.runtime.batcher("packed", "ask"), "limit", TOKEN_BUDGET["ask"])
     sizes = failing_once(monkeypatch, ValueError(), lambda packed: False)
     with model.open(wide_image, policy="packed") as session:
         session.ask([long] * 4, max_new_tokens=1)
@@ -224,7 +227,7 @@ def test_an_image_token_among_an_answers_ids_is_refused(model: probe.Probe, wide
     with model.open(wide_image) as session:
         (answer,) = session.ask(["?"], max_new_tokens=2)
     with pytest.raises(TemplateError, match="ids hold the image token"):
-        answer.with_answer_ids((5, model.image_token_id(), 6))
+        answer.with_answer_ids((5, model.runtime.image_token_id, 6))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from probe.sessions.greedy import AdaptiveBatcher, out_of_memory
+from probe.batcher import AdaptiveBatcher, out_of_memory
 
 
 def failing(limit: Callable[[], int], error: Exception) -> tuple[list[int], Callable[[list[int]], list[int]]]:
@@ -38,7 +38,7 @@ def failing(limit: Callable[[], int], error: Exception) -> tuple[list[int], Call
 )
 def test_a_shortage_in_whatever_words_is_halved(error: Exception) -> None:
     passed, work = failing(lambda: 2, error)
-    assert AdaptiveBatcher(8).together(list(range(8)), [1] * 8, work) == list(range(8))
+    assert AdaptiveBatcher(8).map(list(range(8)), [1] * 8, work) == list(range(8))
     assert passed == [2, 2, 2, 2]
 
 
@@ -46,17 +46,17 @@ def test_other_errors_are_not_taken_for_a_shortage() -> None:
     assert not out_of_memory(RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"))
     _, work = failing(lambda: 0, RuntimeError("expected scalar type Float"))
     with pytest.raises(RuntimeError, match="scalar type"):
-        AdaptiveBatcher(8).together([1, 2], [1, 1], work)
+        AdaptiveBatcher(8).map([1, 2], [1, 1], work)
 
 
 def test_after_a_passing_shortage_the_limit_comes_back() -> None:
     limits = iter([2] + [100] * 1000)
     passed, work = failing(lambda: next(limits), MemoryError())
-    room = AdaptiveBatcher(8)
+    batcher = AdaptiveBatcher(8)
     for _ in range(20):
-        room.together(list(range(8)), [1] * 8, work)
+        batcher.map(list(range(8)), [1] * 8, work)
     assert passed[0] == 4  # half of the 8 that did not fit
-    assert room.most == 8
+    assert batcher.limit == 8
     assert passed[-1] == 8
 
 
@@ -69,9 +69,9 @@ def test_a_lasting_shortage_is_tried_ever_more_seldom() -> None:
             raise MemoryError
         return group
 
-    room = AdaptiveBatcher(8)
+    batcher = AdaptiveBatcher(8)
     for _ in range(200):
-        room.together(list(range(8)), [1] * 8, work)
+        batcher.map(list(range(8)), [1] * 8, work)
     failures = [number for number, size in enumerate(tried) if size == 8]
     waits = [later - earlier for earlier, later in pairwise(failures)]
     assert waits == sorted(waits)

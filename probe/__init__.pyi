@@ -1,0 +1,32 @@
+from . import errors as errors
+from . import views as views
+from .backbones.base import Backbone as Backbone
+from .backbones.base import register as register
+from .errors import ProbeError as ProbeError
+from .inputs.encoding import Answer as Answer
+from .inputs.encoding import Encoding as Encoding
+from .inputs.encoding import PreparedImages as PreparedImages
+from .inputs.images import ImageLike as ImageLike
+from .inputs.images import open_image as open_image
+from .model import Probe as Probe
+from .model import load as load
+from .sessions.choice import Choice as Choice
+from .sessions.session import Session as Session
+from .tokens.layout import Grid as Grid
+from .tokens.layout import ImageLayout as ImageLayout
+from .tokens.spans import Span as Span
+from .tokens.spans import TokenMap as TokenMap
+from .tracing.activation import Activation as Activation
+from .tracing.reads import Attention as Attention
+from .tracing.reads import Hidden as Hidden
+from .tracing.reads import Logits as Logits
+from .tracing.reads import Position as Position
+from .tracing.reads import Positions as Positions
+from .tracing.reads import Projected as Projected
+from .tracing.reads import Read as Read
+from .tracing.reads import Vision as Vision
+from .tracing.reads import merge as merge
+from .tracing.trace import Trace as Trace
+from .verification.parity import verify as verify
+
+__version__: str

@@ -1,0 +1,93 @@
+"""How much goes through a model at once: as much as fits into its memory, found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024}
+"""Kind of work -> tokens of a pass that keep a processor busy. Answers grow one token at a time, so that more of them fit into a pass."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 4, 256
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+"""Messages of devices and libraries that ran out of memory and do not raise torch.OutOfMemoryError."""
+
+
+class AdaptiveBatcher:
+    """Splits work into batches of a limited number of tokens. The limit halves when memory runs out and doubles again later.
+
+    Args:
+        limit: tokens of a batch to begin with: what keeps a processor busy. More would not be faster, since sequences packed into one
+            row compute scores for each other's keys, too.
+
+    Attributes:
+        limit: the present limit.
+
+    >>> from probe.batcher import AdaptiveBatcher
+    >>> AdaptiveBatcher(8).map(["four", "words", "in", "twos"], [4, 4, 4, 4], lambda batch: [(word, len(batch)) for word in batch])
+    [('four', 2), ('words', 2), ('in', 2), ('twos', 2)]
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self._ceiling = limit
+        self._wait = _FIRST_WAIT  # batches that have to pass before the limit doubles; more after each shortage
+        self._passed = 0
+
+    def map(self, items: Sequence[Item], sizes: Sequence[int], work: Callable[[list[Item]], list[Result]]) -> list[Result]:
+        """The results of `work` on all items, in the items' order; `work` gets batches of items of similar size.
+
+        Args:
+            sizes: the tokens of each item. A batch counts as its largest item, times its items.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError, MemoryError: one item alone does not fit.
+        """
+        waiting = sorted(range(len(items)), key=lambda index: -sizes[index])
+        results: dict[int, Result] = {}
+        while waiting:
+            largest = sizes[waiting[0]]
+            fitting = max(1, self.limit // max(1, largest))
+            count = ceil(len(waiting) / ceil(len(waiting) / fitting))  # batches of one size, rather than full ones and a rest
+            batch = waiting[:count]
+            done = self._attempt(work, [items[index] for index in batch], last=count == 1)
+            if done is None:
+                self._shrink(count * largest)
+                continue
+            self._grow()
+            results |= dict(zip(batch, done, strict=True))
+            waiting = waiting[count:]
+        return [results[index] for index in range(len(items))]
+
+    def _shrink(self, tried: int) -> None:
+        self.limit = max(1, tried // 2)
+        self._wait, self._passed = min(2 * self._wait, _LONGEST_WAIT), 0
+
+    def _grow(self) -> None:
+        """Count a batch that fitted. Another process may have needed the memory for a moment only."""
+        self._passed += 1
+        if self.limit < self._ceiling and self._passed >= self._wait:
+            self.limit, self._passed = min(2 * self.limit, self._ceiling), 0
+
+    @staticmethod
+    def _attempt(work: Callable[[list[Item]], list[Result]], batch: list[Item], *, last: bool) -> list[Result] | None:
+        """None: memory ran out. Drop the exception before retrying: its traceback keeps the failed batch's tensors alive."""
+        try:
+            return work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if last or not out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error).casefold() for words in _OUT_OF_MEMORY)

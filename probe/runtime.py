@@ -1,0 +1,219 @@
+"""Runtime: a Hugging Face model and everything that runs it: its backbone, its modules, the engine, and token budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from probe.backbones import Backbone, backbone_for
+from probe.batcher import TOKEN_BUDGET, AdaptiveBatcher
+from probe.errors import InvalidRead, LoadError, NotFinite
+from probe.inputs.encoding import Encoding
+from probe.tokens.layout import ImageLayout
+from probe.tokens.spans import TokenMap, image_spans
+from probe.tracing.engine import Captured, Engine
+from probe.tracing.finite import advice
+from probe.tracing.modules import Modules, discover
+from probe.tracing.reads import Read
+from probe.tracing.resolving import ReadPlan, SequenceSlot, resolve_reads
+from probe.tracing.trace import Trace, VisionLayout
+
+NO_TOKEN = -1
+"""The id at positions that the model itself inserts before `input_ids`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward's inputs, and where each sequence lies in them.
+
+    Attributes:
+        inputs: the arguments of Hugging Face's forward.
+        tokens: for each sequence what its positions are, padding left out.
+        slots: for each sequence its row, and where its first token is.
+    """
+
+    inputs: Mapping[str, Any]
+    tokens: tuple[TokenMap, ...]
+    slots: tuple[SequenceSlot, ...]
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> Batch:
+        """The batch of one encoding."""
+        return cls(encoding.inputs, (encoding.tokens,), (SequenceSlot(0),))
+
+
+class Runtime:
+    """Runs one Hugging Face model.
+
+    Attributes:
+        model: put into eval mode by `probe.load`.
+        family: `config.model_type`.
+        backbone: what the family declares.
+        modules: where the layers are.
+        engine: runs forwards that are read.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.family = str(model.config.model_type)
+        self.backbone: Backbone = backbone_for(model.config)
+        self.modules: Modules = discover(model)
+        self.engine = Engine(model, self.modules)
+        self._batchers: dict[tuple[str, str], AdaptiveBatcher] = {}
+
+    @property
+    def image_token_id(self) -> int:
+        """The id of image tokens in `input_ids`.
+
+        Raises:
+            LoadError: the family declares none.
+        """
+        if self.modules.image_token_id is None:
+            raise LoadError(
+                f"{self.family} declares no image token id, so its images cannot be found in input_ids. Register a backbone for it."
+            )
+        return self.modules.image_token_id
+
+    def to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs on the model's device, floating-point tensors in its dtype."""
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+
+        return {name: moved(value) for name, value in inputs.items()}
+
+    def batch(self, encoding: Encoding | Mapping[str, Any]) -> Batch:
+        """The batch of an encoding: ours, or a plain Hugging Face one (a mapping of tensors) with rows that may be padded.
+
+        Raises:
+            InvalidRead: not an encoding, without `input_ids`, or padded between its tokens.
+        """
+        if isinstance(encoding, Encoding):
+            return Batch.of(encoding)
+        if not isinstance(encoding, Mapping):
+            raise InvalidRead(
+                f"run() takes one encoding, got a {type(encoding).__name__}. Pass what encode(), generate() or a Hugging Face processor "
+                "returned; call run() once for each of several."
+            )
+        # Where an encoder reads the prompt, the decoder's sequence is the answer.
+        prefix = "decoder_" if "decoder_input_ids" in encoding else ""
+        if f"{prefix}input_ids" not in encoding:
+            raise InvalidRead(
+                f"A plain encoding has input_ids, or decoder_input_ids of a model with an encoder; this one has "
+                f"{', '.join(encoding) or 'nothing'}. Pass what a processor returned."
+            )
+        inputs = self.to_device(encoding)
+        ids: Tensor = inputs[f"{prefix}input_ids"]
+        mask = _padding_mask(ids, inputs.get(f"{prefix}attention_mask"))
+        leading = self.backbone.leading(self.model, inputs)
+        if leading and not bool(mask[:, 0].all()):
+            raise InvalidRead(f"{self.family} puts its images before input_ids, so padding has to lie behind them. Pad on the right.")
+        tokens = tuple(self._tokens(row[keep].tolist(), leading) for row, keep in zip(ids, mask, strict=True))
+        return Batch(inputs, tokens, tuple(SequenceSlot(row, int(keep.int().argmax())) for row, keep in enumerate(mask)))
+
+    def _tokens(self, ids: Sequence[int], leading: int) -> TokenMap:
+        """The positions of a row of a plain encoding; where its images lie, no layout says."""
+        known = (NO_TOKEN,) * leading + tuple(ids)
+        image = tuple(position for position, token in enumerate(known) if token in (NO_TOKEN, self.modules.image_token_id))
+        images = (image,) if image else ()
+        return TokenMap(known, images, (None,) * len(images), image_spans(images), family=self.family)
+
+    def resolve(self, reads: Iterable[Read], tokens: Sequence[TokenMap] = ()) -> ReadPlan:
+        """The reads with their layers and positions, checked against this model.
+
+        Raises:
+            InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
+        """
+        return resolve_reads(reads, self.modules, tokens)
+
+    def forward(self, inputs: Mapping[str, Any], **options: Any) -> Any:
+        """Hugging Face's forward on encoded inputs, without a KV cache unless `options` say otherwise. The caller holds the lock."""
+        return self.model(**self.backbone.forward_inputs(self.model, inputs), **({"use_cache": False} | options))
+
+    def run(self, batch: Batch, reads: Iterable[Read]) -> Trace:
+        """One forward over a batch: see `Probe.run`."""
+        plan = self.resolve(reads, batch.tokens)
+        try:
+            captured = self.engine.run(self.forward, batch.inputs, plan, batch.slots)
+        except NotFinite as error:
+            raise self.locate_not_finite(error, [batch]) from error
+        return self.trace(batch.tokens, captured, plan)
+
+    def trace(self, tokens: tuple[TokenMap, ...], captured: Captured, plan: ReadPlan) -> Trace:
+        """A Trace of what one forward captured of these sequences."""
+        depth = (len(self.modules.layers) + 1, len(self.modules.layers))
+        return Trace(tokens, captured.row_differences, captured, plan, depth, self._vision_layout(tokens))
+
+    def next_logits(self, encoding: Encoding) -> Float[Tensor, "vocabulary"]:
+        """Logits of the next token, float32: `logits[0, -1]` of Hugging Face."""
+        with self.engine.lock, torch.no_grad():
+            logits: Tensor = self.forward(encoding.inputs, logits_to_keep=1).logits
+        return logits[0, -1].float()
+
+    def batcher(self, policy: str, work: str) -> AdaptiveBatcher:
+        """The batcher of one kind of work ("ask", "score", "trace") under a policy of prefix sharing; it remembers what fitted."""
+        return self._batchers.setdefault((policy, work), AdaptiveBatcher(TOKEN_BUDGET[work]))
+
+    def locate_not_finite(self, error: NotFinite, batches: Sequence[Batch]) -> NotFinite:
+        """The error, completed by the layer where NaN or infinity begins and by what to try.
+
+        Args:
+            batches: what was run together, each to be run by itself; the first that is not finite is reported.
+        """
+        known = True
+        for batch in batches:
+            where = self._first_not_finite(batch)
+            if where:
+                return self._with_advice(error, f"It begins in {where}. ")
+            known = known and where is not None
+        return self._with_advice(error, "It begins there: the states of all layers are finite. " if known else "")
+
+    def _with_advice(self, error: NotFinite, where: str) -> NotFinite:
+        return NotFinite(f"{error} {where}{advice(self.model.dtype)}")
+
+    def _first_not_finite(self, batch: Batch) -> str | None:
+        """The first state that is not finite; "" if all are finite; None: this could not be found out."""
+        positions = tuple(tuple(range(len(tokens))) for tokens in batch.tokens)
+        try:
+            return self.engine.where_not_finite(self.forward, batch.inputs, positions, batch.slots)
+        except Exception:  # such as a shortage of memory: it must not replace the error that is being reported
+            return None
+
+    def _vision_layout(self, tokens: Sequence[TokenMap]) -> VisionLayout:
+        depth = len(self.modules.vision_blocks) + 1
+        layouts = [layout for row in tokens for layout in row.layouts]
+        view = layouts[0].view if len(layouts) == 1 and layouts[0] is not None else None
+        grid, classes = self.backbone.vision_grid(self.model, view), self.backbone.class_tokens
+        patches = None if grid is None or classes == "kept" else len(grid.tokens)
+        if view is None:
+            reason = "the tower looks at several images or tiles, or at one whose layout is not known"
+            return VisionLayout(depth, patches, None, reason, classes)
+        if grid is None:
+            return VisionLayout(depth, None, None, "the family does not say how the tower's patches lie", classes)
+        return VisionLayout(depth, patches, ImageLayout((grid,)), "", classes)
+
+
+def _padding_mask(ids: Tensor, given: Tensor | None) -> Tensor:
+    """Which tokens of a plain encoding are real.
+
+    Raises:
+        InvalidRead: the mask has another shape than the ids, or padding lies between tokens.
+    """
+    mask = (torch.ones_like(ids) if given is None else given).bool()
+    if mask.shape != ids.shape or not all(map(_unbroken, mask)):
+        raise InvalidRead("The attention_mask of a plain encoding has the shape of input_ids, and its padding lies at one or both ends.")
+    return mask
+
+
+def _unbroken(mask: Tensor) -> bool:
+    """Whether the True entries of a row are adjacent; a row without any is."""
+    positions = mask.nonzero().flatten()
+    return not len(positions) or int(positions[-1] - positions[0]) + 1 == len(positions)

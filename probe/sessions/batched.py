@@ -1,0 +1,57 @@
+"""Batched: each sequence in a row of its own, after a copy of the prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from probe.runtime import Runtime
+from probe.sessions.continuations import Continuations, PackedInputs
+from probe.sessions.prefix import Prefix
+from probe.tracing.resolving import SequenceSlot
+
+
+class Batched(Continuations):
+    """Each sequence in a row of its own, after a copy of the prefix; shorter ones are padded on the right."""
+
+    policy = "batched"
+
+    @staticmethod
+    def _growth(count: int) -> int:
+        return 1
+
+    def __init__(self, runtime: Runtime, prefix: Prefix, count: int, steps: int = 0) -> None:
+        super().__init__(runtime, prefix, count, steps)
+        for layer in self._layers:
+            layer.hold(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1))
+        # For each row and key: whether it is a token or padding, and its index in the sequence.
+        self._real = torch.ones(count, len(prefix), dtype=torch.bool, device=runtime.model.device)
+        self._index = self._tensor(range(-len(prefix), 0)).expand(count, -1)
+
+    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
+        """See `Continuations.next_inputs`."""
+        width = max(map(len, tokens))
+        ids = self._tensor([[*new, *[0] * (width - len(new))] for new in tokens])
+        # Padding sees what the last token sees: attention over no key at all would be NaN.
+        index = self._tensor(
+            [[length + min(i, len(new) - 1) for i in range(width)] for length, new in zip(self._lengths, tokens, strict=True)]
+        )
+        real = self._tensor(range(width))[None] < self._tensor([len(new) for new in tokens])[:, None]
+        slots = tuple(SequenceSlot(row, -length, len(self._prefix)) for row, length in enumerate(self._lengths))
+        self._real, self._index = torch.cat([self._real, real], 1), torch.cat([self._index, index], 1)
+        self._lengths = [length + len(new) for length, new in zip(self._lengths, tokens, strict=True)]
+        visible = self._visible(self._real[:, None].expand(-1, width, -1), index, self._index)
+        last = tuple((row, len(new) - 1) for row, new in enumerate(tokens))
+        return PackedInputs(self._inputs(ids, index, visible), slots, last)
+
+    def select_sequences(self, kept: Sequence[int]) -> None:
+        """See `Continuations.select_sequences`."""
+        if list(kept) == list(range(len(self._lengths))):
+            return
+        rows = self._tensor(kept)
+        for layer in self._layers:
+            indices = rows.to(layer.keys.device)
+            layer.hold(layer.keys[indices], layer.values[indices])
+        self._real, self._index = self._real[rows], self._index[rows]
+        self._lengths = [self._lengths[row] for row in kept]

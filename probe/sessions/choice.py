@@ -1,0 +1,68 @@
+"""Choice: a gate on the first word of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.errors import InvalidRead, NotFinite
+from probe.inputs.encoding import Encoding
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A gate: two sets of first words, and the margin by which the first has to lead for an answer to be generated.
+
+    Attributes:
+        yes, no: the words. Each counts by its first token.
+        threshold: an answer is generated where max logit(yes) - max logit(no) is above it.
+
+    >>> gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
+    >>> with model.open(image) as session:
+    ...     answers = session.ask(["Is there a cat in the image?"], gate=gate)
+    >>> answers[0].text, answers[0].margin < 0
+    ('', True)
+    """
+
+    yes: tuple[str, ...]
+    no: tuple[str, ...]
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        for side, words in (("yes", self.yes), ("no", self.no)):
+            if not isinstance(words, tuple) or not words or not all(words):
+                raise InvalidRead(f"Choice({side}={words!r}): {side} is a tuple of one or more first words, such as ({side!r},).")
+
+    def margins(self, encodings: Sequence[Encoding], logits: Float[Tensor, "sequence vocabulary"]) -> list[float]:
+        """For each prompt the largest logit of the yes words minus the largest of the no words, at the first answer position.
+
+        Args:
+            logits: of the token that follows each prompt.
+
+        Raises:
+            NotFinite: a prompt's logits hold NaN or infinity.
+        """
+        scores = logits.float()
+
+        def best(words: Sequence[str]) -> Tensor:
+            return torch.stack([row[[_first_token(one, word) for word in words]].max() for one, row in zip(encodings, scores, strict=True)])
+
+        # The largest of all is NaN where any is. One tensor, so that there is one synchronisation with the device.
+        largest, yes, no = torch.stack([scores.amax(-1), best(self.yes), best(self.no)]).tolist()
+        if not all(map(math.isfinite, (*largest, *yes, *no))):
+            raise NotFinite.of_next_logits()
+        return [one - other for one, other in zip(yes, no, strict=True)]
+
+
+def _first_token(encoding: Encoding, word: str) -> int:
+    tokens = encoding.with_answer(word).tokens
+    if not tokens.spans["answer"].positions:
+        raise InvalidRead(
+            f"The gate's word {word!r} has no token of its own behind this prompt. Name a word that an answer can begin with."
+        )
+    return tokens.ids[tokens.spans["answer"].positions[0]]
