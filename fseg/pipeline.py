@@ -25,7 +25,7 @@ from fseg.stages.segment import Promptable, load_sam
 from fseg.stages.tvr import best_synonym
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
-from probe.loading import resolve_device
+from probe.loading.devices import resolve_device
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""

@@ -1,4 +1,7 @@
-"""`probe`: look at a model from the shell."""
+"""The command `probe`: what a model is, and whether it is read rightly.
+
+The commands import what they need when they run, so that help and version come without torch.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from typing import Annotated
 
 import typer
 
+import probe
 from probe.console import Commands, VersionOption, run
-from probe.model import load
-from probe.verification.parity import verify as verify_model
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look inside a Hugging Face multimodal model.")
 
@@ -31,23 +33,23 @@ def inspect(
 
     Example: probe inspect llava-hf/llava-1.5-7b-hf --dtype bfloat16
     """
-    typer.echo(load(model, device=device, dtype=dtype).inspect())
+    typer.echo(probe.load(model, device=device, dtype=dtype).inspect())
 
 
 @app.command()
 def verify(
     model: Annotated[str, typer.Argument(help="A hub id or a local folder.")],
-    image: Annotated[Path | None, typer.Option(help="A picture; left out: noise.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image; left out: noise.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    stretch: Annotated[bool, typer.Option("--stretch", help="Resize pictures directly, without tiles, as the fseg recipes do.")] = False,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Resize images directly, without tiles, as the fseg recipes do.")] = False,
 ) -> None:
-    """Compare every kind of read with plain Hugging Face, and the grid with the picture. Exits with 1 if anything differs.
+    """Compare every kind of read with plain Hugging Face, and the grid with the image. Exits with 1 if anything differs.
 
     Example: probe verify llava-hf/llava-1.5-7b-hf --image cat.jpg --dtype bfloat16 --device cuda
     """
-    opened = load(model, device=device, dtype=dtype, resize="stretch" if stretch else "processor", tiles=not stretch)
-    report = verify_model(opened, image)
+    opened = probe.load(model, device=device, dtype=dtype, resize="stretch" if stretch else "processor", tiles=not stretch)
+    report = probe.verify(opened, image)
     typer.echo(report)
     if not report.passed:
         raise typer.Exit(1)

@@ -19,7 +19,8 @@ from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.inputs.prompt import Messages
 from probe.inspection import Inspection, inspect_model
-from probe.loading import check_decoder, default_dtype, load_checkpoint, resolve_device, resolve_dtype
+from probe.loading.checkpoint import check_decoder, load_checkpoint
+from probe.loading.devices import DeviceMap, default_dtype, resolve_device, resolve_dtype
 from probe.runtime import Runtime
 from probe.sessions.session import Session
 from probe.tracing.modules import Modules
@@ -211,7 +212,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     attn_implementation: str = "sdpa",
-    device_map: str | Mapping[str, int | str | torch.device] | None = None,
+    device_map: DeviceMap = None,
     resize: Literal["processor", "stretch"] = "processor",
     tiles: bool = True,
     remote_code: bool = False,

@@ -15,7 +15,8 @@ from transformers import PretrainedConfig, SamModel
 from fseg.errors import InvalidSam
 from fseg.sam.weights import check_finite
 from probe.errors import LoadError
-from probe.loading import check_complete, check_folder, check_weights
+from probe.loading.checkpoint import check_complete
+from probe.loading.files import check_folder, check_weights
 
 
 def from_transformers(name: str) -> SamModel:

@@ -43,9 +43,7 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
 }
 TILED = sorted(name for name, (wide, _, _) in EXPECTED.items() if "tiles" in wide)
 # A picture that the tower sees in one view: below the size of a tile in families that cut tiles.
-ONE_VIEW = {
-    name: "small" if name in TILED else "wide" for name, grids in EXPECTED.items() if any("image" in grid for grid in grids)
-}
+ONE_VIEW = {name: "small" if name in TILED else "wide" for name, grids in EXPECTED.items() if any("image" in grid for grid in grids)}
 
 
 def opened(name: str) -> probe.Probe:

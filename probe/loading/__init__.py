@@ -1,0 +1,1 @@
+"""Opening a checkpoint: its files, its devices and dtypes, its model and processor."""
