@@ -41,7 +41,7 @@ class Probe:
     >>> y = model.generate(model.encode(image, "Is there a cat in the image?"))
     >>> trace = model.run(y, [probe.Hidden(layers=[3, 4], at="image")])
     >>> trace.hidden("image", layer=4).grid().data.shape
-    torch.Size([1, 16, 16, 256])
+    torch.Size([1, 14, 14, 128])
     """
 
     def __init__(self, runtime: Runtime, encoder: Encoder, name: str, revision: str | None = None) -> None:
@@ -95,7 +95,7 @@ class Probe:
 
         >>> prepared = model.prepare(image)
         >>> [len(model.encode(prepared, f"Is there a {name} in the image?").tokens.span("image")) for name in ("cat", "bird")]
-        [256, 256]
+        [196, 196]
         """
         return self.encoder.prepare(images)
 
@@ -151,7 +151,7 @@ class Probe:
             NotFinite: a step's logits are NaN or infinite.
 
         >>> model.generate(model.encode(image, "Is there a cat in the image?"), max_new_tokens=4).text
-        'no.'
+        'yes, it contains'
         """
         return generate(self.runtime, self.encoder, encoding, begin=begin, **options)
 
@@ -177,7 +177,7 @@ class Probe:
 
         >>> trace = model.run(model.encode(image, "Is there a cat in the image?"), probe.Attention(layers=[4], query=-1, key="image"))
         >>> trace.attention(layer=4).shape
-        {'batch': 1, 'head': 4, 'query': 1, 'key': 256}
+        {'batch': 1, 'head': 2, 'query': 1, 'key': 196}
         """
         asked = list(reads) if isinstance(reads, Iterable) else [reads]
         if not asked:
@@ -198,7 +198,7 @@ class Probe:
         >>> with model.open(image) as session:
         ...     answers = session.ask(["Is there a cat in the image?", "Is there a clock in the image?"], max_new_tokens=4)
         >>> [answer.text for answer in answers]
-        ['no.', 'no.']
+        ['yes, it contains', 'No.']
         """
         return Session(self.runtime, self.encoder, images, keep=tuple(keep), policy=policy, chat=chat, template=template)
 

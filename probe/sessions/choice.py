@@ -24,9 +24,9 @@ class Choice:
 
     >>> gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
     >>> with model.open(image) as session:
-    ...     answers = session.ask(["Is there a cat in the image?"], gate=gate)
-    >>> answers[0].text, answers[0].margin < 0
-    ('', True)
+    ...     answers = session.ask(["Is there a cat in the image?", "Is there a clock in the image?"], gate=gate)
+    >>> [(answer.text, answer.margin > 0) for answer in answers]
+    [('yes, it contains a cat. The cat is medium and green, at the bottom.', True), ('', False)]
     """
 
     yes: tuple[str, ...]

@@ -50,7 +50,7 @@ class Session:
     ...     answers = session.ask(["Is there a cat in the image?", "Is there a tree in the image?"], max_new_tokens=3)
     ...     traces = session.trace(answers, [probe.Hidden([4], at=("image", "answer"))])
     >>> [trace.hidden("image", layer=4).shape["token"] for trace in traces]
-    [256, 256]
+    [196, 196]
     """
 
     def __init__(
