@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
+from torch import Tensor
 from transformers import ProcessorMixin
 
 from probe.backbones import Backbone
@@ -128,7 +129,9 @@ class Encoder:
             )
         return self.processor
 
-    def _inputs(self, processor: ProcessorMixin, prepared: PreparedImages, prompt: str) -> tuple[dict[str, Any], list[ImageLayout | None]]:
+    def _inputs(
+        self, processor: ProcessorMixin, prepared: PreparedImages, prompt: str
+    ) -> tuple[dict[str, Tensor], list[ImageLayout | None]]:
         """What the model takes for a prompt, and where each image's tokens lie."""
         tokenizer = processor.tokenizer
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.

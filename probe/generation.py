@@ -20,7 +20,7 @@ from probe.tracing.finite import FiniteCheck
 MAX_NEW_TOKENS = 64
 
 
-def generate(runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: str | None = None, **options: Any) -> Answer:
+def generate(runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: str | None = None, **options: object) -> Answer:
     """The model's answer by Hugging Face's `generate`: see `Probe.generate`."""
     start = encoding.with_answer(begin) if begin else encoding
     if isinstance(start, Answer) and "end" in start.tokens.spans:
@@ -29,7 +29,8 @@ def generate(runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: s
     model = runtime.model
     settings = generation_options(options, encoder.pad_token_id(), runtime.image_token_id, model.generation_config)
     finite = FiniteLogits()
-    settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), finite])
+    processors: Any = settings.get("logits_processor") or ()
+    settings["logits_processor"] = LogitsProcessorList([*processors, finite])
     with runtime.engine.lock, torch.no_grad():
         inputs = runtime.backbone.forward_inputs(model, start.inputs)
         output = model.generate(**inputs, **settings)
@@ -53,7 +54,7 @@ class FiniteLogits(LogitsProcessor):
 
 def generation_options(
     options: Mapping[str, object], pad_token_id: int | None, image_token_id: int, checkpoint: GenerationConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The keyword arguments of `model.generate` besides its inputs.
 
     Args:
@@ -79,7 +80,7 @@ def generation_options(
 
 def _over_config(
     config: GenerationConfig, options: Mapping[str, object], pad_token_id: int | None
-) -> tuple[dict[str, Any], Mapping[str, object]]:
+) -> tuple[dict[str, object], Mapping[str, object]]:
     """The user's configuration with options over it; and the values of all settings that result."""
     merged = copy.deepcopy(config)
     arguments = merged.update(**options)  # what is no setting, such as a logits_processor, is an argument of generate() itself
@@ -88,8 +89,8 @@ def _over_config(
     return {"generation_config": merged, **arguments}, vars(merged)
 
 
-def _greedy_by_default(options: Mapping[str, object], pad_token_id: int | None) -> dict[str, Any]:
-    settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad_token_id} | dict(options)
+def _greedy_by_default(options: Mapping[str, object], pad_token_id: int | None) -> dict[str, object]:
+    settings: dict[str, object] = {"do_sample": False, "pad_token_id": pad_token_id} | dict(options)
     if "max_length" not in options:
         settings = {"max_new_tokens": MAX_NEW_TOKENS} | settings
     if not settings["do_sample"]:

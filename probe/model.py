@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -163,7 +163,7 @@ class Probe:
         """
         return self.runtime.next_logits(encoding)
 
-    def run(self, encoding: Encoding | Mapping[str, Any], reads: Iterable[Read] | Read) -> Trace:
+    def run(self, encoding: Encoding | Mapping[str, Tensor], reads: Iterable[Read] | Read) -> Trace:
         """One forward over the whole sequence, reading what was asked and stopping after the last read. A given answer is teacher-forced.
 
         Args:

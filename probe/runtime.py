@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from probe.backbones import Backbone, backbone_for
 from probe.batcher import TOKEN_BUDGET, AdaptiveBatcher
@@ -38,7 +38,7 @@ class Batch:
         slots: for each sequence its row, and where its first token is.
     """
 
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Tensor]
     tokens: tuple[TokenMap, ...]
     slots: tuple[SequenceSlot, ...]
 
@@ -80,17 +80,17 @@ class Runtime:
             )
         return self.modules.image_token_id
 
-    def to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def to_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs on the model's device, floating-point tensors in its dtype."""
 
-        def moved(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
+        def moved(value: Tensor) -> Tensor:
+            if not isinstance(value, Tensor):  # a plain encoding may have lists beside its tensors
+                return value  # type: ignore[unreachable]
             return value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
 
         return {name: moved(value) for name, value in inputs.items()}
 
-    def batch(self, encoding: Encoding | Mapping[str, Any]) -> Batch:
+    def batch(self, encoding: Encoding | Mapping[str, Tensor]) -> Batch:
         """The batch of an encoding: ours, or a plain Hugging Face one (a mapping of tensors) with rows that may be padded.
 
         Raises:
@@ -134,7 +134,7 @@ class Runtime:
         """
         return resolve_reads(reads, self.modules, tokens)
 
-    def forward(self, inputs: Mapping[str, Any], **options: Any) -> Any:
+    def forward(self, inputs: Mapping[str, Tensor], **options: object) -> ModelOutput:
         """Hugging Face's forward on encoded inputs, without a KV cache unless `options` say otherwise. The caller holds the lock."""
         return self.model(**self.backbone.forward_inputs(self.model, inputs), **({"use_cache": False} | options))
 

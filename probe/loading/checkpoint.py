@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,14 @@ from probe.loading.devices import DeviceMap
 from probe.loading.files import check_weights, first_line, first_names, locate
 
 Loaded = TypeVar("Loaded")
+
+
+class LoadingInfo(TypedDict):
+    """What `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` returns with the model."""
+
+    missing_keys: set[str]
+    unexpected_keys: set[str]
+    mismatched_keys: set[tuple[str, Sequence[int], Sequence[int]]]
 
 
 def load_checkpoint(
@@ -109,12 +117,12 @@ def _as_load_error(what: str, checkpoint: str, folder: Path | None, load: Callab
         ) from error
 
 
-def check_complete(name: str, loading_info: Mapping[str, Any]) -> None:
+def check_complete(name: str, loading_info: LoadingInfo) -> None:
     """Refuse a checkpoint whose tensors are not those of its model: transformers fills what is missing with random numbers.
 
     Args:
         name: of the checkpoint, for the message.
-        loading_info: what `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` returns with the model.
+        loading_info: the tensors that do not fit.
 
     Raises:
         LoadError: with the first names and the count of the tensors that are missing, left over, or of another shape.

@@ -29,7 +29,7 @@ class PackedInputs:
         last: for each sequence (row, index) of its last token.
     """
 
-    inputs: dict[str, Any]
+    inputs: Mapping[str, object]
     slots: tuple[SequenceSlot, ...]
     last: tuple[tuple[int, int], ...]
 
@@ -63,7 +63,7 @@ class Continuations(ABC):
     def select_sequences(self, kept: Sequence[int]) -> None:
         """Keep these sequences, in this order; drop the others' keys and values."""
 
-    def _inputs(self, ids: Int[Tensor, "row token"], index: Int[Tensor, "row token"], visible: Mapping[str, Tensor]) -> dict[str, Any]:
+    def _inputs(self, ids: Int[Tensor, "row token"], index: Int[Tensor, "row token"], visible: Mapping[str, Tensor]) -> dict[str, object]:
         """The forward's arguments for tokens at these indices of their sequences, counted from the end of the prefix."""
         positions = index + self._prefix.position
         masks: Any = {kind: self._kernel_mask(mask) for kind, mask in visible.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
@@ -31,7 +29,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys, values
         self._buffers = self._shown = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append keys and values (row, head, token, feature); all of them are returned, as views that later calls leave as they are."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
@@ -32,7 +31,7 @@ class Prefix:
     """
 
     tokens: TokenMap
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Tensor]
     cache: DynamicCache
     position: int
     model_state: ModelState

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.utils import ModelOutput
 
 from probe.inputs.encoding import Answer, Encoding
 from probe.runtime import Runtime
@@ -56,9 +56,9 @@ def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
 
 def _run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: DynamicCache | None = None) -> None:
     """Run the model over the prefix: capture what is planned, and fill the cache if one is given."""
-    filling: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+    filling: dict[str, object] = {} if cache is None else {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
 
-    def forward(inputs: Mapping[str, Any]) -> Any:
+    def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
         return runtime.forward(inputs, **filling)
 
     if plan.hidden or plan.vision:
