@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from probe.backbones import Backbone
+from probe.backbones import Backbone, ProcessedImage
 from probe.backbones.base import no_direct_resize
 from probe.errors import LoadError, ProcessorNeeded
 from probe.inputs.encoding import Encoding, PreparedImages
@@ -140,8 +140,8 @@ class Encoder:
             cached = with_image_cache(processor, prepared.image_cache)
             inputs = cached(images=list(prepared.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
             sizes = [(image.height, image.width) for image in prepared.images]
-            backbone, model = self.runtime.backbone, self.runtime.model
-            return dict(inputs), [backbone.layout(model, processor, size, inputs, index) for index, size in enumerate(sizes)]
+            processed = [ProcessedImage(self.runtime.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
+            return dict(inputs), [self.runtime.backbone.layout(image) for image in processed]
         token = image_token(processor)
         pieces = prompt.split(token)
         expanded = pieces[0] + "".join(token * layout.tokens + piece for layout, piece in zip(prepared.layouts, pieces[1:], strict=True))

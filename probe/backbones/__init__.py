@@ -1,48 +1,17 @@
-"""The families that say more than discovery can find. Importing this package registers the built-in ones."""
+"""Backbones: what each family of models declares beyond what discovery can find.
 
-from probe.backbones import (
-    beside,
-    encoders,
-    idefics3,
-    internvl,
-    janus,
-    lfm2_vl,
-    llama4,
-    llava,
-    llava_next,
-    llava_onevision,
-    mllama,
-    native,
-    ovis2,
-    perception_lm,
-    resampled,
-    square,
-    streams,
-    strided,
-)
-from probe.backbones.base import Backbone, backbone_for, register, registered
+Importing this package registers the built-in families: every module of this folder is imported, so a new file is a new family. A file at the
+root is named after the `config.model_type` that it declares; `shared` holds the layouts that several families have.
+"""
 
-__all__ = [
-    "Backbone",
-    "backbone_for",
-    "beside",
-    "encoders",
-    "idefics3",
-    "internvl",
-    "janus",
-    "lfm2_vl",
-    "llama4",
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "mllama",
-    "native",
-    "ovis2",
-    "perception_lm",
-    "register",
-    "registered",
-    "resampled",
-    "square",
-    "streams",
-    "strided",
-]
+from importlib import import_module
+from pkgutil import iter_modules
+
+from probe.backbones.base import SHARING, Backbone
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.registry import backbone_for, register, registered
+
+__all__ = ["SHARING", "Backbone", "ProcessedImage", "backbone_for", "register", "registered"]
+
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)

@@ -1,62 +1,36 @@
-"""InternVL, Aya Vision, Command A Vision: tiles after the picture's aspect ratio, whose patches are shuffled into fewer, wider tokens."""
+"""InternVL: tiles by the image's aspect ratio, then the base view; patches are shuffled into fewer, wider tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
-
-from transformers.models.cohere2_vision import image_processing_cohere2_vision as cohere2_vision
-from transformers.models.got_ocr2 import image_processing_got_ocr2 as got_ocr2
-
-from probe.backbones.base import SHARING, Backbone, register
-from probe.backbones.tiles import tiled_layout
-from probe.backbones.tower import seen_share, square_patches
-from probe.tokens.layout import Grid, ImageLayout
+from probe.backbones.base import SHARING
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.registry import register
+from probe.backbones.shared.tiled_layout import TiledLayout
 
 
 @register("internvl")
-class InternVL(Backbone):
-    """Tiles, then the base view; the tokens of a tile stay row by row."""
+class InternVL(TiledLayout):
+    """The tokens of a tile stay row by row."""
 
-    tiled = True
     prefix = SHARING
-    canvas: ClassVar[Callable[..., tuple[int, int]]] = staticmethod(got_ocr2.get_optimal_tiled_canvas)
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        side = self.side(processor)
-        return tiled_layout(*self.cut(processor, image_size), side, image_size, seen=seen_share(model, inputs, side))
-
-    def vision_grid(self, model: Any, view: Grid | None) -> Grid:
-        return square_patches(model, view)
-
-    def cut(self, processor: Any, image_size: tuple[int, int]) -> tuple[int, int]:
-        """How many tiles the picture is cut into, down and across."""
-        # Whether tiles are cut at all is merged from the defaults of both processors, which only the processor itself does.
-        (tiles,) = processor._get_num_multimodal_tokens(image_sizes=[image_size])["num_image_patches"]
+    def canvas(self, image: ProcessedImage) -> tuple[int, int]:
+        # Only the processor itself merges the defaults of both processors, which say whether it cuts tiles at all.
+        (tiles,) = image.processor._get_num_multimodal_tokens(image_sizes=[image.size])["num_image_patches"]
         if tiles == 1:
             return 1, 1
-        images = processor.image_processor
-        cols, rows = self.canvas(image_size, (images.size["height"], images.size["width"]), images.min_patches, images.max_patches)
+        images = image.image_processor
+        return self.best_canvas(image, images.min_patches, images.max_patches)
+
+    def best_canvas(self, image: ProcessedImage, fewest: int, most: int) -> tuple[int, int]:
+        """The canvas, of `fewest` to `most` tiles, that the image processor chooses: tiles down and across."""
+        size = image.image_processor.size
+        cols, rows = self.optimal_canvas(image.size, (size["height"], size["width"]), fewest, most)
         return rows, cols
 
-    def side(self, processor: Any) -> int:
-        """Image tokens across one tile."""
-        return round(processor.image_seq_length**0.5)
+    @staticmethod
+    def optimal_canvas(image_size: tuple[int, int], tile_size: tuple[int, int], fewest: int, most: int) -> tuple[int, int]:
+        """The image processor's own choice: tiles across and down."""
+        from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-
-@register("aya_vision")
-class AyaVision(InternVL):
-    """With a token between the tiles that numbers them."""
-
-    def side(self, processor: Any) -> int:
-        return int(processor.img_size // processor.patch_size)
-
-
-@register("cohere2_vision")
-class Cohere2Vision(InternVL):
-    """With a line break behind each tile, and a canvas that is stretched least."""
-
-    canvas: ClassVar[Callable[..., tuple[int, int]]] = staticmethod(cohere2_vision.get_optimal_tiled_canvas)
-
-    def side(self, processor: Any) -> int:
-        return int(processor.patch_size)
+        return get_optimal_tiled_canvas(image_size, tile_size, fewest, most)

@@ -1,29 +1,30 @@
-"""Janus: the whole picture in the middle of a padded square, row by row."""
+"""Janus: the whole image in the middle of a padded square, row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from probe.backbones.base import Backbone, register
-from probe.backbones.tower import seen_share, square_patches, upper_left
-from probe.tokens.layout import Grid, ImageLayout
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.registry import register
+from probe.backbones.shared.square_layout import square_grid
+from probe.backbones.shared.square_tower import SquareTower, covered_share
+from probe.tokens.layout import Box, ImageLayout
 
 
 @register("janus")
-class Janus(Backbone):
+class Janus(SquareTower):
     """The longer edge fills the square."""
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        images, side = processor.image_processor, round(processor.num_image_tokens**0.5)
-        edge = images.size["height"]
-        filled = [max(round(length * edge / max(image_size)), images.min_size) for length in image_size]
-        ends = [(-((edge - length) // 2), edge - (edge - length) // 2) for length in filled]
-        (top, bottom), (left, right) = (
-            (start / length * pixels, end / length * pixels) for (start, end), length, pixels in zip(ends, filled, image_size, strict=True)
-        )
-        seen = seen_share(model, inputs, side)
-        return ImageLayout((Grid.whole(side, side, image_size, box=upper_left((left, top, right, bottom), seen, seen)),))
+    def layout(self, image: ProcessedImage) -> ImageLayout:
+        side = round(image.processor.num_image_tokens**0.5)
+        return ImageLayout((square_grid(side, image.size, covered=covered_share(image, side), box=_padded_square(image)),))
 
-    def vision_grid(self, model: Any, view: Grid | None) -> Grid:
-        return square_patches(model, view)
+
+def _padded_square(image: ProcessedImage) -> Box:
+    """What the padded square covers, in pixels of the original image."""
+    images = image.image_processor
+    edge = images.size["height"]
+    resized = [max(round(length * edge / max(image.size)), images.min_size) for length in image.size]
+    ends = [(-((edge - length) // 2), edge - (edge - length) // 2) for length in resized]
+    (top, bottom), (left, right) = (
+        (start / length * pixels, end / length * pixels) for (start, end), length, pixels in zip(ends, resized, image.size, strict=True)
+    )
+    return (left, top, right, bottom)

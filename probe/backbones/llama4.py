@@ -1,40 +1,39 @@
-"""Llama 4: tiles of a picture that keeps its aspect ratio on a padded canvas, then the whole picture as one square."""
+"""Llama 4: tiles of an image that keeps its aspect ratio on a padded canvas, then the whole image as one square."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from transformers.models.llama4.image_processing_llama4 import get_max_res_without_distortion
-
-from probe.backbones.base import Backbone, register
-from probe.backbones.tiles import padded_canvas, tiled_layout
-from probe.backbones.tower import seen_share, square_patches
-from probe.tokens.layout import Grid, ImageLayout
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.registry import register
+from probe.backbones.shared.tiled_layout import TiledLayout, padded_canvas
+from probe.tokens.layout import Box
 
 
 @register("llama4")
-class Llama4(Backbone):
-    """The canvas is read off the tokens between the tiles; four patches are shuffled into one token."""
+class Llama4(TiledLayout):
+    """The canvas is read from the token ids between the tiles; four patches are shuffled into one token."""
 
-    tiled = True
     class_tokens = "last"
     projected_states = False
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        images, ids = processor.image_processor, inputs["input_ids"][0].tolist()
-        marks = (processor.start_of_img_token, processor.end_of_img_token, processor.tile_token, processor.tile_global_token)
-        start, end, beside, below = processor.tokenizer.convert_tokens_to_ids(list(marks))
-        first, last = ([i for i, token in enumerate(ids) if token == mark][index] for mark in (start, end))
-        rows = max(ids[first:last].count(below), 1)
-        cols = ids[first:last].count(beside) // rows + 1
-        tile = images.size["height"]
-        canvas = (rows * tile, cols * tile)
-        room = canvas if images.resize_to_max_canvas else tuple(min(max(a, tile), b) for a, b in zip(image_size, canvas, strict=True))
-        filled = tuple(max(edge, 1) for edge in get_max_res_without_distortion(image_size, room))
-        side = round((tile // processor.patch_size) / processor.downsample_ratio**0.5)
-        seen, padded = seen_share(model, inputs, side), padded_canvas(image_size, canvas, filled)
-        return tiled_layout(rows, cols, side, image_size, seen=seen, canvas=padded)
+    def canvas(self, image: ProcessedImage) -> tuple[int, int]:
+        processor = image.processor
+        marks = [processor.start_of_img_token, processor.end_of_img_token, processor.tile_token, processor.tile_global_token]
+        start, end, next_tile, next_row = processor.tokenizer.convert_tokens_to_ids(marks)
+        ids = image.ids_between(start, end)
+        rows = max(ids.count(next_row), 1)
+        return rows, ids.count(next_tile) // rows + 1
 
-    def vision_grid(self, model: Any, view: Grid | None) -> Grid:
-        return square_patches(model, view)
+    def canvas_box(self, image: ProcessedImage) -> Box:
+        from transformers.models.llama4.image_processing_llama4 import get_max_res_without_distortion
+
+        rows, cols = self.canvas(image)
+        tile = image.image_processor.size["height"]
+        canvas = largest = (rows * tile, cols * tile)
+        if not image.image_processor.resize_to_max_canvas:
+            largest = (min(max(image.size[0], tile), canvas[0]), min(max(image.size[1], tile), canvas[1]))
+        filled = tuple(max(edge, 1) for edge in get_max_res_without_distortion(image.size, largest))
+        return padded_canvas(image.size, canvas, filled)
+
+    def tokens_across_tile(self, image: ProcessedImage) -> int:
+        processor = image.processor
+        return round((image.image_processor.size["height"] // processor.patch_size) / processor.downsample_ratio**0.5)

@@ -1,48 +1,45 @@
-"""LLaVA-OneVision: a base view, then tiles of the unpadded picture, shrunk where they are many, with a newline token after each row."""
+"""LLaVA-OneVision: a base view, then tiles of the unpadded image, shrunk if they are many, with a newline token after each row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor, sqrt
-from typing import Any
 
-from probe.backbones.base import SHARING, Backbone, register
-from probe.backbones.llava import one_view
-from probe.backbones.llava_next import rows_of_tokens, tiled_grid, whole_tile
-from probe.backbones.tower import tower_size
-from probe.tokens.layout import Grid, ImageLayout, Spans
+from probe.backbones.base import SHARING, Backbone
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.registry import register
+from probe.backbones.shared.square_tower import tower_size
+from probe.backbones.shared.unpadded_tiles import base_view, grid_with_newlines, unpadded_tiles
+from probe.tokens.layout import ImageLayout, Intervals
 
 
 @register("llava_onevision")
 class LlavaOnevision(Backbone):
-    """Tiles are shrunk until they are at most as many tokens as the base view has, times the number in `anyres_max_9`."""
+    """Tiles are shrunk to at most n times the base view's tokens, where `vision_aspect_ratio` is "anyres_max_n"."""
 
     tiled = True
     prefix = SHARING
 
-    def layout(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any], index: int) -> ImageLayout | None:
-        config, (tile, patch) = model.config, tower_size(model)
-        base = whole_tile(one_view(model, image_size, (tile, tile), None), model)
-        grid, newlines = tiled_grid(image_size, config.image_grid_pinpoints, tile, patch, base.tokens)
-        most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-        ratio = sqrt(grid.rows * grid.cols / (most * base.tokens))
+    def layout(self, image: ProcessedImage) -> ImageLayout:
+        config, base = image.model.config, base_view(image)
+        first = len(base.tokens)
+        tiles, newlines = unpadded_tiles(image.size, config.image_grid_pinpoints, *tower_size(image.model), first)
+        most = int(config.vision_aspect_ratio.removeprefix("anyres_max_")) * first
+        ratio = sqrt(len(tiles.tokens) / most)
         if ratio > 1.1:
-            down, across = (shrunk(spans, int(len(spans) // ratio)) for spans in (grid.spans(0), grid.spans(1)))
-            tokens, newlines = rows_of_tokens(len(down), len(across), base.tokens)
-            grid = Grid.at(down, across, tokens, image_size, name=grid.name)
-        return ImageLayout((replace(base.grid(), name="base"), grid), newlines)
+            down, across = (shrunk(tiles.intervals(axis), int(count // ratio)) for axis, count in enumerate((tiles.rows, tiles.cols)))
+            tiles, newlines = grid_with_newlines(down, across, image.size, first)
+        return ImageLayout((base, tiles), newlines)
 
 
-def shrunk(spans: Spans, count: int) -> Spans:
-    """So many cells in the place of more: each begins and ends at its share of the cells that it is made of."""
+def shrunk(intervals: Intervals, count: int) -> Intervals:
+    """The intervals of `count` cells instead of more: each begins and ends at its share of the cells that it is interpolated from."""
 
-    def edge(place: Fraction, cell: int) -> float:
-        start, end = spans[cell]
-        return start + float(place - cell) * (end - start)
+    def edge(at: Fraction, cell: int) -> float:
+        start, end = intervals[cell]
+        return start + float(at - cell) * (end - start)
 
-    edges = [Fraction(place * len(spans), count) for place in range(count + 1)]
+    edges = [Fraction(number * len(intervals), count) for number in range(count + 1)]
     # An edge between two tiles is one cell's end and another's start, with pixels between them that no cell covers.
     return tuple((edge(start, floor(start)), edge(end, ceil(end) - 1)) for start, end in pairwise(edges))

@@ -1,50 +1,78 @@
-"""PreparedImages: opened images; Encoding: one prompt with its images, as the model takes it; Answer: the same with an answer behind it."""
+"""PreparedImages: opened images; Encoding: one prompt with its images as model inputs; Answer: an Encoding followed by an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Self
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from probe.errors import TemplateError
 from probe.inputs.image_cache import ImageCache
+from probe.tokens.equality import equal_values
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import Span, TokenMap, shortened
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedImages:
-    """Images opened once, and prepared for one model's tower once. Encodings of them share their tensors.
+    """Images opened once, and prepared once for one model's vision tower. Encodings of them share their tensors.
+
+    Can be pickled and copied; two are equal if their images, inputs and layouts are.
 
     Attributes:
         images: upright RGB.
-        inputs, layouts: what the tower takes and where the tokens will lie, if the model resizes directly; else None, and
-        image_cache: what the checkpoint's processor made of the images with the first prompt.
-        made_for: whose they are; another model prepares the images anew.
+        inputs, layouts: what the tower takes and where the image tokens will lie, if the model resizes directly; else None.
+        image_cache: the output of the checkpoint's image processor, kept from the first prompt on.
+        made_for: the loaded model's preparation; a model with another one prepares the images anew.
+
+    Example:
+        >>> prepared = model.prepare(image)
+        >>> len(prepared.images)
+        1
+        >>> model.encode(prepared, "Is there a cat?").tokens == model.encode(image, "Is there a cat?").tokens
+        True
     """
 
     images: tuple[Image.Image, ...]
-    inputs: Mapping[str, Any] | None = None
+    inputs: Mapping[str, Tensor] | None = None
     layouts: tuple[ImageLayout, ...] | None = None
     image_cache: ImageCache = field(default_factory=ImageCache, repr=False)
-    made_for: Any = field(default=None, repr=False)
+    made_for: object = field(default=None, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PreparedImages):
+            return NotImplemented
+        return self is other or equal_values((self.images, self.inputs, self.layouts), (other.images, other.inputs, other.layouts))
+
+    def __hash__(self) -> int:
+        return hash((self.layouts, *((image.mode, image.size) for image in self.images)))
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """A prompt with its images. Holds no model and can be pickled.
+    """A prompt with its images. Holds no model; can be pickled and copied.
+
+    Two are equal if their inputs, tokens and prompts are; what their tokenizers do is not compared.
 
     Attributes:
         inputs: the tensors that Hugging Face's forward takes, batch of 1.
-        tokens: what each position is.
-        prompt: the prompt as text, image tokens not yet multiplied.
-        prompt_length: its tokens; the answer begins there.
+        tokens: names and text of each position.
+        prompt: the prompt as text, with one image token for each image.
+        prompt_length: its tokens; the answer begins at this position.
+
+    Example:
+        >>> encoding = model.encode(image, "Is there a cat?")
+        >>> sorted(encoding.inputs)
+        ['attention_mask', 'input_ids', 'pixel_values']
+        >>> encoding.tokens.text("question")
+        'Is there a cat?'
     """
 
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Tensor]
     tokens: TokenMap
     prompt: str
     prompt_length: int
@@ -54,73 +82,130 @@ class Encoding:
     def __repr__(self) -> str:
         return f"Encoding({self.tokens.summary()}; inputs {', '.join(self.inputs)})"
 
-    def with_answer(self, text: str) -> Answer:
-        """The prompt with a given answer behind it, for teacher forcing; tokenised in the context of the prompt."""
-        return self.with_answer_ids(self._suffix(self.prompt, text))
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Encoding):
+            return NotImplemented
+        return self is other or (type(self) is type(other) and equal_values(self._compared(), other._compared()))
 
-    def with_answer_ids(self, ids: tuple[int, ...], margin: float | None = None) -> Answer:
-        """The prompt with an answer's own token ids behind it, as generated. An end-of-sequence token is named `end`, not `answer`.
+    def __hash__(self) -> int:
+        return hash((type(self), self.tokens.ids, self.prompt))
 
-        Spans of the prompt are kept; those that lie in an earlier answer go with it.
-
-        Raises:
-            TemplateError: an image token among them, behind which the model would look for another picture.
-        """
-        shown = {self.tokens.ids[position] for image in self.tokens.images for position in image}
-        if shown & set(ids):
-            raise TemplateError(
-                f"The answer's ids hold the image token, {min(shown & set(ids))}. Leave it out: the pictures are those of the prompt."
-            )
-        start = self.prompt_length
-        kept = tuple(ids)
-        while kept and kept[-1] in self.tokens.special:
-            kept = kept[:-1]
-        inputs = dict(self.inputs)
-        known = inputs["input_ids"][:, :start]
-        answer = torch.tensor([ids], dtype=known.dtype, device=known.device)
-        inputs["input_ids"] = torch.cat([known, answer], dim=1)
-        for name in self.token_inputs - {"input_ids"}:
-            # What the family does not declare is for the answer what it is for the prompt's last token, which is text.
-            fill = self._fill.get(name)
-            head = inputs[name][:, :start]
-            tail = head[:, -1:] if fill is None else head.new_full((1, 1), fill)
-            inputs[name] = torch.cat([head, tail.expand(-1, len(ids), *head.shape[2:])], dim=1)
-        spans = {
-            **{name: span for name, span in self.tokens.spans.items() if all(p < start for p in span.positions) and name != "answer"},
-            "answer": Span(tuple(range(start, start + len(kept))), "answer"),
-            "end": Span(tuple(range(start + len(kept), start + len(ids))), "end"),
-        }
-        if len(kept) == len(ids):
-            del spans["end"]
-        tokens = replace(self.tokens, ids=self.tokens.ids[:start] + tuple(ids), spans=spans, _texts={})
-        return Answer(inputs, tokens, self.prompt, start, self._suffix, self._fill, margin)
+    def _compared(self) -> tuple[object, ...]:
+        return self.tokens, self.prompt, self.prompt_length, self._fill, self.inputs
 
     @property
     def token_inputs(self) -> frozenset[str]:
-        """The inputs that say something of every token: integers or booleans whose axes begin with those of `input_ids`."""
-        shape = self.inputs["input_ids"].shape
-        return frozenset(name for name, value in self.inputs.items() if _integral(value) and value.shape[:2] == shape)
+        """The inputs with a value for each token: integers or booleans whose first two axes are those of `input_ids`.
 
-    def with_images_of(self, other: Encoding) -> Encoding:
-        """The same prompt, its pictures in the tensors of another one where they are equal, so that they are held once."""
+        Example:
+            >>> sorted(model.encode(image, "Is there a cat?").token_inputs)
+            ['attention_mask', 'input_ids']
+        """
+        shape = self.inputs["input_ids"].shape
+        return frozenset(name for name, value in self.inputs.items() if _is_integral(value) and value.shape[:2] == shape)
+
+    def with_answer(self, text: str) -> Answer:
+        """The prompt followed by a given answer, for teacher forcing; tokenised in the context of the prompt.
+
+        Example:
+            >>> answer = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat.")
+            >>> answer.text
+            'yes, it contains a cat.'
+            >>> answer.tokens.word("cat").positions == answer.tokens.resolve(-2)
+            True
+        """
+        return self.with_answer_ids(self._suffix(self.prompt, text))
+
+    def with_answer_ids(self, ids: tuple[int, ...], margin: float | None = None) -> Answer:
+        """The prompt followed by an answer's token ids, as generated. Trailing special tokens become the span `end`, the rest `answer`.
+
+        The prompt's spans are kept; spans that reach into an earlier answer are dropped.
+
+        Raises:
+            TemplateError: an image token is among the ids; the model would expect another image for it.
+
+        Example:
+            >>> answer = model.encode(image, "Is there a cat?").with_answer("No.")
+            >>> answer.with_answer_ids(answer.tokens.ids[answer.prompt_length:]) == answer
+            True
+        """
+        self._refuse_image_tokens(ids)
+        length = self.prompt_length
+        tokens = replace(self.tokens, ids=self.tokens.ids[:length] + tuple(ids), spans=self._answer_spans(ids))
+        return Answer(self._inputs_with(ids), tokens, self.prompt, length, self._suffix, self._fill, margin)
+
+    def _refuse_image_tokens(self, ids: tuple[int, ...]) -> None:
+        image_tokens = {self.tokens.ids[position] for image in self.tokens.images for position in image}
+        if image_tokens & set(ids):
+            raise TemplateError(
+                f"The answer's ids hold the image token, {min(image_tokens & set(ids))}. Leave it out: the images are those of the prompt."
+            )
+
+    def _inputs_with(self, ids: tuple[int, ...]) -> dict[str, Tensor]:
+        """The prompt's inputs, those with a value for each token extended over an answer."""
+        inputs, length = dict(self.inputs), self.prompt_length
+        prompt = inputs["input_ids"][:, :length]
+        inputs["input_ids"] = torch.cat([prompt, torch.tensor([ids], dtype=prompt.dtype, device=prompt.device)], dim=1)
+        for name in self.token_inputs - {"input_ids"}:
+            # An input that the family does not declare gets the value of the prompt's last token, which is text.
+            fill, prompt = self._fill.get(name), inputs[name][:, :length]
+            last = prompt[:, -1:] if fill is None else prompt.new_full((1, 1), fill)
+            inputs[name] = torch.cat([prompt, last.expand(-1, len(ids), *prompt.shape[2:])], dim=1)
+        return inputs
+
+    def _answer_spans(self, ids: tuple[int, ...]) -> dict[str, Span]:
+        """The spans of the prompt, and `answer` and `end` of an answer after it."""
+        start, stop = self.prompt_length, self.prompt_length + len(ids)
+        end = stop
+        while end > start and ids[end - start - 1] in self.tokens.special:
+            end -= 1
+        spans = {name: span for name, span in self.tokens.spans.items() if all(position < start for position in span.positions)}
+        spans["answer"] = Span(tuple(range(start, end)), "answer")
+        if end < stop:
+            spans["end"] = Span(tuple(range(end, stop)), "end")
+        return spans
+
+    def with_images_of(self, other: Encoding) -> Self:
+        """This encoding with the image tensors of another one in place of its own equal ones, so that memory holds them once.
+
+        Example:
+            >>> one, two = (model.encode(image, question) for question in ("Is there a cat?", "Is there a dog?"))
+            >>> two.with_images_of(one).inputs["pixel_values"] is one.inputs["pixel_values"]
+            True
+        """
         shared = {
             name: other.inputs[name]
             for name, value in self.inputs.items()
-            if name not in self.token_inputs and name in other.inputs and _equal(value, other.inputs[name])
+            if name not in self.token_inputs and name in other.inputs and equal_values(value, other.inputs[name])
         }
         return replace(self, inputs={**self.inputs, **shared})
 
-    def with_spans(self, spans: Mapping[str, Span]) -> Any:
-        """The same with names of your own, usable in reads."""
+    def with_spans(self, spans: Mapping[str, Span]) -> Self:
+        """This encoding with spans under names of your own, usable in reads.
+
+        Raises:
+            InvalidRead, SpanNotFound: as `TokenMap.with_spans`.
+
+        Example:
+            >>> answer = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat.")
+            >>> named = answer.with_spans({"animal": answer.tokens.word("cat")})
+            >>> named.tokens.text("animal")
+            'cat'
+        """
         return replace(self, tokens=self.tokens.with_spans(spans))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answer(Encoding):
-    """A prompt and its answer, generated or given. Holds no model and can be pickled.
+    """A prompt and its answer, generated or given. Holds no model; can be pickled, copied and compared.
 
     Attributes:
         margin: the gate's score, max logit(yes words) - max logit(no words) at the first answer position; None without a gate.
+
+    Example:
+        >>> answer = model.encode(image, "Is there a cat?").with_answer("No.")
+        >>> answer.text, answer.margin
+        ('No.', None)
     """
 
     margin: float | None = None
@@ -134,10 +219,9 @@ class Answer(Encoding):
         margin = "" if self.margin is None else f"; margin {self.margin:.3g}"
         return f"Answer({shortened(self.text, 60)!r}; {self.tokens.summary()}{margin})"
 
+    def _compared(self) -> tuple[object, ...]:
+        return *super()._compared(), self.margin
 
-def _integral(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
 
-
-def _equal(one: Any, other: Any) -> bool:
-    return one is other or (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other))
+def _is_integral(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()

@@ -1,62 +1,81 @@
-"""A checkpoint's processor that prepares the pictures of many prompts once."""
+"""A checkpoint's processor whose image processor prepares the images of many prompts once."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
+
+
+@dataclass(frozen=True, eq=False)
+class CachedImages:
+    """The output of one call of an image processor, and the arguments that it was called with."""
+
+    image_processor: BaseImageProcessor
+    images: list[Image.Image]
+    options: Mapping[str, object]
+    features: BatchFeature
+
+    def answers(self, image_processor: BaseImageProcessor, images: list[Image.Image], options: Mapping[str, object]) -> bool:
+        """Whether another call would have the same output: the same image processor, with equal images and options."""
+        same_call = self.image_processor is image_processor and self.options == options and len(self.images) == len(images)
+        return same_call and all(one is other or one == other for one, other in zip(self.images, images, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCache:
-    """What image processors made of images: one entry for each processor, images and options."""
+    """The outputs of image processors for a set of prepared images, one entry for each image processor and set of options."""
 
-    made: list[tuple[Any, list[Image.Image], dict[str, Any], Any]] = field(default_factory=list)
+    entries: list[CachedImages] = field(default_factory=list)
 
 
-def with_image_cache(processor: Any, image_cache: ImageCache) -> Any:
-    """The processor, with an image processor that looks into what is remembered first. The given one stays as it is."""
+def with_image_cache(processor: ProcessorMixin, image_cache: ImageCache) -> ProcessorMixin:
+    """A copy of the processor whose image processor looks into the cache first; the given processor stays as it is.
+
+    A processor without a replaceable image processor is returned itself.
+    """
     if isinstance(getattr(type(processor), "image_processor", None), property) or not hasattr(processor, "image_processor"):
         return processor
-    made = copy.copy(processor)
-    made.image_processor = CachedImageProcessor(processor.image_processor, image_cache)
-    return made
+    cached = copy.copy(processor)
+    cached.image_processor = CachedImageProcessor(processor.image_processor, image_cache)
+    return cached
 
 
 class CachedImageProcessor:
-    """Asked about the same images with the same options again, it gives what it gave before. Everything else is the image processor's."""
+    """An image processor that returns its earlier output for equal images and options. Its attributes are the wrapped one's."""
 
-    def __init__(self, maker: Any, image_cache: ImageCache) -> None:
-        self._maker, self._made = maker, image_cache.made
+    def __init__(self, image_processor: BaseImageProcessor, image_cache: ImageCache) -> None:
+        self._image_processor, self._entries = image_processor, image_cache.entries
 
-    def __call__(self, images: Any, *args: Any, **options: Any) -> Any:
-        shown = list(_leaves(images))
-        if args or not all(isinstance(image, Image.Image) for image in shown):
-            return self._maker(images, *args, **options)
-        for maker, known, given, features in self._made:
-            if maker is self._maker and given == options and len(known) == len(shown) and all(map(_same, known, shown)):
-                return copy.copy(features)
-        features = self._maker(images, **options)
-        # Copies, since processors take entries out of what they get.
-        self._made.append((self._maker, shown, options, copy.copy(features)))
+    def __call__(self, images: object, *args: object, **options: object) -> BatchFeature:
+        flat = list(_leaves(images))
+        pil_images = [image for image in flat if isinstance(image, Image.Image)]
+        if args or len(pil_images) < len(flat):
+            return self._image_processor(images, *args, **options)
+        for entry in self._entries:
+            if entry.answers(self._image_processor, pil_images, options):
+                return copy.copy(entry.features)
+        features = self._image_processor(images, **options)
+        # Copies, since processors take entries out of the features.
+        self._entries.append(CachedImages(self._image_processor, pil_images, options, copy.copy(features)))
         return features
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for before there is a maker, when this is copied or unpickled
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_"):  # copy and pickle ask before __init__ has set the attributes
             raise AttributeError(name)
-        return getattr(self._maker, name)
+        return getattr(self._image_processor, name)
 
 
-def _leaves(images: Any) -> Iterator[Any]:
+def _leaves(images: object) -> Iterator[object]:
+    """The images of nested lists."""
     if isinstance(images, (list, tuple)):
         for image in images:
             yield from _leaves(image)
     else:
         yield images
-
-
-def _same(one: Image.Image, other: Image.Image) -> bool:
-    return one is other or one == other

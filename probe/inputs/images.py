@@ -1,4 +1,4 @@
-"""Image files, arrays and resizing: everything becomes an upright RGB picture, once, at the door."""
+"""Image files, arrays and resizing: every image is converted once, to an upright RGB PIL image."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from probe.errors import ImageError
 
-ImageLike = Image.Image | str | Path | np.ndarray[Any, Any] | Tensor
+Array = NDArray[np.generic]
+
+ImageLike = Image.Image | str | Path | Array | Tensor
 """A PIL image, a file's path, or an array: (height, width), (height, width, 1|3|4) as numpy, (1|3|4, height, width) as torch."""
 
-OPENING = threading.Lock()  # the filters of warnings are the whole process's; reading a header takes microseconds
+OPENING = threading.Lock()
+"""Held while warnings are filtered: the filters are global to the process, and reading a header takes microseconds."""
+
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,20 +38,24 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientation -> what turns the image upright."""
+"""EXIF's orientation -> the transposition that makes the image upright."""
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """The image that a person would see: upright (EXIF), RGB, 8 bit; of an animation the first frame. Alpha is laid over white.
+    """The image as a viewer shows it: upright (EXIF), RGB, 8 bit; of an animation the first frame. Alpha is composed over white.
 
-    Numbers mean the same in files, PIL images and arrays: 8-bit values stay as they are, 16-bit ones (also PIL's mode I, whose values have to
-    lie in 0..65535) are divided by 257 however dark the image is, floating ones (also PIL's mode F) lie in 0..1.
+    Values mean the same in files, PIL images and arrays: 8-bit values stay as they are, 16-bit ones (also PIL's mode I, whose values must
+    be in 0..65535) are divided by 257 however dark the image is, floating ones (also PIL's mode F) are in 0..1.
 
     Args:
         image: a PIL image, the path of a regular file, or an array of uint8, uint16, bool or a floating type.
 
     Raises:
         ImageError: no such file, not an image, truncated, or values, a shape or a type other than these.
+
+    Example:
+        >>> probe.open_image(np.zeros((480, 640), dtype=np.uint8)).size
+        (640, 480)
     """
     if isinstance(image, (str, Path)):
         return read_image(image)[0]
@@ -66,7 +74,7 @@ def open_images(images: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:
 
 
 def read_image(path: str | Path) -> tuple[Image.Image, bytes]:
-    """The image of a file, as `open_image` gives it, and the bytes that it was decoded from: one reading for both.
+    """The image of a file, as `open_image` returns it, and the bytes that it was decoded from, in one read.
 
     Raises:
         ImageError: no such file, not an image, or truncated.
@@ -83,7 +91,7 @@ def read_image(path: str | Path) -> tuple[Image.Image, bytes]:
 def _decoded(content: bytes, named: str) -> Image.Image:
     try:
         with OPENING, warnings.catch_warnings():
-            # Images past 89 megapixels are large, not an attack, when their owner names them.
+            # An image of more than 89 megapixels that the user names is large, not an attack.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(BytesIO(content))
         with opened:
@@ -92,12 +100,12 @@ def _decoded(content: bytes, named: str) -> Image.Image:
         raise ImageError(f"{named} is not an image in a format that Pillow reads. Convert it to PNG or JPEG.") from error
     except ImageError:
         raise
-    except Exception as error:  # a damaged file makes Pillow's parsers raise whatever they trip over
+    except Exception as error:  # Pillow's parsers raise exceptions of any type for damaged files
         raise _undecodable(named, error) from error
 
 
 def _check_regular(path: str | Path, named: str) -> None:
-    """Refuse what is no regular file; opening a FIFO would wait for a writer that may never come."""
+    """Refuse a path that is no regular file: opening a FIFO would wait for a writer for ever."""
     if not str(path):
         raise ImageError("The path of an image is empty. Name a file.")
     try:
@@ -127,17 +135,16 @@ def _undecodable(named: str, error: Exception) -> ImageError:
     )
 
 
-def _as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+def _as_array(tensor: Tensor) -> Array:
     """A tensor of shape (height, width) or (channel, height, width) as an array with its channels last."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
         raise ImageError("An image tensor is dense and holds its values, this one is sparse, quantised or on the meta device. Convert it.")
     pixels = tensor.detach().cpu().resolve_conj().resolve_neg()
     pixels = pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels
-    made: np.ndarray[Any, Any] = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
-    return made
+    return (pixels.float() if pixels.is_floating_point() else pixels).numpy()
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+def _from_array(array: Array) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or 0 in array.shape:
@@ -153,30 +160,35 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), "The array")
 
 
-def _of_sixteen_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _of_sixteen_bits(values: Array) -> Array:
     """16-bit values as 8-bit ones, rounded: 65535 = 255 * 257."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _of_fractions(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _of_fractions(values: Array) -> Array:
     """Values in 0..1 as 8-bit ones."""
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise ImageError("A floating image lies in 0..1, this one does not. Divide by its largest possible value, or pass uint8.")
-    return np.round(values * 255).astype(np.uint8)
+    return np.rint(np.multiply(values, 255)).astype(np.uint8)
 
 
 def _to_rgb(image: Image.Image, named: str) -> Image.Image:
+    """A new upright image in RGB.
+
+    Args:
+        named: how an error names the image.
+    """
     if 0 in image.size:
         raise ImageError(f"An image of {image.height} x {image.width} pixels has nothing to look at.")
     try:
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        upright = _without_alpha(image if turn is None else image.transpose(turn))
-        upright.info.clear()  # or its EXIF would turn it once more when it is opened again
+        transposition = _UPRIGHT.get(_orientation(image))
+        upright = _without_alpha(image if transposition is None else image.transpose(transposition))
+        upright.info.clear()  # its EXIF would transpose it a second time when it is opened again
         return upright
     except ImageError:
         raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they trip over
+    except Exception as error:  # Pillow's decoders raise exceptions of any type for damaged files
         raise _undecodable(named, error) from error
 
 
@@ -185,22 +197,21 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_of_numbers(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no other way to RGBA
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow does not convert La to RGBA directly
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; 1, as it is, where there is none or the EXIF data is damaged."""
+    """EXIF's orientation; 1 (upright) if there is none or the EXIF data is damaged."""
     try:
-        found: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the parser raises whatever it trips over
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the parser raises exceptions of any type
         return 1
-    return found
 
 
-def _of_numbers(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _of_numbers(values: Array) -> Array:
     """The values of PIL's modes F, I and I;16, which its own conversion to RGB clips instead of scaling, as 8-bit ones."""
     if values.dtype.kind == "f":
         return _of_fractions(values)
@@ -210,12 +221,12 @@ def _of_numbers(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def resize_directly(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole picture at `size` (height, width), bicubic: no crop, no padding (the paper's section 4.2)."""
+    """The whole image at `size` (height, width), bicubic: no crop, no padding (the paper's section 4.2)."""
     height, width = size
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def normalise(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Tensor, "3 height width"]:
-    """Pixels as a tower takes them: (value / 255 - mean) / std per channel, float32."""
+    """The input of a vision tower: (value / 255 - mean) / std per channel, float32."""
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

@@ -1,53 +1,70 @@
-"""Chat templates by name, for checkpoints whose processor carries none (or another)."""
+"""Prompt templates by name, for checkpoints whose processor has no chat template (or another one), and checks of what is put into them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from probe.errors import TemplateError
 
 PLACEHOLDER = "<image>"
+QUESTION = "{question}"
 
-TEMPLATES: dict[str, str] = {
+TEMPLATES: Mapping[str, str] = {
     "vicuna_v1": (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
         "answers to the user's questions. USER: <image>\n{question} ASSISTANT:"
     ),
     "mistral_instruct": "[INST] <image>\n{question} [/INST]",
 }
+"""The templates that `encode(template=...)`, `open(template=...)` and a recipe's `ask.template` know by name."""
+
+EXAMPLE = next(iter(TEMPLATES))
+"""The name that error messages suggest."""
 
 
 def render(template: str, question: str, images: int, image_token: str) -> tuple[str, int]:
-    """The prompt of one question under a template, and the character where the question begins in it. The question is taken as it is.
+    """The prompt of one question under a template, and the character at which the question begins in it.
 
     Args:
         template: a name of `TEMPLATES`, or a text with `{question}` and `<image>` in it.
-        images: how many images the prompt shows; each gets an image token where the template has `<image>`.
-        image_token: the model's own image placeholder.
+        question: put in as it is, whatever characters it holds.
+        images: how many images the prompt shows; each gets an image token in place of `<image>`.
+        image_token: the model's own image token.
 
     Raises:
         TemplateError: no such name, or a text without its fields.
+
+    Example:
+        >>> from probe.inputs.templates import render
+        >>> render("mistral_instruct", "Is there a cat?", 1, "<image>")
+        ('[INST] <image>\\nIs there a cat? [/INST]', 15)
     """
     text = TEMPLATES.get(template, template)
-    if "{question}" not in text or (images and PLACEHOLDER not in text):
+    if QUESTION not in text or (images and PLACEHOLDER not in text):
         raise TemplateError(
-            f"No template {template!r}. Names: {', '.join(TEMPLATES)}. A template of your own holds {{question}} and {PLACEHOLDER}, "
-            f"as in 'USER: {PLACEHOLDER}\\n{{question}} ASSISTANT:'."
+            f"No template {template!r}. Names: {', '.join(TEMPLATES)}. A template of your own holds {QUESTION} and {PLACEHOLDER}, "
+            f"as in 'USER: {PLACEHOLDER}\\n{QUESTION} ASSISTANT:'."
         )
-    shown = "\n".join([image_token] * images)
-    before, after = (part.replace(PLACEHOLDER, shown) for part in text.split("{question}", 1))
+    image_tokens = "\n".join([image_token] * images)
+    before, after = (part.replace(PLACEHOLDER, image_tokens) for part in text.split(QUESTION, 1))
     return before + question + after, len(before)
 
 
 def refuse_image_token(text: str, image_token: str) -> None:
-    """The image token in a user's own words would be taken for a picture."""
+    """Refuse a user's text that holds the image token: the model would take it for an image.
+
+    Raises:
+        TemplateError: it does.
+    """
     if image_token in text:
-        raise TemplateError(f"The text holds the image token {image_token!r}, which stands for a picture: {text[:80]!r}. Reword it.")
+        raise TemplateError(f"The text holds the image token {image_token!r}, which stands for an image: {text[:80]!r}. Reword it.")
 
 
 def check_text(text: str, image_token: str) -> None:
-    """Refuse a user's text that cannot be part of a prompt. Other special tokens than the image token may be asked about.
+    """Refuse a user's text that cannot be part of a prompt. Special tokens other than the image token are allowed.
 
     Raises:
-        TemplateError: it holds the image token; or half of a surrogate pair, which is no character.
+        TemplateError: it holds the image token, or half of a surrogate pair, which is no character.
     """
     refuse_image_token(text, image_token)
     if not encodable(text):
@@ -55,5 +72,11 @@ def check_text(text: str, image_token: str) -> None:
 
 
 def encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair, as a file name of other bytes gives, cannot."""
+    """Whether a text can be written as UTF-8; half of a surrogate pair, as in a file name of other bytes, cannot.
+
+    Example:
+        >>> from probe.inputs.templates import encodable
+        >>> encodable("café"), encodable("caf\\udce9")
+        (True, False)
+    """
     return not any("\ud800" <= character <= "\udfff" for character in text)

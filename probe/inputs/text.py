@@ -1,17 +1,20 @@
-"""Token ids of prompts and answers: what each position of an encoded prompt is, and which ids an answer has in its context."""
+"""Token ids of prompts and answers: the names of an encoded prompt's positions, and the ids of an answer in the context of its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from probe.errors import GridMismatch
 from probe.inputs.templates import refuse_image_token
 from probe.tokens.layout import ImageLayout
 from probe.tokens.offsets import Detokenizer
 from probe.tokens.spans import Span, TokenMap, image_spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Words:
 
     Attributes:
         text: the words.
-        occurrence: how often the same characters begin in the prompt before these.
+        occurrence: how many times the same characters occur in the prompt before these.
     """
 
     text: str
@@ -34,7 +37,12 @@ class Words:
 
 
 def token_map(
-    family: str, tokenizer: Any, image_token_id: int, ids: Sequence[int], layouts: Sequence[ImageLayout | None], words: Words | None
+    family: str,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token_id: int,
+    ids: Sequence[int],
+    layouts: Sequence[ImageLayout | None],
+    words: Words | None,
 ) -> TokenMap:
     """Name the positions of an encoded prompt: `image` (and `image 0`, `image 1`...), `prompt`, `question`.
 
@@ -43,9 +51,9 @@ def token_map(
         words: the user's own, which become the span `question`; None: there is no such span.
 
     Raises:
-        GridMismatch: the ids do not show as many images as there are layouts.
+        GridMismatch: the ids do not hold as many images as there are layouts.
     """
-    images = _split(ids, image_token_id, [layout.tokens if layout else None for layout in layouts])
+    images = _image_positions(ids, image_token_id, [layout.tokens if layout else None for layout in layouts])
     if len(images) != len(layouts):
         raise GridMismatch(
             f"{len(layouts)} images were given, and {family}'s input_ids show {len(images)} that can be told apart. Give fewer at once."
@@ -53,12 +61,12 @@ def token_map(
     spans = {"prompt": Span(tuple(range(len(ids))), "prompt"), **image_spans(images)}
     special = frozenset(tokenizer.all_special_ids) | {image_token_id}
     tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, Detokenizer(tokenizer), family)
-    found = _find(tokens, words) if words is not None else None
-    return tokens if found is None else replace(tokens, spans={**spans, "question": replace(found, name="question")})
+    question = _span_of(words, tokens) if words is not None else None
+    return tokens if question is None else replace(tokens, spans={**spans, "question": replace(question, name="question")})
 
 
-def _split(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
-    """The positions of each image's tokens: by the layouts' counts where these add up, else by runs of image tokens."""
+def _image_positions(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
+    """The positions of each image's tokens: by the layouts' counts if these add up, else by runs of image tokens."""
     positions = [i for i, token in enumerate(ids) if token == image_token_id]
     if len(counts) <= 1:
         return (tuple(positions),) * len(counts)
@@ -75,7 +83,8 @@ def _split(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]
     return tuple(map(tuple, runs))
 
 
-def _find(tokens: TokenMap, words: Words) -> Span | None:
+def _span_of(words: Words, tokens: TokenMap) -> Span | None:
+    """The tokens of the user's words; None: the decoded prompt does not hold them."""
     text, wanted = tokens.text(), words.text.strip()
     start = -1
     for _ in range(words.occurrence + 1):
@@ -85,18 +94,21 @@ def _find(tokens: TokenMap, words: Words) -> Span | None:
 
 @dataclass(frozen=True)
 class AnswerTokenizer:
-    """Tokenises answers behind their prompts. Holds a tokenizer and nothing of the model, so that it can be pickled.
+    """Tokenises answers after their prompts. Holds a tokenizer and nothing of the model, so it can be pickled; copies share the tokenizer.
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
-        image_token: what stands for a picture in a text.
+        image_token: the text of the token that stands for an image.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     image_token: str
 
+    def __deepcopy__(self, memo: dict[int, object]) -> AnswerTokenizer:
+        return self
+
     def __call__(self, prompt: str, answer: str) -> tuple[int, ...]:
-        """The ids of an answer behind a prompt.
+        """The ids of an answer after a prompt.
 
         Raises:
             TemplateError: the answer holds the image token.
@@ -105,10 +117,10 @@ class AnswerTokenizer:
         return suffix_ids(self.tokenizer, prompt, answer)
 
 
-def suffix_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[int, ...]:
-    """The ids of an answer as they are tokenised behind its prompt.
+def suffix_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[int, ...]:
+    """The ids of an answer, tokenised after its prompt.
 
-    Tokenising an answer alone is silently different under SentencePiece; so the whole is tokenised, and what the prompt has too is cut off.
+    An answer tokenised alone has other ids under SentencePiece, so prompt and answer are tokenised together and the prompt's ids cut off.
     """
     joint = "" if not answer or answer[0].isspace() or (prompt and prompt[-1].isspace()) else " "
     before = tokenizer(prompt)["input_ids"]
@@ -117,5 +129,5 @@ def suffix_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[int, ...]:
         before, whole = before[:-1], whole[:-1]
     if whole[: len(before)] == before:
         return tuple(whole[len(before) :])
-    # The first word of the answer grew together with the end of the prompt: the generated prompt ends where it ends, so tokenise apart.
+    # A token spans the end of the prompt and the first word of the answer. In generation the prompt's tokens are fixed, so tokenise apart.
     return tuple(tokenizer(joint + answer, add_special_tokens=False)["input_ids"])

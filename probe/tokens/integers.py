@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import SupportsIndex
 
 
-def as_int(value: Any) -> int | None:
-    """An integer, also NumPy's or a tensor or array without axes, as a Python int; None: it is none, as True and False are not."""
+def as_int(value: object) -> int | None:
+    """An integer, also NumPy's or a tensor or array without axes, as a Python int; None for all else, also for True and False.
+
+    Example:
+        >>> from probe.tokens.integers import as_int
+        >>> as_int(torch.tensor(3)), as_int(3.0), as_int(True)
+        (3, None, None)
+    """
     if type(value) is int:
         return value
-    array: Any = value
-    if isinstance(array, bool) or "bool" in str(getattr(array, "dtype", "")) or getattr(array, "ndim", 0) != 0:
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")) or getattr(value, "ndim", 0) != 0:
         return None
     try:
-        return operator.index(array)
+        return operator.index(value) if isinstance(value, SupportsIndex) else None
     except TypeError:
         return None
 
 
-def as_ints(value: Any) -> tuple[int, ...] | None:
-    """Several integers: a range, a list, an array or tensor of one axis; None: it holds something else."""
+def as_ints(value: object) -> tuple[int, ...] | None:
+    """Several integers: a range, a list, an array or tensor of one axis; None: it holds something else.
+
+    Example:
+        >>> from probe.tokens.integers import as_ints
+        >>> as_ints(range(3)), as_ints(np.array([4, 5])), as_ints("67")
+        ((0, 1, 2), (4, 5), None)
+    """
     if isinstance(value, str) or getattr(value, "ndim", 1) != 1 or not isinstance(value, Iterable):
         return None
     numbers = [as_int(one) for one in value]

@@ -1,21 +1,36 @@
-"""Where image tokens lie: grids of cells, in tokens and in pixels of the original picture."""
+"""Where image tokens lie: grids of cells, in tokens and in pixels of the original image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isclose
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probe.errors import GridMismatch, GridUnknown
 
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) in pixels of the original image, edges, not centres; it may reach past the picture where the model saw padding."""
+"""(x0, y0, x1, y1) in pixels of the original image: edges, not centres. It may reach past the image where the model saw padding."""
 
-Spans = tuple[tuple[float, float], ...]
+Intervals = tuple[tuple[float, float], ...]
 """(start, end) of each row or column of cells, in order."""
+
+_ROUNDING = 1e-9
+"""Computed edges may be off by as much as this."""
+
+
+def whole_box(image_size: tuple[int, int]) -> Box:
+    """The box of a whole image of this (height, width).
+
+    Example:
+        >>> from probe.tokens.layout import whole_box
+        >>> whole_box((480, 640))
+        (0.0, 0.0, 640.0, 480.0)
+    """
+    height, width = image_size
+    return (0.0, 0.0, float(width), float(height))
 
 
 @dataclass(frozen=True)
@@ -28,8 +43,15 @@ class Grid:
         tokens: for each cell, row-major, its index among the image's tokens.
         box: the part of the original image that the whole grid covers, in pixels.
         image_size: (height, width) of the original image.
-        row_spans, col_spans: where each row and column begins and ends, as shares of the box's height and width. Empty: they divide it
+        row_shares, col_shares: where each row and column begins and ends, as shares of the box's height and width. Empty: they divide it
             evenly. Tiles whose edge is no multiple of the patch have pixels between them that no cell covers.
+
+    Example:
+        >>> grid = probe.Grid.whole(2, 4, (100, 400))
+        >>> grid.tokens
+        (0, 1, 2, 3, 4, 5, 6, 7)
+        >>> grid.cell_box(0, 1)
+        (100.0, 0.0, 200.0, 50.0)
     """
 
     name: str
@@ -38,79 +60,112 @@ class Grid:
     tokens: tuple[int, ...]
     box: Box
     image_size: tuple[int, int]
-    row_spans: Spans = ()
-    col_spans: Spans = ()
+    row_shares: Intervals = ()
+    col_shares: Intervals = ()
 
     @classmethod
     def whole(
         cls, rows: int, cols: int, image_size: tuple[int, int], *, name: str = "image", first: int = 0, box: Box | None = None
     ) -> Grid:
-        """A row-major grid whose tokens start at `first`; without a box it covers the whole picture."""
-        height, width = image_size
-        return cls(name, rows, cols, tuple(range(first, first + rows * cols)), box or (0.0, 0.0, float(width), float(height)), image_size)
+        """A row-major grid whose tokens start at `first`; without a box it covers the whole image.
+
+        Example:
+            >>> probe.Grid.whole(2, 2, (10, 10), name="base", first=4).tokens
+            (4, 5, 6, 7)
+        """
+        return cls(name, rows, cols, tuple(range(first, first + rows * cols)), box or whole_box(image_size), image_size)
 
     @classmethod
-    def at(cls, down: Spans, across: Spans, tokens: tuple[int, ...], image_size: tuple[int, int], *, name: str = "image") -> Grid:
-        """A grid whose rows and columns cover these pixels of the original image; none: an image too narrow for a single cell."""
-        (top, bottom), (left, right) = ((spans[0][0], spans[-1][1]) if spans else (0.0, 0.0) for spans in (down, across))
+    def at(cls, down: Intervals, across: Intervals, tokens: tuple[int, ...], image_size: tuple[int, int], *, name: str = "image") -> Grid:
+        """A grid whose rows and columns cover these pixels of the original image; none of them: the image is too narrow for a cell.
+
+        Example:
+            >>> probe.Grid.at(((0, 5), (5, 10)), ((0, 8), (12, 20)), (0, 1, 2, 3), (10, 20)).cell_box(1, 1)
+            (12.0, 5.0, 20.0, 10.0)
+        """
+        (top, bottom), (left, right) = ((edges[0][0], edges[-1][1]) if edges else (0.0, 0.0) for edges in (down, across))
         box = (left, top, right, bottom)
         return cls(name, len(down), len(across), tokens, box, image_size, _shares(down), _shares(across))
 
     def cell_box(self, row: int, col: int) -> Box:
-        """The pixels (x0, y0, x1, y1) of the original image that one cell covers."""
+        """The pixels (x0, y0, x1, y1) of the original image that one cell covers.
+
+        Raises:
+            GridUnknown: there is no such cell.
+
+        Example:
+            >>> probe.Grid.whole(24, 24, (336, 672)).cell_box(23, 0)
+            (0.0, 322.0, 28.0, 336.0)
+        """
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise GridUnknown(f"Cell ({row}, {col}) was asked for, this grid has {self.rows} rows and {self.cols} columns, counted from 0.")
-        (top, bottom), (left, right) = self.spans(0)[row], self.spans(1)[col]
+        (top, bottom), (left, right) = self.intervals(0)[row], self.intervals(1)[col]
         return (left, top, right, bottom)
 
-    def places(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Where the pixels of the original image lie among the cells.
+    def pixel_coordinates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The pixels of the original image in the grid's coordinates, for interpolating a map of cells to pixels.
 
         Returns:
-            float64 arrays (height) and (width): for each row and each column of pixels the place of its centre among the grid's rows and
-            columns. The centre of row i has place i, the edge half a row before it i - 0.5; NaN where no cell covers the pixel's centre.
+            arrays (height) and (width): for each row and each column of pixels the coordinate of its centre among the grid's rows and
+            columns. The centre of row i has coordinate i, its upper edge i - 0.5; NaN where no cell covers the pixel's centre.
+
+        Example:
+            >>> down, across = probe.Grid.whole(1, 2, (1, 4)).pixel_coordinates()
+            >>> across.tolist()
+            [-0.25, 0.25, 0.75, 1.25]
         """
-        down, across = (_places(self.spans(axis), self.image_size[axis]) for axis in (0, 1))
+        down, across = (_coordinates(self.intervals(axis), self.image_size[axis]) for axis in (0, 1))
         return down, across
 
-    def spans(self, axis: int) -> Spans:
-        """Where each row (axis 0) or column (axis 1) begins and ends, in pixels of the original image."""
+    def intervals(self, axis: int) -> Intervals:
+        """Where each row (axis 0) or column (axis 1) begins and ends, in pixels of the original image.
+
+        Example:
+            >>> probe.Grid.whole(2, 4, (100, 400)).intervals(0)
+            ((0.0, 50.0), (50.0, 100.0))
+        """
         first, last = self.box[1 - axis], self.box[3 - axis]
         count = self.cols if axis else self.rows
-        shares = (self.col_spans if axis else self.row_spans) or [(place / count, (place + 1) / count) for place in range(count)]
+        shares = (self.col_shares if axis else self.row_shares) or [(cell / count, (cell + 1) / count) for cell in range(count)]
         return tuple((first + start * (last - first), first + end * (last - first)) for start, end in shares)
 
 
-def _shares(spans: Spans) -> Spans:
-    """Spans as shares of all that lies between the first and the last edge; none where they divide it evenly."""
-    if not spans:
+def _shares(intervals: Intervals) -> Intervals:
+    """Intervals as shares of all that lies between the first and the last edge; none where they divide it evenly."""
+    if not intervals:
         return ()
-    first, length = spans[0][0], spans[-1][1] - spans[0][0]
-    shares = tuple(((start - first) / length, (end - first) / length) for start, end in spans)
-    even = all(isclose(end - start, 1 / len(spans), abs_tol=1e-9) for start, end in shares)
-    joined = all(isclose(one[1], other[0], abs_tol=1e-9) for one, other in pairwise(shares))
+    first, length = intervals[0][0], intervals[-1][1] - intervals[0][0]
+    shares = tuple(((start - first) / length, (end - first) / length) for start, end in intervals)
+    even = all(isclose(end - start, 1 / len(intervals), abs_tol=_ROUNDING) for start, end in shares)
+    joined = all(isclose(one[1], other[0], abs_tol=_ROUNDING) for one, other in pairwise(shares))
     return () if even and joined else shares
 
 
-def _places(spans: Spans, pixels: int) -> np.ndarray[Any, Any]:
+def _coordinates(intervals: Intervals, pixels: int) -> NDArray[np.float64]:
+    """The coordinate of each pixel's centre among cells that cover these intervals; NaN where none covers it."""
     centres = np.arange(pixels) + 0.5
-    starts, ends = np.array(spans).T
-    middles, slack = (starts + ends) / 2, 1e-9  # edges are computed, and may be off by as much as doubles are
-    nearest = np.clip(np.searchsorted(starts - slack, centres, side="right") - 1, 0, None)
-    places = nearest + (centres - middles[nearest]) / (ends - starts)[nearest]
-    seen = (centres >= starts[nearest] - slack) & (centres <= ends[nearest] + slack)
-    return np.where(seen, places, np.nan)
+    starts, ends = np.array(intervals).T
+    middles = (starts + ends) / 2
+    nearest = np.clip(np.searchsorted(starts - _ROUNDING, centres, side="right") - 1, 0, None)
+    coordinates = nearest + (centres - middles[nearest]) / (ends - starts)[nearest]
+    covered = (centres >= starts[nearest] - _ROUNDING) & (centres <= ends[nearest] + _ROUNDING)
+    return np.where(covered, coordinates, np.nan)
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """Every token of one image: the cells of its grids, and what stands between them.
+    """Every token of one image: the cells of its grids, and the tokens that are no cell.
 
     Attributes:
         grids: the views of the image, in the order of the sequence.
-        separators: indices (among the image's tokens) of newline and separator tokens, and of tokens that are no cell.
-        no_grid_reason: why no token is a cell, where the family has no grid.
-        shown: what the vision tower looks at, where that is one view whose cells are not the image tokens'.
+        separators: indices (among the image's tokens) of newline and separator tokens, and of all others that are no cell.
+        no_grid_reason: why no token is a cell, in a family without grids.
+        shown: the grid of the vision tower's input, where that is one view whose cells are not the image tokens'.
+
+    Example:
+        >>> layout = probe.ImageLayout((probe.Grid.whole(2, 2, (10, 10)),), separators=(4,))
+        >>> layout.tokens
+        5
     """
 
     grids: tuple[Grid, ...]
@@ -125,14 +180,19 @@ class ImageLayout:
 
     @property
     def view(self) -> Grid | None:
-        """The one view that the tower looks at; None: it looks at several."""
+        """The grid of the vision tower's input, if that is one view; None: there are several."""
         return self.shown or (self.grids[0] if len(self.grids) == 1 else None)
 
     def check(self, tokens: int, family: str) -> ImageLayout:
-        """The law of layout: cells + separators == image tokens in input_ids.
+        """This layout, after the check that cells + separators are the number of image tokens in `input_ids`.
 
         Raises:
-            GridMismatch: with both numbers.
+            GridMismatch: they are not; the message has both numbers.
+
+        Example:
+            >>> layout = probe.ImageLayout((probe.Grid.whole(2, 3, (10, 10)),))
+            >>> layout.check(6, "llava") is layout
+            True
         """
         if self.tokens != tokens:
             laid = " + ".join(f"{grid.rows} x {grid.cols}" for grid in self.grids) or "no grid"
@@ -148,9 +208,13 @@ class ImageLayout:
 
         Raises:
             GridUnknown: no such view, one without a cell, several and no name, or none because the family has no grid.
+
+        Example:
+            >>> probe.ImageLayout((probe.Grid.whole(2, 3, (10, 10)),)).grid().cols
+            3
         """
         if not self.grids:
-            raise GridUnknown(f"These image tokens cannot be folded onto the picture: {self.no_grid_reason}.")
+            raise GridUnknown(f"These image tokens cannot be folded onto the image: {self.no_grid_reason}.")
         names = ", ".join(f"{g.name!r} ({g.rows} x {g.cols})" for g in self.grids)
         if view is None:
             if len(self.grids) != 1:

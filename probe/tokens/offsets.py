@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, groupby, pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _REPLACEMENT = "\ufffd"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -31,30 +34,34 @@ class TokenText:
 
 @dataclass(frozen=True)
 class Detokenizer:
-    """Token ids to text. Holds a tokenizer and nothing of the model, so that it can be pickled.
+    """Token ids to text. Holds a tokenizer and nothing of the model, so that it can be pickled; copies share the tokenizer.
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Detokenizer:
+        return self
 
     def __call__(self, ids: Sequence[int]) -> str:
-        """`tokenizer.decode`, special tokens left out and nothing tidied up."""
+        """`tokenizer.decode`, special tokens left out, without clean-up of spaces."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token as the vocabulary spells it; empty for special tokens, which `decode` leaves out."""
         special = _special_ids(self.tokenizer)
         spelled = self.tokenizer.convert_ids_to_tokens(list(ids))
-        return ["" if number in special else piece or "" for number, piece in zip(ids, spelled, strict=True)]
+        return ["" if token in special else piece or "" for token, piece in zip(ids, spelled, strict=True)]
 
 
-_SPECIAL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+_SPECIAL: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+"""A tokenizer -> its size and special ids: listing thousands of added tokens at each call would be slow."""
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that `decode` leaves out, kept for each tokenizer: a vocabulary may have thousands of added tokens, listed anew at each call."""
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids that `decode` leaves out."""
     size = len(tokenizer)
     known = _SPECIAL.get(tokenizer)
     if known is None or known[0] != size:
@@ -66,24 +73,25 @@ def _special_ids(tokenizer: Any) -> frozenset[int]:
 def text_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> TokenText:
     """The text of these tokens, in time linear in their number.
 
-    A character belongs to exactly the tokens that hold its bytes. The bytes are taken from the vocabulary's own spelling, SentencePiece's
-    or byte-level BPE's, whichever gives the text that `decode` gives. Other vocabularies are decoded piece by piece over a short window.
+    A character belongs to exactly the tokens that hold its bytes. The bytes are read from the vocabulary's spelling, SentencePiece's or
+    byte-level BPE's, if that gives the same text as `decode`. Other vocabularies are decoded piece by piece over a short window.
 
     Args:
-        decode: ids to text; the spelling is known where this is a `Detokenizer`.
+        decode: ids to text; the vocabulary's spelling is used if this is a `Detokenizer`.
     """
     whole = decode(ids)
     if isinstance(decode, Detokenizer):
         pieces = decode.pieces(ids)
-        for alphabet in (_sentencepiece_bytes, _byte_level_bytes):
-            held = alphabet(pieces)
-            spelled = b"".join(held).decode("utf-8", "replace")
+        for to_bytes in (_sentencepiece_bytes, _byte_level_bytes):
+            piece_bytes = to_bytes(pieces)
+            spelled = b"".join(piece_bytes).decode("utf-8", "replace")
             if spelled.strip() == whole.strip():
-                return _stripped(spelled, _characters_of_bytes(spelled, held))
+                return _stripped(spelled, _characters_of_bytes(spelled, piece_bytes))
     return _stripped(whole, list(_characters_by_decoding(ids, decode, whole)))
 
 
 def _stripped(whole: str, characters: Sequence[tuple[int, int]]) -> TokenText:
+    """The text without surrounding white space, and each token's characters of it."""
     text, margin = whole.strip(), len(whole) - len(whole.lstrip())
 
     def inside(edge: int) -> int:
@@ -97,14 +105,14 @@ def _sentencepiece_bytes(pieces: Sequence[str]) -> list[bytes]:
 
     A run of byte pieces that is no valid UTF-8 is decoded to one U+FFFD for each piece.
     """
-    held: list[bytes] = []
+    result: list[bytes] = []
     for is_bytes, run in groupby(pieces, key=lambda piece: _BYTE_PIECE.fullmatch(piece) is not None):
         if not is_bytes:
-            held += [piece.replace("▁", " ").encode("utf-8", "replace") for piece in run]
+            result += [piece.replace("▁", " ").encode("utf-8", "replace") for piece in run]
             continue
         single = [bytes([int(piece[3:5], 16)]) for piece in run]
-        held += single if _is_utf8(b"".join(single)) else [_REPLACEMENT.encode()] * len(single)
-    return held
+        result += single if _is_utf8(b"".join(single)) else [_REPLACEMENT.encode()] * len(single)
+    return result
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -134,26 +142,26 @@ def _byte_level_bytes(pieces: Sequence[str]) -> list[bytes]:
     ]
 
 
-def _characters_of_bytes(text: str, held: Sequence[bytes]) -> list[tuple[int, int]]:
-    """For each token the characters that it holds a byte of.
+def _characters_of_bytes(text: str, token_bytes: Sequence[bytes]) -> list[tuple[int, int]]:
+    """For each token the characters (start, stop) that it holds a byte of.
 
     Args:
-        text: the tokens' joined bytes, decoded, U+FFFD for what is no UTF-8.
+        text: the tokens' joined bytes, decoded, with U+FFFD for bytes that are no UTF-8.
     """
-    owner = [number for number, width in enumerate(_widths(text, b"".join(held))) for _ in range(width)]
-    edges = pairwise(accumulate(map(len, held), initial=0))
-    return [(owner[first], owner[stop - 1] + 1) if first < stop else (0, 0) for first, stop in edges]
+    character_of_byte = [number for number, width in enumerate(_widths(text, b"".join(token_bytes))) for _ in range(width)]
+    edges = pairwise(accumulate(map(len, token_bytes), initial=0))
+    return [(character_of_byte[first], character_of_byte[stop - 1] + 1) if first < stop else (0, 0) for first, stop in edges]
 
 
 def _widths(text: str, data: bytes) -> Iterator[int]:
     """How many bytes of the data each character of the text was decoded from."""
-    place = 0
+    start = 0
     for character in text:
         width = len(character.encode())
-        if character == _REPLACEMENT and not data.startswith(_REPLACEMENT.encode(), place):
-            width = _invalid_width(data[place : place + _WIDEST_CHARACTER])
+        if character == _REPLACEMENT and not data.startswith(_REPLACEMENT.encode(), start):
+            width = _invalid_width(data[start : start + _WIDEST_CHARACTER])
         yield width
-        place += width
+        start += width
 
 
 def _invalid_width(data: bytes) -> int:
@@ -165,41 +173,41 @@ def _invalid_width(data: bytes) -> int:
     raise AssertionError("decoded to U+FFFD, but valid UTF-8")
 
 
-_SINGLY = 8  # tokens that are tried one by one: more than the bytes of a character
+_SINGLE_STEPS = 8  # tokens that are added one by one: more than the bytes of a character
 
 
 def _characters_by_decoding(ids: Sequence[int], decode: Callable[[Sequence[int]], str], whole: str) -> Iterator[tuple[int, int]]:
-    """For each token its characters, found as a streaming detokenizer finds them.
+    """For each token its characters (start, stop), found as a streaming detokenizer finds them.
 
     Tokens are decoded together with the last ones that gave text, since a piece alone may lose its leading space. As long as the result
-    does not go on as the whole text does, the last character is incomplete: it belongs to the tokens that complete it as well.
+    does not continue as the whole text does, the last character is incomplete: it belongs to the tokens that complete it as well.
     """
-    context = done = place = 0
+    context = done = position = 0  # the first token decoded as context, the first without characters, the first character without a token
     while done < len(ids):
         known = decode(ids[context:done]) if context < done else ""
-        begun, tried, size = place, done, 0
+        begun, tried, size = position, done, 0
         while True:
-            size += 1 if size < _SINGLY else size
+            size += 1 if size < _SINGLE_STEPS else size
             stop = min(done + size, len(ids))
             grown = decode(ids[context:stop])
             gain = grown.removeprefix(known) if grown.startswith(known) else None
             if stop == len(ids):
                 end = len(whole)
-            elif gain is not None and whole.startswith(gain, place):
-                end = place + len(gain)
+            elif gain is not None and whole.startswith(gain, position):
+                end = position + len(gain)
             else:
-                reached = max(begun, place + _agreement(gain or "", whole, place))
+                reached = max(begun, position + _common_length(gain or "", whole, position))
                 yield from [(begun, reached + 1)] * (stop - tried)
                 begun, tried = reached, stop
                 continue
             yield from [(begun, end)] * (stop - tried)
             break
-        context = done if end > place else context
-        done, place = stop, end
+        context = done if end > position else context
+        done, position = stop, end
 
 
-def _agreement(part: str, whole: str, start: int) -> int:
-    """How many characters of a part are those of the whole from a place on."""
+def _common_length(part: str, whole: str, start: int) -> int:
+    """How many characters of a part are those of the whole text from `start` on."""
     for number, character in enumerate(part):
         if whole[start + number : start + number + 1] != character:
             return number

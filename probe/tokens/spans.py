@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from probe.errors import AmbiguousWord, InvalidRead, SpanNotFound
 from probe.tokens.integers import as_int, as_ints
 from probe.tokens.layout import ImageLayout
 from probe.tokens.offsets import TokenText, text_of
+from probe.tokens.search import find_sentences, find_words
 
 _BUILT_IN = re.compile(r"image|image \d+|prompt|question|answer|end")
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class Span:
 
     Attributes:
         positions: counted from 0 at the first real token (padding is not counted).
-        name: what it is, for messages.
+        name: for messages.
+
+    Example:
+        >>> probe.Span(range(3), "first")
+        Span(positions=(0, 1, 2), name='first')
     """
 
     positions: tuple[int, ...]
@@ -40,7 +47,7 @@ class Span:
 
 
 def image_spans(images: Sequence[Sequence[int]]) -> dict[str, Span]:
-    """The names of the images' tokens: `image` for all of them, `image 0`, `image 1`... for each; none without images."""
+    """The spans of the images' tokens: `image` for all of them, `image 0`, `image 1`... for each; none without images."""
     if not images:
         return {}
     together = Span(tuple(position for image in images for position in image), "image")
@@ -51,8 +58,8 @@ def image_spans(images: Sequence[Sequence[int]]) -> dict[str, Span]:
 class TokenMap:
     """Names and text for every position of one sequence.
 
-    Words and sentences are found by character offsets in the text that the tokens themselves decode to, never by tokenising again. It
-    holds no model and can be pickled; two are equal where their ids, images, layouts, spans and family are.
+    Words and sentences are found by character offsets in the text that the tokens themselves decode to, never by tokenising again. Holds
+    no model; can be pickled and copied. Two are equal if their ids, images, layouts, spans and family are.
 
     Attributes:
         ids: the token ids, padding left out.
@@ -62,6 +69,13 @@ class TokenMap:
         special: ids that are no text (end of sequence, padding, the image token).
         decode: ids to text; None for a model without a processor, whose words cannot be found.
         family: the model family, for messages.
+
+    Example:
+        >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat. It is red.").tokens
+        >>> tokens.text("answer")
+        'yes, it contains a cat. It is red.'
+        >>> tokens.text(tokens.sentence(1))
+        'It is red.'
     """
 
     ids: tuple[int, ...]
@@ -71,7 +85,7 @@ class TokenMap:
     special: frozenset[int] = frozenset()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, compare=False)
     family: str = "this model"
-    _texts: dict[tuple[int, ...], TokenText] = field(default_factory=dict, compare=False)
+    _texts: dict[tuple[int, ...], TokenText] = field(default_factory=dict, compare=False)  # by token ids
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,17 +104,26 @@ class TokenMap:
 
         Raises:
             SpanNotFound: the message lists the names there are.
+
+        Example:
+            >>> len(model.encode(image, "Is there a cat?").tokens.span("image"))
+            196
         """
         if name not in self.spans:
             raise SpanNotFound(f"No span {name!r}. Spans here: {', '.join(self.spans)}. Name your own with with_spans().")
         return self.spans[name]
 
     def with_spans(self, spans: Mapping[str, Span]) -> TokenMap:
-        """The same map with more names; a name of your own may be given again.
+        """The same map with spans under names of your own, which may replace earlier ones of yours.
 
         Raises:
             InvalidRead: a name that `encode` and `with_answer` give: image, image 0..., prompt, question, answer, end.
             SpanNotFound: a span that reaches beyond the sequence.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").tokens
+            >>> tokens.with_spans({"animal": tokens.word("cat", within="question")}).text("animal")
+            'cat'
         """
         for name, span in spans.items():
             if _BUILT_IN.fullmatch(name):
@@ -109,8 +132,13 @@ class TokenMap:
         return replace(self, spans={**self.spans, **{name: Span(span.positions, name) for name, span in spans.items()}})
 
     def text(self, within: str | Span | None = None) -> str:
-        """The text of a span, special tokens and image tokens left out, surrounding white space stripped; None: of everything."""
-        return self._decoded(within).text
+        """The text of a span, special and image tokens left out, surrounding white space stripped; None: of the whole sequence.
+
+        Example:
+            >>> model.encode(image, "Is there a cat?").tokens.text("question")
+            'Is there a cat?'
+        """
+        return self._text_of(within).text
 
     def word(self, word: str, within: str | Span = "answer", index: int | None = None) -> Span:
         """The tokens of a word, or of a name of several words, in the text of a span.
@@ -121,67 +149,89 @@ class TokenMap:
             index: which occurrence, from 0; negative ones count from the last. None: the only one.
 
         Raises:
-            SpanNotFound: the word is not there.
-            AmbiguousWord: it is there more than once and no index says which; the message gives the places.
+            SpanNotFound: the word does not occur.
+            AmbiguousWord: it occurs more than once and index is None; the message lists the occurrences.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat.").tokens
+            >>> tokens.text(tokens.word("cat"))
+            'cat'
         """
-        where = self._decoded(within)
-        found = self.find(word, within)
-        if not found:
-            raise SpanNotFound(f"No word {word!r} in {_named(within)} {_short(where.text)}. Spans here: {', '.join(self.spans)}.")
-        if index is None and len(found) > 1:
-            places = ", ".join(f"{start}-{stop}" for start, stop in found)
+        occurrences = self.find(word, within)
+        if not occurrences:
+            text = _short(self.text(within))
+            raise SpanNotFound(f"No word {word!r} in {_named(within)} {text}. Spans here: {', '.join(self.spans)}.")
+        last = len(occurrences) - 1
+        if index is None and last > 0:
+            characters = ", ".join(f"{start}-{stop}" for start, stop in occurrences)
             raise AmbiguousWord(
-                f"{word!r} occurs {len(found)} times in {_named(within)} (characters {places}). Pass index=0 to index={len(found) - 1}."
+                f"{word!r} occurs {last + 1} times in {_named(within)} (characters {characters}). Pass index=0 to index={last}."
             )
-        number = 0 if index is None else as_int(index)
-        if number is None:
-            raise SpanNotFound(f"index={index!r}: which occurrence of {word!r}, an integer from 0 to {len(found) - 1}, or negative.")
-        try:
-            start, stop = found[number]
-        except IndexError:
-            raise SpanNotFound(f"{word!r} occurs {len(found)} times in {_named(within)}, occurrence {index} was asked for.") from None
+        start, stop = _item(
+            occurrences,
+            0 if index is None else index,
+            f"index={index!r}: which occurrence of {word!r}, an integer from 0 to {last}, or negative.",
+            f"{word!r} occurs {last + 1} times in {_named(within)}, occurrence {index} was asked for.",
+        )
         return replace(self.characters(start, stop, within), name=word)
 
     def find(self, word: str, within: str | Span = "answer") -> list[tuple[int, int]]:
-        """Every place of a word in the text of a span, as characters (start, stop)."""
-        name = word.strip()
-        if not name:
+        """Every occurrence of a word in the text of a span, as characters (start, stop); see `word`.
+
+        Raises:
+            SpanNotFound: the word is empty.
+
+        Example:
+            >>> model.encode(image, "Is there a cat?").with_answer("A cat is a cat.").tokens.find("cat")
+            [(2, 5), (11, 14)]
+        """
+        if not word.strip():
             raise SpanNotFound("An empty word was asked for. Name a word of the text.")
-        pattern = r"\s+".join(re.escape(part) for part in name.split())
-        # A boundary is only asked for where the name itself begins or ends with a letter: "c++" ends with none.
-        pattern = (r"(?<!\w)" if re.match(r"\w", name) else "") + pattern + (r"(?!\w)" if re.search(r"\w$", name) else "")
-        return [match.span() for match in re.finditer(pattern, self._decoded(within).text, re.IGNORECASE)]
+        return find_words(self.text(within), word)
 
     def sentence(self, index: int, within: str | Span = "answer") -> Span:
         """The tokens of the index-th sentence, from 0 (negative: from the last). A sentence ends with ".", "!" or "?" before a space or the end.
 
         Raises:
             SpanNotFound: there are fewer sentences.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, a cat. It is red.").tokens
+            >>> tokens.text(tokens.sentence(-1))
+            'It is red.'
         """
-        text = self._decoded(within).text
-        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-        if text[ends[-1] if ends else 0 :].strip():
-            ends.append(len(text))
-        starts = [0, *ends[:-1]]
-        number = as_int(index)
-        if number is None:
-            raise SpanNotFound(f"Sentence {index!r} was asked for: an integer from 0 to {len(ends) - 1} is a sentence, or a negative one.")
-        try:
-            start, stop = list(zip(starts, ends, strict=False))[number]
-        except IndexError:
-            raise SpanNotFound(
-                f"Sentence {index} was asked for, {_named(within)} {_short(text)} has {len(ends)}, counted from 0."
-            ) from None
-        start += len(text[start:stop]) - len(text[start:stop].lstrip())
+        text = self.text(within)
+        sentences = find_sentences(text)
+        start, stop = _item(
+            sentences,
+            index,
+            f"Sentence {index!r} was asked for: an integer from 0 to {len(sentences) - 1} is a sentence, or a negative one.",
+            f"Sentence {index} was asked for, {_named(within)} {_short(text)} has {len(sentences)}, counted from 0.",
+        )
         return replace(self.characters(start, stop, within), name=f"sentence {index}")
 
     def after(self, span: Span, within: str | Span = "answer") -> Span:
-        """What follows a span inside another one; empty where nothing does."""
+        """The positions of `within` after the last one of a span; there may be none.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, a cat. It is red.").tokens
+            >>> tokens.text(tokens.after(tokens.sentence(0)))
+            'It is red.'
+        """
         last = max(span.positions, default=-1)
         return Span(tuple(p for p in self._positions(within) if p > last), f"after {span.name}".strip())
 
     def offsets(self, span: Span, within: str | Span = "answer") -> tuple[int, int]:
-        """The characters (start, stop) of a span in the text of another, `t.text(within)`."""
+        """The characters (start, stop) of a span in the text of another one, `t.text(within)`.
+
+        Raises:
+            SpanNotFound: the span has no character of that text.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, a cat.").tokens
+            >>> tokens.offsets(tokens.word("cat"))  # the token holds the space before the word, too
+            (6, 10)
+        """
         wanted = set(span.positions)
         inside = [(a, b) for p, a, b in self._characters(within) if p in wanted]
         if not inside:
@@ -192,26 +242,33 @@ class TokenMap:
         """The tokens that share a character with [start, stop) of a span's text."""
         return Span(tuple(p for p, a, b in self._characters(within) if a < stop and b > start))
 
-    def resolve(self, place: str | int | Span) -> tuple[int, ...]:
-        """The positions of a place; negative numbers count from the sequence's real end.
+    def resolve(self, position: str | int | Span) -> tuple[int, ...]:
+        """The positions of a span, of a span's name, or of one integer; negative integers count from the sequence's real end.
 
         Raises:
             SpanNotFound: no such span, or a position beyond the sequence.
+            GridMismatch: "image", and the image tokens are not as many as the family's layout says.
+
+        Example:
+            >>> probe.TokenMap((5, 6, 7), (), (), {}).resolve(-1)
+            (2,)
         """
-        if isinstance(place, str):
-            if place == "image":
+        if isinstance(position, str):
+            if position == "image":
                 self.check_layouts()
-            return self.span(place).positions
-        if isinstance(place, Span):
-            self._check(place, place.name)
-            return place.positions
-        position = as_int(place)
-        if position is None or not -len(self) <= position < len(self):
-            raise SpanNotFound(f"Position {place} was asked for, the sequence has {len(self)} tokens (0 to {len(self) - 1}, or negative).")
-        return (position % len(self),)
+            return self.span(position).positions
+        if isinstance(position, Span):
+            self._check(position, position.name)
+            return position.positions
+        number = as_int(position)
+        if number is None or not -len(self) <= number < len(self):
+            raise SpanNotFound(
+                f"Position {position} was asked for, the sequence has {len(self)} tokens (0 to {len(self) - 1}, or negative)."
+            )
+        return (number % len(self),)
 
     def check_layouts(self) -> None:
-        """The law of layout for every image whose layout the family declares (GridMismatch)."""
+        """Check for every image with a declared layout that it has as many tokens as `input_ids` (GridMismatch)."""
         for positions, layout in zip(self.images, self.layouts, strict=True):
             if layout is not None:
                 layout.check(len(positions), self.family)
@@ -220,42 +277,54 @@ class TokenMap:
         """The layout of the image whose tokens these positions are, in order; without one, the reason why they cannot be folded."""
         for image, layout in zip(self.images, self.layouts, strict=True):
             if tuple(positions) == image:
-                return layout, "" if layout else self._no_layout()
+                return layout, "" if layout else self._no_layout_reason()
         return None, "these positions are not the tokens of one whole image, in order"
 
-    def _no_layout(self) -> str:
+    def _no_layout_reason(self) -> str:
         if self.decode is None:
             return "a plain encoding does not say which image its tokens are of; model.encode() keeps image and tokens together"
-        return f"{self.family} does not say where its image tokens lie on the picture"
+        return f"{self.family} does not say where its image tokens lie on the image"
 
     def _check(self, span: Span, name: str) -> None:
+        """Raise SpanNotFound for a span that reaches beyond the sequence."""
         if any(not 0 <= p < len(self) for p in span.positions):
             raise SpanNotFound(
                 f"The span {name!r} reaches to position {max(span.positions)}, the sequence has {len(self)} tokens. Is it of another text?"
             )
 
     def _positions(self, within: str | Span | None) -> tuple[int, ...]:
-        if within is None:
-            return tuple(range(len(self)))
-        return self.resolve(within)
+        return tuple(range(len(self))) if within is None else self.resolve(within)
 
-    def _characters(self, within: str | Span | None) -> list[tuple[int, int, int]]:
-        """(position, start, stop) of every token of a span that holds characters of its text."""
-        where = self._decoded(within)
-        return [(p, a, b) for p, a, b in zip(self._spoken(within), where.starts, where.stops, strict=True) if a < b]
-
-    def _spoken(self, within: str | Span | None) -> tuple[int, ...]:
+    def _text_positions(self, within: str | Span | None) -> tuple[int, ...]:
+        """The positions of a span that are text."""
         return tuple(p for p in self._positions(within) if self.ids[p] not in self.special)
 
-    def _decoded(self, within: str | Span | None) -> TokenText:
-        positions = self._spoken(within)
-        if positions not in self._texts:
+    def _text_of(self, within: str | Span | None) -> TokenText:
+        """The decoded text of a span, kept for the next call."""
+        ids = tuple(self.ids[p] for p in self._text_positions(within))
+        if ids not in self._texts:
             if self.decode is None:
                 raise SpanNotFound(
                     "This model was loaded without a processor, so its tokens have no text. Address them by position or as 'image'."
                 )
-            self._texts[positions] = text_of([self.ids[p] for p in positions], self.decode)
-        return self._texts[positions]
+            self._texts[ids] = text_of(ids, self.decode)
+        return self._texts[ids]
+
+    def _characters(self, within: str | Span | None) -> list[tuple[int, int, int]]:
+        """(position, start, stop) of every token of a span that holds characters of its text."""
+        text = self._text_of(within)
+        return [(p, a, b) for p, a, b in zip(self._text_positions(within), text.starts, text.stops, strict=True) if a < b]
+
+
+def _item(items: Sequence[T], index: int, not_an_integer: str, out_of_range: str) -> T:
+    """One item by its index, or SpanNotFound with one of these messages."""
+    number = as_int(index)
+    if number is None:
+        raise SpanNotFound(not_an_integer)
+    try:
+        return items[number]
+    except IndexError:
+        raise SpanNotFound(out_of_range) from None
 
 
 def _named(within: str | Span | None) -> str:
@@ -269,7 +338,7 @@ def _short(text: str, limit: int = 120) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """The text, or its first characters with "…" behind them."""
+    """The text, or if it is longer than `limit` its first characters and "…"."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -200,7 +200,7 @@ class Activation:
         height, width = self.view.image_size
         leading = self.data.shape[:-2]
         maps = self.data.float().reshape(-1, 1, *self.data.shape[-2:])
-        down, across = (torch.from_numpy(places).to(maps) for places in self.view.places())
+        down, across = (torch.from_numpy(places).to(maps) for places in self.view.pixel_coordinates())
         x, y = ((places + 0.5) / count * 2 - 1 for places, count in ((across, self.view.cols), (down, self.view.rows)))
         where = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None]
         pixels = torch.nn.functional.grid_sample(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from probe.backbones.base import backbone_for
+from probe.backbones import backbone_for
 from probe.errors import LoadError
 
 _ATTENTION = ("self_attn", "attention", "attn", "cross_attn", "self_attention")

@@ -9,10 +9,10 @@ from tests import processors
 from tests.contract.test_grids import inverted, opened, picture, shows
 
 REASONS = {
-    "idefics2": "a perceiver resamples each picture into latents",
-    "blip_2": "a Q-Former resamples the picture into query tokens",
-    "instructblip": "a Q-Former resamples the picture into query tokens",
-    "mllama": "one token stands for the picture",
+    "idefics2": "a perceiver resamples each image into latents",
+    "blip_2": "a Q-Former resamples the image into query tokens",
+    "instructblip": "a Q-Former resamples the image into query tokens",
+    "mllama": "one token stands for the image",
 }
 # 28 pixels a tile, 7 a patch. Idefics 2: 96 x 160 becomes 16 x 28 pixels and 200 x 64 becomes 28 x 14, never below 14; Mllama: 2 x 2 and 3 x 1 tiles.
 PATCHES = {"idefics2": ((2, 4), (4, 2)), "blip_2": ((4, 4), (4, 4)), "instructblip": ((4, 4), (4, 4)), "mllama": ((8, 8), (16, 4))}

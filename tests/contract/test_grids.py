@@ -16,7 +16,7 @@ from tests import processors
 SHAPES = {"wide": (96, 160), "tall": (200, 64), "small": (24, 20)}
 
 # Tiles of 28 pixels with 7 to a patch; 2 x 2 patches are one token where there is a base view of 2 x 2, and in Qwen-VL (4 to a patch).
-EXPECTED: dict[str, tuple[str, str, str]] = {
+EXPECTED_GRIDS: dict[str, tuple[str, str, str]] = {
     "vipllava": ("image 4x4", "image 4x4", "image 4x4"),
     "internvl": ("tiles 4x6, base 2x2", "tiles 6x2, base 2x2", "image 2x2"),
     "aya_vision": ("tiles 4x6, base 2x2", "tiles 6x2, base 2x2", "image 2x2"),
@@ -41,9 +41,9 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "got_ocr2": ("image 16x16", "image 16x16", "image 16x16"),
     "chameleon": ("image 4x4", "image 4x4", "image 4x4"),
 }
-TILED = sorted(name for name, (wide, _, _) in EXPECTED.items() if "tiles" in wide)
+TILED = sorted(name for name, (wide, _, _) in EXPECTED_GRIDS.items() if "tiles" in wide)
 # A picture that the tower sees in one view: below the size of a tile in families that cut tiles.
-ONE_VIEW = {name: "small" if name in TILED else "wide" for name, grids in EXPECTED.items() if any("image" in grid for grid in grids)}
+ONE_VIEW = {name: "small" if name in TILED else "wide" for name, grids in EXPECTED_GRIDS.items() if any("image" in grid for grid in grids)}
 
 
 def opened(name: str) -> probe.Probe:
@@ -72,22 +72,22 @@ def inverted(image: Image.Image, box: tuple[float, float, float, float]) -> Imag
 
 
 def test_every_family_that_has_grids_has_them_written_down() -> None:
-    assert set(EXPECTED) == {name for name in processors.FAMILIES if not opened(name).backbone.no_grid_reason}
+    assert set(EXPECTED_GRIDS) == {name for name in processors.FAMILIES if not opened(name).backbone.no_grid_reason}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", EXPECTED_GRIDS)
 def test_painting_a_cell_moves_its_own_token_most(name: str, shape: str) -> None:
     model = opened(name)
     report = probe.verify(model, picture(shape, times=4 if name == "got_ocr2" else 1), cells=2)
     assert report.passed, str(report)
     assert set(report.left_out) == (set() if model.modules.vision_blocks else {"Vision"})
     grids = [check.what for check in report.checks if check.what.startswith("Grid")]
-    wanted = [grid.split(" ") for grid in EXPECTED[name][list(SHAPES).index(shape)].split(", ")]
+    wanted = [grid.split(" ") for grid in EXPECTED_GRIDS[name][list(SHAPES).index(shape)].split(", ")]
     assert grids == [f"Grid {view!r}, {size.replace('x', ' x ')}" for view, size in wanted]
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", EXPECTED_GRIDS)
 def test_the_image_span_is_every_image_token_of_the_layout(name: str) -> None:
     model = opened(name)
     encoding = model.encode(picture("wide"), "What is this?")
@@ -99,7 +99,7 @@ def test_the_image_span_is_every_image_token_of_the_layout(name: str) -> None:
     assert encoding.tokens.text("question") == "What is this?"
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", EXPECTED_GRIDS)
 def test_each_of_two_pictures_has_its_own_tokens(name: str) -> None:
     second = "wide" if name == "perception_lm" else "tall"  # its processor stacks pictures of as many tiles
     model, wide = opened(name), picture("wide")

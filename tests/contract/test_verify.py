@@ -14,6 +14,7 @@ from torch import Tensor
 
 import probe
 from fseg.glyphs import llava_folder
+from probe.backbones import ProcessedImage
 from probe.backbones.llava import Llava
 from probe.backbones.llava_next import LlavaNext
 from probe.tokens.layout import Grid, ImageLayout
@@ -94,8 +95,8 @@ def _swapped(grid: Grid) -> Grid:
 def test_two_rows_exchanged_in_the_layout_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = LlavaNext.layout
 
-    def wrong(self: LlavaNext, model: Any, processor: Any, size: tuple[int, int], inputs: Any, index: int) -> ImageLayout:
-        layout = right(self, model, processor, size, inputs, index)
+    def wrong(self: LlavaNext, image: ProcessedImage) -> ImageLayout:
+        layout = right(self, image)
         assert layout is not None
         return replace(layout, grids=(layout.grids[0], _swapped(layout.grids[1])))
 
@@ -158,5 +159,5 @@ def test_a_family_without_a_layout_is_verified_but_for_its_grid(monkeypatch: pyt
     hf, processor = zoo.llava()
     report = probe.verify(probe.load(model=hf, processor=processor), wide_image)
     assert report.passed
-    assert report.left_out == {"Grid": "llava does not say where its image tokens lie on the picture"}
+    assert report.left_out == {"Grid": "llava does not say where its image tokens lie on the image"}
     assert hf.config._attn_implementation == "sdpa"

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from probe.backbones import base
-from probe.backbones.base import Backbone, backbone_for, load_entry_points, registered
+from probe.backbones import Backbone, backbone_for, registered, registry
 from probe.backbones.llava import Llava
-from probe.backbones.native import RowBreaks
-from probe.backbones.tiles import tiled_grid, tiled_layout
+from probe.backbones.shared.native_resolution import RowBreaks
+from probe.backbones.shared.tiled_layout import tiled_grid, tiles_and_base
 from probe.errors import LoadError
 
 
@@ -27,14 +26,14 @@ Installed = Callable[[str, str], None]
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
     """Pretend that an installed package has this entry point."""
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
-    load_entry_points.cache_clear()
+    monkeypatch.setattr(registry, "BACKBONES", dict(registry.BACKBONES))
+    registry.load_entry_points.cache_clear()
 
     def installed(name: str, value: str) -> None:
-        monkeypatch.setattr(base, "entry_points", lambda group: [EntryPoint(name, f"{__name__}:{value}", group)])
+        monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint(name, f"{__name__}:{value}", group)])
 
     yield installed
-    load_entry_points.cache_clear()
+    registry.load_entry_points.cache_clear()
 
 
 def family(name: str, tower: str = "") -> SimpleNamespace:
@@ -53,15 +52,24 @@ def test_tiles_below_each_other_follow_each_other() -> None:
 
 
 def test_the_base_view_comes_where_the_family_puts_it() -> None:
-    last, first = tiled_layout(1, 2, 2, (10, 20)), tiled_layout(1, 2, 2, (10, 20), base="first")
+    last, first = tiles_and_base(1, 2, 2, (10, 20)), tiles_and_base(1, 2, 2, (10, 20), base="first")
     assert [(grid.name, grid.tokens[0]) for grid in last.grids] == [("tiles", 0), ("base", 8)]
     assert [(grid.name, grid.tokens[0]) for grid in first.grids] == [("base", 0), ("tiles", 4)]
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(0, 0), (1, 1)])
 def test_one_tile_has_no_base_view_beside_it(rows: int, cols: int) -> None:
-    (grid,) = tiled_layout(rows, cols, 3, (10, 20)).grids
+    (grid,) = tiles_and_base(rows, cols, 3, (10, 20)).grids
     assert (grid.name, grid.tokens) == ("image", tuple(range(9)))
+
+
+def test_a_familys_file_is_named_after_a_model_type_that_it_declares() -> None:
+    origins: dict[str, set[str]] = {}
+    for name, backbone in registry.BACKBONES.items():
+        origins.setdefault(backbone.__module__, set()).add(name.replace("-", "_"))
+    families = {module: names for module, names in origins.items() if module.startswith("probe.backbones.") and ".shared." not in module}
+    assert len(families) > 20
+    assert [module for module, names in families.items() if module.rpartition(".")[2] not in names] == []
 
 
 def test_a_family_may_have_another_backbone_with_another_tower() -> None:

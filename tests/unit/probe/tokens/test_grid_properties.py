@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import probe
-from probe.backbones.llava_next import tiled_grid as unpadded
 from probe.backbones.llava_onevision import shrunk
-from probe.backbones.tiles import tiled_grid, tiled_layout
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.shared.tiled_layout import tiled_grid, tiles_and_base
+from probe.backbones.shared.unpadded_tiles import unpadded_tiles
 from probe.errors import GridMismatch
 from probe.inputs.images import open_image, resize_directly
 from probe.tokens.layout import Grid
@@ -43,7 +44,7 @@ def wholes(draw: st.DrawFn) -> Grid:
 def stretched(draw: st.DrawFn) -> Grid:
     """Tiles of which the cells cover a part."""
     rows, cols, side = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 6))
-    return tiled_grid(rows, cols, side, draw(SIZES), seen=draw(st.floats(0.5, 1.0)))
+    return tiled_grid(rows, cols, side, draw(SIZES), covered=draw(st.floats(0.5, 1.0)))
 
 
 @st.composite
@@ -52,7 +53,7 @@ def towers(draw: st.DrawFn) -> tuple[Grid, int, int]:
     patch = draw(st.integers(2, 16))
     edge = draw(st.integers(patch, 6 * patch))
     canvases = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4, unique=True))
-    grid, _ = unpadded(draw(SIZES), [[edge * rows, edge * cols] for rows, cols in canvases], edge, patch, 0)
+    grid, _ = unpadded_tiles(draw(SIZES), [[edge * rows, edge * cols] for rows, cols in canvases], edge, patch, 0)
     assume(grid.rows and grid.cols)
     return grid, edge, patch
 
@@ -61,7 +62,7 @@ def towers(draw: st.DrawFn) -> tuple[Grid, int, int]:
 def fewer(draw: st.DrawFn) -> Grid:
     """Tiles shrunk to fewer cells."""
     grid, _, _ = draw(towers())
-    down, across = (shrunk(grid.spans(axis), draw(st.integers(1, count))) for axis, count in ((0, grid.rows), (1, grid.cols)))
+    down, across = (shrunk(grid.intervals(axis), draw(st.integers(1, count))) for axis, count in ((0, grid.rows), (1, grid.cols)))
     return Grid.at(down, across, tuple(range(len(down) * len(across))), grid.image_size)
 
 
@@ -123,7 +124,7 @@ def opened(name: str) -> probe.Probe:
 def test_every_token_of_an_image_has_one_place_in_its_layout(name: str, size: tuple[int, int]) -> None:
     model = opened(name)
     (counted,) = model.processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"]
-    layout = model.backbone.layout(model.model, model.processor, size, {}, 0)
+    layout = model.backbone.layout(ProcessedImage(model.model, model.processor, size, {}, 0))
     assert layout is not None
     assert sorted([*layout.separators, *(token for grid in layout.grids for token in grid.tokens)]) == list(range(counted))
     assert layout.check(counted, name) is layout
@@ -138,10 +139,12 @@ def test_every_token_of_an_image_has_one_place_in_its_layout(name: str, size: tu
     side=st.integers(1, 9),
     size=SIZES,
     base=st.sampled_from(["first", "last"]),
-    seen=st.floats(0.5, 1),
+    covered=st.floats(0.5, 1),
 )
-def test_tiles_and_their_base_view_share_no_token(rows: int, cols: int, side: int, size: tuple[int, int], base: Any, seen: float) -> None:
-    layout = tiled_layout(rows, cols, side, size, base=base, seen=seen)
+def test_tiles_and_their_base_view_share_no_token(
+    rows: int, cols: int, side: int, size: tuple[int, int], base: Any, covered: float
+) -> None:
+    layout = tiles_and_base(rows, cols, side, size, base=base, covered=covered)
     tiles = rows * cols + 1 if rows * cols > 1 else 1
     assert sorted(token for grid in layout.grids for token in grid.tokens) == list(range(tiles * side**2))
 

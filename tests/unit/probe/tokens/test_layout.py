@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probe.backbones.llava import processed_box
-from probe.backbones.llava_next import tiled_grid
-from probe.backbones.strided import leaning
-from probe.backbones.tiles import padded_canvas
+from probe.backbones.shared.cropping import processed_box
+from probe.backbones.shared.strided_cells import centred_on_receptive_fields
+from probe.backbones.shared.tiled_layout import padded_canvas
+from probe.backbones.shared.unpadded_tiles import unpadded_tiles
 from probe.errors import GridUnknown
 from probe.tokens.layout import Grid, ImageLayout
 from probe.tracing.trace import VisionLayout
 from tests import zoo
 
 
-def test_a_cell_covers_its_share_of_a_wide_picture() -> None:
+def test_a_cell_covers_its_share_of_a_wide_image() -> None:
     grid = Grid.whole(2, 4, (100, 400))
     assert grid.cell_box(0, 0) == (0, 0, 100, 50)
     assert grid.cell_box(1, 3) == (300, 50, 400, 100)
@@ -31,7 +31,7 @@ def test_the_stock_processor_shows_the_central_square() -> None:
 
 def test_tiles_have_a_newline_token_behind_each_row() -> None:
     # 40 x 80 fits the canvas 56 x 112 exactly: 4 rows of 8 cells, 16 base tokens before them.
-    grid, newlines = tiled_grid((40, 80), [[56, 112], [112, 56], [112, 112]], tile=56, patch=14, first=16)
+    grid, newlines = unpadded_tiles((40, 80), [[56, 112], [112, 56], [112, 112]], tile=56, patch=14, first=16)
     assert (grid.rows, grid.cols) == (4, 8)
     assert grid.tokens[:9] == (16, 17, 18, 19, 20, 21, 22, 23, 25)
     assert newlines == (24, 33, 42, 51)
@@ -40,7 +40,7 @@ def test_tiles_have_a_newline_token_behind_each_row() -> None:
 
 def test_rows_of_padding_are_taken_off_the_tiles() -> None:
     # 20 x 80 on 56 x 112: shown at 28 x 112, 14 pixels of padding above and below, one row of cells (14 pixels) each: 2 rows are left.
-    grid, newlines = tiled_grid((20, 80), [[56, 112]], tile=56, patch=14, first=16)
+    grid, newlines = unpadded_tiles((20, 80), [[56, 112]], tile=56, patch=14, first=16)
     assert (grid.rows, grid.cols, len(newlines)) == (2, 8, 2)
     assert grid.box == (0, 0, 80, 20)
 
@@ -55,24 +55,24 @@ def test_several_views_have_to_be_named() -> None:
         layout.grid("tile")
 
 
-def test_a_padded_canvas_reaches_past_the_picture() -> None:
-    # 10 x 20 pixels fill 14 x 28 of the canvas 28 x 28: the canvas is as high as 20 pixels of the picture.
+def test_a_padded_canvas_reaches_past_the_image() -> None:
+    # 10 x 20 pixels fill 14 x 28 of the canvas 28 x 28: the canvas is as high as 20 pixels of the image.
     assert padded_canvas((10, 20), (28, 28), (14, 28)) == (0, 0, 20, 20)
 
 
 def test_strided_convolutions_are_centred_on_the_first_unit_of_a_cell() -> None:
     # Cells of 4 units: a field's centre is half a unit into its cell, one and a half units before the cell's middle.
-    grid = leaning(Grid.whole(1, 2, (4, 8)), stride=4)
+    grid = centred_on_receptive_fields(Grid.whole(1, 2, (4, 8)), stride=4)
     assert grid.box == (-1.5, -1.5, 6.5, 2.5)
     assert grid.cell_box(0, 1) == (2.5, -1.5, 6.5, 2.5)
 
 
 def test_tokens_that_are_no_cells_are_counted_and_say_why() -> None:
     shown = Grid.whole(2, 2, (10, 10))
-    layout = ImageLayout((), (0, 1, 2), "they mix all of the picture", shown)
+    layout = ImageLayout((), (0, 1, 2), "they mix all of the image", shown)
     assert layout.tokens == 3
     assert layout.view is shown
-    with pytest.raises(GridUnknown, match="they mix all of the picture"):
+    with pytest.raises(GridUnknown, match="they mix all of the image"):
         layout.grid()
 
 

@@ -1,0 +1,21 @@
+"""Chameleon: the central square of the image, quantised into one word of the vocabulary for each cell."""
+
+from __future__ import annotations
+
+from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.registry import register
+from probe.backbones.shared.cropping import processed_box
+from probe.backbones.shared.discrete_images import DiscreteImages
+from probe.backbones.shared.square_layout import square_grid
+from probe.tokens.layout import ImageLayout
+
+
+@register("chameleon")
+class Chameleon(DiscreteImages):
+    """The words are image tokens, row by row."""
+
+    template = "<image>{question}"
+
+    def layout(self, image: ProcessedImage) -> ImageLayout:
+        box = processed_box(image.image_processor, image.size)
+        return ImageLayout((square_grid(round(image.processor.image_seq_length**0.5), image.size, box=box),))

@@ -1,0 +1,12 @@
+"""Gemma 3n: AltUp, with an axis of residual streams before the batch."""
+
+from probe.backbones.registry import register
+from probe.backbones.shared.residual_streams import ResidualStreams
+
+
+@register("gemma3n")
+class Gemma3n(ResidualStreams):
+    """The streams are the first axis."""
+
+    axes = ("stream", "batch", "token", "feature")
+    last_is_normed = False

@@ -1,0 +1,11 @@
+"""GLM-5 Next: hyper-connections, with an axis of residual streams between the tokens and the features."""
+
+from probe.backbones.registry import register
+from probe.backbones.shared.residual_streams import ResidualStreams
+
+
+@register("glm5_next")
+class Glm5Next(ResidualStreams):
+    """The streams are the last axis but one."""
+
+    axes = ("batch", "token", "stream", "feature")

@@ -1,0 +1,32 @@
+"""Qwen2.5-VL: the tower sorts merged patches by its attention windows; the image tokens are in the usual order again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from probe.backbones.registry import register
+from probe.backbones.shared.native_resolution import MergedPatches
+from probe.tokens.layout import Grid
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@register("qwen2_5_vl")
+class WindowedPatches(MergedPatches):
+    """Window after window; within a window the squares of merge x merge patches are row by row."""
+
+    def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
+        from transformers.vision_utils import get_vision_window_index
+
+        squares, vision = super().vision_grid(model, view), model.config.vision_config
+        if view is None or squares is None:
+            return None
+        merge = vision.spatial_merge_size
+        grid = torch.tensor([[1, view.rows * merge, view.cols * merge]])
+        order, _ = get_vision_window_index(grid, merge, vision.window_size, vision.patch_size)
+        index_of, patches = order.argsort().tolist(), merge**2
+        return replace(squares, tokens=tuple(index_of[token // patches] * patches + token % patches for token in squares.tokens))

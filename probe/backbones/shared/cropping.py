@@ -1,0 +1,39 @@
+"""What CLIP's image processor, and those made like it, show of an image: padded to a square, resized, cropped to the centre."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from probe.tokens.layout import Box, whole_box
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+
+def processed_box(image_processor: BaseImageProcessor, image_size: tuple[int, int]) -> Box:
+    """The part of an image, in its own pixels, that a CLIP-like image processor shows the tower."""
+    if getattr(image_processor, "do_pad", False):
+        return _padded_to_square(image_size)
+    size = dict(image_processor.size)
+    edge = size.get("shortest_edge") if image_processor.do_resize else None
+    if (image_processor.do_resize and edge is None) or not image_processor.do_center_crop:
+        return whole_box(image_size)
+    return _centre_crop(image_size, edge, dict(image_processor.crop_size))
+
+
+def _padded_to_square(image_size: tuple[int, int]) -> Box:
+    height, width = image_size
+    side = max(height, width)
+    x, y = (side - width) // 2, (side - height) // 2
+    return (-float(x), -float(y), float(side - x), float(side - y))
+
+
+def _centre_crop(image_size: tuple[int, int], edge: int | None, crop: dict[str, int]) -> Box:
+    """The centre of an image whose shorter edge is resized to `edge` pixels (None: it is not resized)."""
+    height, width = image_size
+    scale, resized = 1.0, image_size
+    if edge is not None:
+        scale = edge / min(height, width)
+        resized = (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
+    top, left = (resized[0] - crop["height"]) // 2, (resized[1] - crop["width"]) // 2
+    return (left / scale, top / scale, (left + crop["width"]) / scale, (top + crop["height"]) / scale)

@@ -1,0 +1,20 @@
+"""UDOP: one encoder for words and patches together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from probe.backbones.base import Backbone
+from probe.backbones.registry import register
+from probe.backbones.shared.cross_attention import ANSWER_ALONE
+
+
+@register("udop")
+class Udop(Backbone):
+    """Neither projected tokens nor vision states exist."""
+
+    unreadable: ClassVar[Mapping[str, str]] = {
+        "Projected": f"{ANSWER_ALONE} Read Hidden() of the answer instead.",
+        "Vision": "one encoder reads words and patches together; there is no vision tower. Read Hidden() of the answer instead.",
+    }
