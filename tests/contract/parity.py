@@ -18,7 +18,7 @@ _QUERIES = [-1, -2]
 
 NOT_THE_FEATURES = {
     "blip-2": "the decoder adds positions before its first block",
-    "granite4_vision": "the picture is added before several blocks, none of it as tokens of its own",
+    "granite4_vision": "the image is added before several blocks, none of it as tokens of its own",
     "granite_docling": "the decoder multiplies its embeddings before the first block",
     "llama4": "a projector follows `get_image_features`",
     "molmo2": "the features are added to the image tokens' own embeddings",
@@ -37,7 +37,7 @@ class Parity:
         vision: every state of the tower.
         projected: image tokens, from `get_image_features`.
         logits: of every position.
-        seen: how far the last hidden states move when the picture is turned into its negative: a picture that the model does not see would
+        seen: how far the last hidden states move when the image is turned into its negative: an image that the model does not see would
             prove nothing.
         grid: whether the family's backbone says where image tokens lie; "none" where it says that they lie nowhere.
         unreadable: what cannot be read, and why.

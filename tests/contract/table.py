@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 HEAD = f"""# The zoo: every image-text-to-text model of transformers
 
 Written by `python -m tests.contract.table` (transformers {transformers.__version__}, torch {torch.__version__.split("+")[0]}, CPU, float32); asserted by
-`tests/contract/test_discovered_families.py`. Each family is built tiny, with random weights as large as trained ones and a picture in its
+`tests/contract/test_discovered_families.py`. Each family is built tiny, with random weights as large as trained ones and an image in its
 input, and what `probe` reads is compared with plain Hugging Face's tensors: the largest absolute difference.
 
 - *Hidden*, *Logits*: every layer and position, of the same attention kernel.
@@ -28,9 +28,9 @@ input, and what `probe` reads is compared with plain Hugging Face's tensors: the
 - *Vision*: every state of the tower, against PyTorch hooks and the tower's own `hidden_states`. The last one is what the last block returns;
   some towers have Hugging Face put their own output there, behind a norm or a merger.
 - *Projected*: the image tokens that the first block takes, against `get_image_features`.
-- *Grid*: whether a backbone says where image tokens lie on the picture ([how to add one](backbones.md)); "none" where they lie nowhere.
+- *Grid*: whether a backbone says where image tokens lie on the image ([how to add one](backbones.md)); "none" where they lie nowhere.
 
-`mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no picture and words.
+`mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no image and words.
 
 | family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Grid | remarks |
 |---|---|---|---|---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""Every image-text-to-text model of transformers, built tiny: what discovery finds in it is read exactly, with a picture in the input.
+"""Every image-text-to-text model of transformers, built tiny: what discovery finds in it is read exactly, with an image in the input.
 
 Hidden states, logits, vision states and projected tokens are those of the same kernel: 0. Attention rows times values are the attention
 call's own output to 5e-6 of a head's largest value. A separate eager forward has drifted from the kernel's by the order of sums, more where
@@ -19,8 +19,8 @@ from probe.tokens.spans import TokenMap
 from tests import families
 from tests.contract.parity import NOT_THE_FEATURES, measure
 
-NO_PICTURES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's actions
-# No token id marks a picture in the decoder's sequence; several residual streams enter the first block; no tower of blocks.
+NO_IMAGES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's actions
+# No token id marks an image in the decoder's sequence; several residual streams enter the first block; no tower of blocks.
 UNREADABLE = [
     *((name, "Projected") for name in ("blip", "idefics", "kosmos-2", "kosmos-2.5", "mllama")),
     *((name, "Projected") for name in ("gemma3n", "glm5_next", "qwen4_exp")),
@@ -34,7 +34,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "zoo.md"
 
 
 def test_every_image_text_to_text_model_of_transformers_is_in_the_zoo() -> None:
-    assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - NO_PICTURES <= set(families.FAMILIES)
+    assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - NO_IMAGES <= set(families.FAMILIES)
 
 
 def test_the_table_lists_the_zoo() -> None:
@@ -54,7 +54,7 @@ def test_reads_equal_hugging_face(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(families.FAMILIES))
-def test_the_picture_reaches_the_states(name: str) -> None:
+def test_the_image_reaches_the_states(name: str) -> None:
     assert measure(name).seen > 1e-3
 
 
@@ -102,7 +102,7 @@ def test_residual_streams_lie_side_by_side_until_the_last_layer() -> None:
         trace.hidden()
 
 
-def test_a_picture_before_the_text_takes_the_first_positions() -> None:
+def test_an_image_before_the_text_takes_the_first_positions() -> None:
     hf, inputs = families.build("git")
     trace = probe.load(model=hf).run(inputs, [probe.Hidden(0, at="image"), probe.Hidden(0, at=None)])
     assert trace.hidden("image").shape["token"] == 17  # 4 x 4 patches and a class token

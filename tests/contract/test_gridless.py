@@ -1,4 +1,4 @@
-"""Families whose image tokens lie nowhere on the picture: they say why, and fold the states of their towers."""
+"""Families whose image tokens lie nowhere on the image: they say why, and fold the states of their towers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 import probe
 from tests import processors
-from tests.contract.test_grids import inverted, opened, picture, shows
+from tests.contract.test_grids import inverted, noise_image, opened, shows
 
 REASONS = {
     "idefics2": "a perceiver resamples each image into latents",
@@ -25,16 +25,16 @@ def test_every_family_without_a_grid_is_here() -> None:
 @pytest.mark.parametrize("name", REASONS)
 def test_folding_image_tokens_says_why_there_is_no_grid(name: str) -> None:
     model = opened(name)
-    states = model.run(model.encode(picture("wide"), "What?"), probe.Hidden([1], at="image")).hidden(layer=1)
+    states = model.run(model.encode(noise_image("wide"), "What?"), probe.Hidden([1], at="image")).hidden(layer=1)
     with pytest.raises(probe.errors.GridUnknown, match=REASONS[name]):
         states.grid()
     assert REASONS[name] in model.inspect()["grid"]
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_the_layout_counts_the_image_tokens_of_each_picture(name: str) -> None:
+def test_the_layout_counts_the_image_tokens_of_each_image(name: str) -> None:
     model = opened(name)
-    encoding = model.encode([picture("wide"), picture("tall")] if name in ("idefics2", "mllama") else picture("wide"), "What?")
+    encoding = model.encode([noise_image("wide"), noise_image("tall")] if name in ("idefics2", "mllama") else noise_image("wide"), "What?")
     tokens = {"mllama": 1}.get(name, 4)
     assert [len(image) for image in encoding.tokens.images] == [tokens] * len(encoding.tokens.layouts)
     assert encoding.tokens.text("question") == "What?"
@@ -43,7 +43,7 @@ def test_the_layout_counts_the_image_tokens_of_each_picture(name: str) -> None:
 @pytest.mark.parametrize("shape", ["wide", "tall"])
 @pytest.mark.parametrize("name", REASONS)
 def test_painting_a_patch_moves_its_own_state_in_the_tower(name: str, shape: str) -> None:
-    model, image = opened(name), picture(shape)
+    model, image = opened(name), noise_image(shape)
 
     def look(shown: object) -> probe.Activation:
         return model.run(model.encode(shown, "What?"), probe.Vision([0])).vision().grid()  # type: ignore[arg-type]
@@ -58,10 +58,10 @@ def test_painting_a_patch_moves_its_own_state_in_the_tower(name: str, shape: str
         assert divmod(int(moved.argmax()), view.cols) == (row, col)
 
 
-def test_idefics2_counts_five_pictures_where_its_processor_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idefics2_counts_five_images_where_its_processor_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened("idefics2")
     monkeypatch.setattr(model.processor.image_processor, "do_image_splitting", True)
-    encoding = model.encode(picture("wide"), "What?")
+    encoding = model.encode(noise_image("wide"), "What?")
     assert len(encoding.tokens.span("image")) == 5 * 4
-    with pytest.raises(probe.errors.GridUnknown, match="several pictures or tiles"):
+    with pytest.raises(probe.errors.GridUnknown, match=r"several .* or tiles"):
         model.run(encoding, probe.Vision([0])).vision().grid()

@@ -1,4 +1,4 @@
-"""Where each family's image tokens lie on the picture: proved by painting over one cell of it and looking which token moves."""
+"""Where each family's image tokens lie on the image: proved by painting over one cell of it and looking which token moves."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EXPECTED_GRIDS: dict[str, tuple[str, str, str]] = {
     "chameleon": ("image 4x4", "image 4x4", "image 4x4"),
 }
 TILED = sorted(name for name, (wide, _, _) in EXPECTED_GRIDS.items() if "tiles" in wide)
-# A picture that the tower sees in one view: below the size of a tile in families that cut tiles.
+# An image that the tower sees in one view: below the size of a tile in families that cut tiles.
 ONE_VIEW = {name: "small" if name in TILED else "wide" for name, grids in EXPECTED_GRIDS.items() if any("image" in grid for grid in grids)}
 
 
@@ -51,7 +51,7 @@ def opened(name: str) -> probe.Probe:
     return probe.load(model=hf, processor=processor)
 
 
-def picture(shape: str, seed: int = 0, times: int = 1) -> Image.Image:
+def noise_image(shape: str, seed: int = 0, times: int = 1) -> Image.Image:
     """Blocks of 4 x 4 pixels, each channel black or white, so that the opposite of a cell is far from it everywhere."""
     height, width = (times * edge for edge in SHAPES[shape])
     blocks = np.random.default_rng(seed).integers(0, 2, (height // 4, width // 4, 3), dtype=np.uint8) * 255
@@ -59,12 +59,12 @@ def picture(shape: str, seed: int = 0, times: int = 1) -> Image.Image:
 
 
 def shows(image: Image.Image, box: tuple[float, float, float, float]) -> bool:
-    """Whether a box lies on the picture, not on the padding around it."""
+    """Whether a box lies on the image, not on the padding around it."""
     return min(box) > -0.5 and box[2] < image.width + 0.5 and box[3] < image.height + 0.5
 
 
 def inverted(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """The picture with the pixels in a box turned to their opposites."""
+    """The image with the pixels in a box turned to their opposites."""
     left, top, right, bottom = (max(round(edge), 0) for edge in box)
     pixels = np.array(image)
     pixels[top:bottom, left:right] = 255 - pixels[top:bottom, left:right]
@@ -79,7 +79,7 @@ def test_every_family_that_has_grids_has_them_written_down() -> None:
 @pytest.mark.parametrize("name", EXPECTED_GRIDS)
 def test_painting_a_cell_moves_its_own_token_most(name: str, shape: str) -> None:
     model = opened(name)
-    report = probe.verify(model, picture(shape, times=4 if name == "got_ocr2" else 1), cells=2)
+    report = probe.verify(model, noise_image(shape, times=4 if name == "got_ocr2" else 1), cells=2)
     assert report.passed, str(report)
     assert set(report.left_out) == (set() if model.modules.vision_blocks else {"Vision"})
     grids = [check.what for check in report.checks if check.what.startswith("Grid")]
@@ -90,7 +90,7 @@ def test_painting_a_cell_moves_its_own_token_most(name: str, shape: str) -> None
 @pytest.mark.parametrize("name", EXPECTED_GRIDS)
 def test_the_image_span_is_every_image_token_of_the_layout(name: str) -> None:
     model = opened(name)
-    encoding = model.encode(picture("wide"), "What is this?")
+    encoding = model.encode(noise_image("wide"), "What is this?")
     (layout,) = encoding.tokens.layouts
     assert layout is not None
     places = (encoding.inputs["input_ids"][0] == model.modules.image_token_id).nonzero().flatten().tolist()
@@ -100,11 +100,11 @@ def test_the_image_span_is_every_image_token_of_the_layout(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED_GRIDS)
-def test_each_of_two_pictures_has_its_own_tokens(name: str) -> None:
-    second = "wide" if name == "perception_lm" else "tall"  # its processor stacks pictures of as many tiles
-    model, wide = opened(name), picture("wide")
-    one = model.encode([wide, picture(second)], "What are these?")
-    other = model.encode([wide, picture(second, seed=1)], "What are these?")
+def test_each_of_two_images_has_its_own_tokens(name: str) -> None:
+    second = "wide" if name == "perception_lm" else "tall"  # its processor stacks images of as many tiles
+    model, wide = opened(name), noise_image("wide")
+    one = model.encode([wide, noise_image(second)], "What are these?")
+    other = model.encode([wide, noise_image(second, seed=1)], "What are these?")
     assert [layout.tokens for layout in one.tokens.layouts if layout] == [len(image) for image in one.tokens.images]
     assert one.tokens.layouts[1].grids[0].image_size == SHAPES[second]  # type: ignore[union-attr]
     reads = probe.Hidden([0], at=("image 0", "image 1"))
@@ -117,7 +117,7 @@ def test_each_of_two_pictures_has_its_own_tokens(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(ONE_VIEW) - {"lfm2_vl", "fast_vlm", "chameleon"}))
 def test_painting_a_cell_moves_its_own_patches_in_the_tower(name: str) -> None:
-    model, image = opened(name), picture(ONE_VIEW[name], times=4 if name == "got_ocr2" else 1)
+    model, image = opened(name), noise_image(ONE_VIEW[name], times=4 if name == "got_ocr2" else 1)
 
     def look(shown: Image.Image) -> tuple[torch.Tensor, Any, Any]:
         trace = model.run(model.encode(shown, "What?"), [probe.Vision([0]), probe.Projected()])
@@ -137,7 +137,7 @@ def test_painting_a_cell_moves_its_own_patches_in_the_tower(name: str) -> None:
 @pytest.mark.parametrize("name", processors.FAMILIES)
 def test_an_answer_is_read_as_it_was_generated(name: str) -> None:
     model = opened(name)
-    answer = model.generate(model.encode(picture("small"), "What is this?"), max_new_tokens=4, min_new_tokens=4)
+    answer = model.generate(model.encode(noise_image("small"), "What is this?"), max_new_tokens=4, min_new_tokens=4)
     logits = model.run(answer, probe.Logits(at=None)).logits(None).data[0]
     written = answer.tokens.ids[answer.prompt_length :]
     assert len(written) == 4
@@ -147,7 +147,7 @@ def test_an_answer_is_read_as_it_was_generated(name: str) -> None:
 def test_idefics_shows_one_view_where_its_processor_does_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened("idefics3")
     monkeypatch.setattr(model.processor.image_processor, "do_image_splitting", False)
-    report = probe.verify(model, picture("wide"), cells=3)
+    report = probe.verify(model, noise_image("wide"), cells=3)
     assert report.passed, str(report)
     assert report.checks[-1].what == "Grid 'image', 2 x 2"
 
@@ -155,7 +155,7 @@ def test_idefics_shows_one_view_where_its_processor_does_not_split(monkeypatch: 
 def test_got_ocr_cuts_tiles_where_its_processor_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened("got_ocr2")
     monkeypatch.setattr(model.processor, "images_kwargs", {"crop_to_patches": True, "min_patches": 1, "max_patches": 6})
-    report = probe.verify(model, picture("wide", times=4), cells=3)
+    report = probe.verify(model, noise_image("wide", times=4), cells=3)
     assert report.passed, str(report)
     assert [check.what for check in report.checks[-2:]] == ["Grid 'tiles', 32 x 48", "Grid 'base', 16 x 16"]
 

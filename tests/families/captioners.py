@@ -1,4 +1,4 @@
-"""Older families: the picture stands before the text, beside it, or behind a Q-Former."""
+"""Older families: the image stands before the text, beside it, or behind a Q-Former."""
 
 from __future__ import annotations
 

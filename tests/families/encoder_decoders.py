@@ -1,4 +1,4 @@
-"""Families whose decoder attends across to an encoder of the picture, or of the picture and the prompt."""
+"""Families whose decoder attends across to an encoder of the image, or of the image and the prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAYERS = {
 
 @family()
 def florence2() -> Built:
-    """BART's decoder attends across to a BART encoder, which reads the picture's tokens with the prompt."""
+    """BART's decoder attends across to a BART encoder, which reads the image's tokens with the prompt."""
     vision = {
         "depths": (1, 1),
         "patch_size": (7, 3),

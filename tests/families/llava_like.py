@@ -31,7 +31,7 @@ def llava_next_video() -> Built:
 
 @family()
 def video_llava() -> Built:
-    """Towers for pictures and for videos; class tokens are projected too."""
+    """Towers for images and for videos; class tokens are projected too."""
     return model("video_llava"), {"input_ids": ids(16), "pixel_values_images": pixels(1)}
 
 
@@ -63,7 +63,7 @@ _SAM = {"output_channels": 8, "mlp_dim": 48, "window_size": 2, "global_attn_inde
 
 @family()
 def deepseek_vl_hybrid() -> Built:
-    """A second tower, SAM's, sees a larger picture."""
+    """A second tower, SAM's, sees a larger image."""
     high = {**_SAM, "image_size": 112, "num_pos_feats": 8}
     inputs = {"input_ids": ids(16), "pixel_values": pixels(1), "high_res_pixel_values": pixels(1, size=112)}
     return model("deepseek_vl_hybrid", high_res_vision_config=high), inputs
@@ -79,7 +79,7 @@ _EXPERTS = {
 
 @family()
 def deepseek_ocr2() -> Built:
-    """144 learned queries read the picture after SAM's tower, and a separator follows them."""
+    """144 learned queries read the image after SAM's tower, and a separator follows them."""
     sam = {**_SAM, "image_size": 112, "downsample_channels": [12, 24]}
     vision = {"sam_config": sam, "encoder_config": {"hidden_size": 24, "max_position_embeddings": 256}}
     return model("deepseek_ocr2", vision_config=vision, text_config=_EXPERTS), {"input_ids": ids(145), "pixel_values": pixels(1, size=112)}

@@ -193,7 +193,7 @@ def ovis2() -> Built:
 
 @family()
 def lfm2_vl() -> Built:
-    """Convolutions in two of the decoder's blocks; a tower for pictures of any size."""
+    """Convolutions in two of the decoder's blocks; a tower for images of any size."""
     vision = {name: value for name, value in VISION.items() if name != "image_size"}
     text = hf.Lfm2Config(**TEXT, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False)
     config = hf.Lfm2VlConfig(
@@ -210,7 +210,7 @@ def lfm2_vl() -> Built:
 
 @family()
 def pixtral() -> Built:
-    """Pixtral 12B: a LLaVA whose tower takes pictures of any size."""
+    """Pixtral 12B: a LLaVA whose tower takes images of any size."""
     config = hf.LlavaConfig(
         vision_config=hf.PixtralVisionConfig(**VISION),
         text_config=hf.MistralConfig(**TEXT, head_dim=8),
@@ -224,7 +224,7 @@ def pixtral() -> Built:
 
 @family()
 def mllama() -> Built:
-    """Blocks 1 and 3 attend across to vision features; one image token stands for the picture."""
+    """Blocks 1 and 3 attend across to vision features; one image token stands for the image."""
     vision = MllamaVisionConfig(
         hidden_size=24,
         intermediate_size=48,

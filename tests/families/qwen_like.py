@@ -1,4 +1,4 @@
-"""Families that take a picture of any size as flat patches, `image_grid_thw` beside them."""
+"""Families that take an image of any size as flat patches, `image_grid_thw` beside them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def exaone4_5() -> Built:
 
 @family()
 def hunyuan_vl() -> Built:
-    """Newline tokens end the rows, and a token stands at each end of the picture."""
+    """Newline tokens end the rows, and a token stands at each end of the image."""
     small, inputs = _typed(_grid("hunyuan_vl", patch=(48,), text=_MROPE, vision={"max_image_size": 64, "img_max_token_num": 64}))
     tokens = torch.tensor([[1, 5, *[IMAGE] * 10, 7, 8, 9]])
     return small, {**inputs, "input_ids": tokens, "mm_token_type_ids": (tokens == IMAGE).int()}

@@ -1,4 +1,4 @@
-"""Families that resample, shuffle or quantise the picture on its way into the sequence."""
+"""Families that resample, shuffle or quantise the image on its way into the sequence."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def llama4() -> Built:
 
 @family()
 def chameleon() -> Built:
-    """The picture becomes words of the vocabulary, which the model looks up as any other."""
+    """The image becomes words of the vocabulary, which the model looks up as any other."""
     words = {f"IMGIMG{ascii_uppercase[code // 10]}{ascii_uppercase[code % 10]}Z": 100 + code for code in range(16)}
     quantised = {**_CONVOLUTIONS, "num_embeddings": 16, "resolution": 16, "attn_resolutions": None}
     config = tiny(hf.ChameleonConfig, vq_config=quantised, vocabulary_map={**words, "<image>": IMAGE})
@@ -89,7 +89,7 @@ def blip_2() -> Built:
 
 @family()
 def instructblip() -> Built:
-    """The Q-Former reads the question beside the picture."""
+    """The Q-Former reads the question beside the image."""
     text = hf.LlamaConfig(**TEXT)
     config = tiny(hf.InstructBlipConfig, qformer_config=_QFORMER, text_config=text, num_query_tokens=4)
     question = torch.tensor([[7, 8, 9]])

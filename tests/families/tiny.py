@@ -1,4 +1,4 @@
-"""What the tiny models share: sizes, token ids, pictures, and a way to make any configuration small."""
+"""What the tiny models share: sizes, token ids, images, and a way to make any configuration small."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def ids(images: int) -> torch.Tensor:
 
 
 def pixels(*leading: int, size: int = 28) -> torch.Tensor:
-    """A picture of noise: (*leading, 3, size, size)."""
+    """An image of noise: (*leading, 3, size, size)."""
     return noise(*leading, 3, size, size)
 
 

@@ -88,7 +88,7 @@ def diffusion_gemma() -> Built:
 
 @family()
 def emu3() -> Built:
-    """The picture becomes words of the vocabulary, an end-of-line word after each row."""
+    """The image becomes words of the vocabulary, an end-of-line word after each row."""
     quantised = {"codebook_size": 16, "embed_dim": 4, "latent_channels": 4, "base_channels": 32, "channel_multiplier": (1, 1, 1)}
     words = {f"<|visual token {code:06d}|>": 100 + code for code in range(16)}
     vocabulary = {**words, "<|extra_200|>": 149, "<image>": IMAGE}

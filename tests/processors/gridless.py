@@ -1,4 +1,4 @@
-"""Processors of the families whose image tokens lie nowhere on the picture."""
+"""Processors of the families whose image tokens lie nowhere on the image."""
 
 from __future__ import annotations
 

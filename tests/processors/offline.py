@@ -25,7 +25,7 @@ def listed(build: Callable[..., Pair]) -> Callable[..., Pair]:
 
 
 def template(image: str) -> str:
-    """A chat template that writes this for a picture, and every text as it is."""
+    """A chat template that writes this for an image, and every text as it is."""
     return (
         "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{% if c['type'] == 'image' %}"
         + image

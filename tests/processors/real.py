@@ -22,7 +22,7 @@ def siglip(layers: int = 3) -> hf.SiglipVisionConfig:
 
 
 def llava(strategy: str, tower: Any = None, beside: int = 0) -> Pair:
-    """LLaVA-Interleave: SigLIP, the whole picture as one square; or with another tower, which has so many tokens beside its patches."""
+    """LLaVA-Interleave: SigLIP, the whole image as one square; or with another tower, which has so many tokens beside its patches."""
     words, vision = tokenizer(), tower or siglip()
     processor = hf.LlavaProcessor(
         hf.SiglipImageProcessor(size={"height": vision.image_size, "width": vision.image_size}),

@@ -1,4 +1,4 @@
-"""Processors that cut a picture into tiles."""
+"""Processors that cut an image into tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processors that show a picture once."""
+"""Processors that show an image once."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def fast_vlm() -> Pair:
 
 @listed
 def got_ocr2() -> Pair:
-    """The processor always asks for 256 tokens a picture."""
+    """The processor always asks for 256 tokens an image."""
     words = tokenizer("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>")
     processor = hf.GotOcr2Processor(hf.GotOcr2ImageProcessor(size={"height": 128, "width": 128}), words)
     tower = {"image_size": 128, "patch_size": 2, "window_size": 8, "global_attn_indexes": []}

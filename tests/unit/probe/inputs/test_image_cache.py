@@ -1,4 +1,4 @@
-"""A picture is prepared once for each image processor, set of images and set of options, and never given to another model."""
+"""An image is prepared once for each image processor, set of images and set of options, and never given to another model."""
 
 from __future__ import annotations
 
@@ -110,24 +110,24 @@ def opened(**options: Any) -> probe.Probe:
 
 
 @pytest.mark.parametrize("options", [{}, {"resize": "stretch", "tiles": False}])
-def test_pictures_of_another_model_are_prepared_anew(options: dict[str, Any], wide_image: Image.Image) -> None:
+def test_images_of_another_model_are_prepared_anew(options: dict[str, Any], wide_image: Image.Image) -> None:
     one, other = opened(**options), opened(**options)
     other.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     expected = other.encode(wide_image, "Is there a cat?").inputs["pixel_values"]
-    pictures = one.prepare(wide_image)
-    one.encode(pictures, "Is there a cat?")
-    assert torch.equal(other.encode(pictures, "Is there a cat?").inputs["pixel_values"], expected)
-    with other.open(pictures) as session:
+    prepared = one.prepare(wide_image)
+    one.encode(prepared, "Is there a cat?")
+    assert torch.equal(other.encode(prepared, "Is there a cat?").inputs["pixel_values"], expected)
+    with other.open(prepared) as session:
         assert torch.equal(session.answer(["Is there a cat?"], ["No."])[0].inputs["pixel_values"], expected)
-    assert not torch.equal(one.encode(pictures, "Is there a cat?").inputs["pixel_values"], expected)
+    assert not torch.equal(one.encode(prepared, "Is there a cat?").inputs["pixel_values"], expected)
 
 
-def test_pictures_can_be_shown_copied_and_sent(wide_image: Image.Image) -> None:
+def test_images_can_be_shown_copied_and_sent(wide_image: Image.Image) -> None:
     model = opened()
-    pictures = model.prepare(wide_image)
-    expected = model.encode(pictures, "Is there a cat?").inputs["pixel_values"]
-    assert repr(pictures).startswith("PreparedImages(images=")
-    for sent in (copy.deepcopy(pictures), pickle.loads(pickle.dumps(pictures))):
+    prepared = model.prepare(wide_image)
+    expected = model.encode(prepared, "Is there a cat?").inputs["pixel_values"]
+    assert repr(prepared).startswith("PreparedImages(images=")
+    for sent in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
         assert torch.equal(model.encode(sent, "Is there a cat?").inputs["pixel_values"], expected)
 
 

@@ -1,4 +1,4 @@
-"""Every picture comes in upright, RGB and 8 bit, or with an error that says what is wrong."""
+"""Every image comes in upright, RGB and 8 bit, or with an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def test_numbers_that_are_no_brightness_are_refused(mode: str, value: float, mes
 
 
 def test_a_palette_png_shows_its_colours(tmp_path: Path) -> None:
-    picture = Image.new("P", (2, 2), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    picture.save(tmp_path / "a.png")
+    paletted = Image.new("P", (2, 2), 1)
+    paletted.putpalette([0, 0, 0, 10, 20, 30])
+    paletted.save(tmp_path / "a.png")
     assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (10, 20, 30)
 
 
-def test_one_pixel_and_very_wide_pictures_are_pictures() -> None:
+def test_one_pixel_and_very_wide_images_are_images() -> None:
     assert open_image(Image.new("RGB", (1, 1))).size == (1, 1)
     assert resize_directly(open_image(Image.new("L", (20000, 3))), (8, 8)).size == (8, 8)
 
@@ -113,12 +113,12 @@ def test_arrays_of_either_layout_come_in() -> None:
         (np.zeros((2, 2, 3), dtype=np.int64), "uint8"),
     ],
 )
-def test_arrays_that_are_no_picture_are_refused(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_no_image_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         open_image(array)
 
 
-def test_files_that_are_no_picture_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_image_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No image file"):
         open_image(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="is a folder"):
@@ -165,7 +165,7 @@ def test_a_name_that_is_no_utf8_is_opened(tmp_path: Path) -> None:
         open_image(path.replace("\udce9", "\udce8"))
 
 
-def test_a_wide_picture_is_resized_not_cropped() -> None:
+def test_a_wide_image_is_resized_not_cropped() -> None:
     halves = Image.new("RGB", (200, 100), "red")
     halves.paste("blue", (100, 0, 200, 100))
     small = resize_directly(halves, (8, 8))
@@ -178,15 +178,15 @@ def test_pixels_are_normalised_per_channel() -> None:
     assert torch.allclose(pixels[:, 0, 0], torch.tensor([1.0, -2.0, 0.2]))
 
 
-def test_a_file_that_is_read_for_its_bytes_gives_the_same_picture(tmp_path: Path) -> None:
+def test_a_file_that_is_read_for_its_bytes_gives_the_same_image(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(path, exif=exif)
-    picture, content = read_image(path)
+    image, content = read_image(path)
     assert content == path.read_bytes()
-    np.testing.assert_array_equal(np.asarray(picture), np.asarray(open_image(path)))
-    np.testing.assert_array_equal(np.asarray(open_image(picture)), np.asarray(picture))  # not turned a second time
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(open_image(path)))
+    np.testing.assert_array_equal(np.asarray(open_image(image)), np.asarray(image))  # not turned a second time
 
 
 @pytest.mark.parametrize("content", [None, b"not a picture", b"", "cut"])

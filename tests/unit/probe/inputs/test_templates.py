@@ -16,21 +16,21 @@ def model() -> probe.Probe:
     return probe.load(model=hf, processor=processor)
 
 
-PICTURE = Image.new("RGB", (40, 40))
+BLANK = Image.new("RGB", (40, 40))
 
 
 @pytest.mark.parametrize("template", [None, "vicuna_v1"])
 def test_a_special_token_may_be_asked_about_and_an_image_token_may_not(model: probe.Probe, template: str | None) -> None:
-    assert 2 in model.encode(PICTURE, "Is there a </s> in it?", template=template).tokens.ids
+    assert 2 in model.encode(BLANK, "Is there a </s> in it?", template=template).tokens.ids
     with pytest.raises(TemplateError, match="holds the image token '<image>'"):
-        model.encode(PICTURE, "Is there an <image> in it?", template=template)
+        model.encode(BLANK, "Is there an <image> in it?", template=template)
 
 
 def test_half_of_a_surrogate_pair_is_refused(model: probe.Probe) -> None:
     with pytest.raises(TemplateError, match="holds a lone surrogate"):
-        model.encode(PICTURE, "cat\udce9")
+        model.encode(BLANK, "cat\udce9")
 
 
 def test_a_raw_prompt_may_hold_special_tokens(model: probe.Probe) -> None:
-    raw = model.encode(PICTURE, "<image> a cat.</s> a dog", chat=False)
+    raw = model.encode(BLANK, "<image> a cat.</s> a dog", chat=False)
     assert raw.tokens.ids.count(2) == 1
