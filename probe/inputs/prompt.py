@@ -33,8 +33,8 @@ def build_prompt(
         template: a template by name or as text; None: the processor's own chat template.
 
     Raises:
-        TemplateError: no template, one that does not fit, another number of image tokens than images, or special tokens in the user's
-            words (a raw prompt may hold them).
+        TemplateError: no template, one that does not fit, another number of image tokens than images, or the image token in the user's
+            words.
     """
     token = image_token(processor)
     if not chat:

@@ -26,7 +26,7 @@ input, and what `probe` reads is compared with plain Hugging Face's tensors: the
   differs from the running kernel's by the order of sums. *Law 5*: the rows times the values against the running kernel's own output,
   relative to a head's largest value.
 - *Vision*: every state of the tower, against PyTorch hooks and the tower's own `hidden_states`. The last one is what the last block returns;
-  some towers have Hugging Face put their own output there, behind a norm or a merger.
+  some towers have Hugging Face put their own output there, after a norm or a merger.
 - *Projected*: the image tokens that the first block takes, against `get_image_features`.
 - *Grid*: whether a backbone says where image tokens lie on the image ([how to add one](backbones.md)); "none" where they lie nowhere.
 

@@ -1,4 +1,4 @@
-"""Families whose image tokens lie nowhere on the image: they say why, and fold the states of their towers."""
+"""Families whose image tokens correspond to no cells of the image: they say why, and fold the states of their towers."""
 
 from __future__ import annotations
 

@@ -164,10 +164,10 @@ TOWERS: dict[str, tuple[Any, int]] = {
 @pytest.mark.parametrize("strategy", ["full", "default"])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_class_and_register_tokens_are_counted_where_the_tower_has_them(tower: str, strategy: str, options: dict[str, Any]) -> None:
-    config, beside = TOWERS[tower]
-    report = probe.verify(opened(real.llava(strategy, config, beside), **options), blocks((96, 160), 0))
+    config, extra = TOWERS[tower]
+    report = probe.verify(opened(real.llava(strategy, config, extra), **options), blocks((96, 160), 0))
     assert report.passed, str(report)
-    assert report.checks[-1].what == ("Grid 'image', 3 x 4" if (beside, strategy) == (0, "default") else "Grid 'image', 4 x 4")
+    assert report.checks[-1].what == ("Grid 'image', 3 x 4" if (extra, strategy) == (0, "default") else "Grid 'image', 4 x 4")
 
 
 @pytest.mark.parametrize("name", UNEVEN)

@@ -105,7 +105,7 @@ def step3p7() -> Built:
 
 @family()
 def aria() -> Built:
-    """Queries read the tower; experts behind each block."""
+    """Queries read the tower; experts after each block."""
     text = {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}
     config: dict[str, Any] = {"text_config": text, "projector_patch_to_query_dict": {16: 4}}
     return model("aria", **config), {"input_ids": ids(4), "pixel_values": pixels(1)}

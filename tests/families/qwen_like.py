@@ -120,7 +120,7 @@ def exaone4_5() -> Built:
 
 @family()
 def hunyuan_vl() -> Built:
-    """Newline tokens end the rows, and a token stands at each end of the image."""
+    """Newline tokens end the rows, and a token marks each end of the image."""
     small, inputs = _typed(_grid("hunyuan_vl", patch=(48,), text=_MROPE, vision={"max_image_size": 64, "img_max_token_num": 64}))
     tokens = torch.tensor([[1, 5, *[IMAGE] * 10, 7, 8, 9]])
     return small, {**inputs, "input_ids": tokens, "mm_token_type_ids": (tokens == IMAGE).int()}
@@ -133,7 +133,7 @@ def hyperclovax_vision_v2() -> Built:
 
 @family()
 def inkling2() -> Built:
-    """Convolutions and a learned relative position beside each block's attention."""
+    """Convolutions and a learned relative position in addition to each block's attention."""
     text = {"rel_extent": 16, "d_rel": 4, "sliding_window_size": 6, "layer_types": ["hybrid_sliding", "hybrid"] * 2}
     sliding = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "n_layers_per_attn_res_block": 2}
     vision = {"posemb_grid_size": 4, "projection_hidden_dim": 32}

@@ -23,7 +23,7 @@ def idefics2() -> Built:
 
 @family()
 def perception_lm() -> Built:
-    """The timm tower's place is taken by a CLIP tower, whose last states look the same."""
+    """A CLIP tower replaces the timm tower; its last states look the same."""
     vision = hf.CLIPVisionConfig(**VISION, model_args={"embed_dim": 24})
     config = tiny(hf.PerceptionLMConfig, vision_config=vision, projector_pooling_ratio=2)
     return hf.PerceptionLMForConditionalGeneration(config), {"input_ids": ids(4), "pixel_values": pixels(1, 1)}
@@ -39,7 +39,7 @@ def janus() -> Built:
 
 @family()
 def fast_vlm() -> Built:
-    """The timm tower's place is taken by a ResNet, whose last states (batch, feature, row, col) look the same."""
+    """A ResNet replaces the timm tower; its last states (batch, feature, row, col) look the same."""
     vision = hf.ResNetConfig(embedding_size=8, hidden_sizes=[12, 24], depths=[1, 1], layer_type="basic", hidden_size=24)
     config = tiny(hf.FastVlmConfig, vision_config=vision)
     return hf.FastVlmForConditionalGeneration(config), {"input_ids": ids(16), "pixel_values": pixels(1, size=32)}
@@ -89,7 +89,7 @@ def blip_2() -> Built:
 
 @family()
 def instructblip() -> Built:
-    """The Q-Former reads the question beside the image."""
+    """The Q-Former reads the question with the image."""
     text = hf.LlamaConfig(**TEXT)
     config = tiny(hf.InstructBlipConfig, qformer_config=_QFORMER, text_config=text, num_query_tokens=4)
     question = torch.tensor([[7, 8, 9]])

@@ -105,7 +105,7 @@ def fuyu() -> Built:
 
 @family()
 def inkling_mm_model() -> Built:
-    """No attention in the tower: each patch is folded into one token. Relative positions beside each block's attention."""
+    """No attention in the tower: each patch is folded into one token. Relative positions in addition to each block's attention."""
     text = {"rel_extent": 16, "d_rel": 4, "sliding_window_size": 6, "layer_types": ["hybrid_sliding", "hybrid"] * 2, "n_shared_experts": 1}
     sliding = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "logits_mup_width_multiplier": 1.0}
     small = model(
@@ -116,7 +116,7 @@ def inkling_mm_model() -> Built:
 
 @family()
 def molmo2() -> Built:
-    """Each token attends to the four patches that it stands for."""
+    """Each token attends to its own four patches."""
     vision = {"image_size": [28, 28], "head_dim": 12}
     adapter = {"vision_feature_layer": [2, 1], "hidden_size": 24, "head_dim": 12, "text_hidden_size": 32, "num_attention_heads": 2}
     small = model(
@@ -144,7 +144,7 @@ def nemotron_h_omni() -> Built:
 
 
 def _minicpm(name: str, tokens: int) -> Built:
-    """A window merger inside the tower, a merger behind it."""
+    """A window merger inside the tower, a merger after it."""
     small = model(name, vision_config={"image_size": 28, "insert_layer_id": 1}, insert_layer_id=1)
     inputs = {"input_ids": ids(tokens), "pixel_values": noise(1, 3, 7, 112), "target_sizes": torch.tensor([[4, 4]])}
     return small, {**inputs, "mm_token_type_ids": (ids(tokens) == IMAGE).int()} if name == "minicpmv4_7" else inputs

@@ -1,4 +1,4 @@
-"""Processors of the families whose image tokens lie nowhere on the image."""
+"""Processors of the families whose image tokens correspond to no cells of the image."""
 
 from __future__ import annotations
 

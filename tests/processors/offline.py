@@ -35,10 +35,10 @@ def template(image: str) -> str:
 
 def tokenizer(*tokens: str, **named: str) -> Any:
     """Mistral-7B's vocabulary with more special tokens; the named ones become attributes too, as `tokenizer.boi_token`."""
-    made = copy.deepcopy(zoo.tokenizer())
-    made.add_special_tokens({"additional_special_tokens": [*tokens, *named.values()]}, replace_extra_special_tokens=False)
-    made._set_model_specific_special_tokens(named)
-    return made
+    built = copy.deepcopy(zoo.tokenizer())
+    built.add_special_tokens({"additional_special_tokens": [*tokens, *named.values()]}, replace_extra_special_tokens=False)
+    built._set_model_specific_special_tokens(named)
+    return built
 
 
 def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:
@@ -62,13 +62,13 @@ def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:
     return _local(zoo.enliven(type(small)(config)))
 
 
-def _local(made: Any) -> Any:
+def _local(built: Any) -> Any:
     """A tower whose patches mix little, as a trained one's do: what changes in one cell then moves that cell's token most."""
-    for path in discover(made).vision_blocks:
-        block = made.get_submodule(path).named_modules()
+    for path in discover(built).vision_blocks:
+        block = built.get_submodule(path).named_modules()
         *_, output = (part for name, part in block if "att" in name and isinstance(part, torch.nn.Linear))
         output.weight.data *= 0.05
-    return made
+    return built
 
 
 def smoothed(part: torch.nn.Module) -> None:

@@ -21,15 +21,15 @@ def siglip(layers: int = 3) -> hf.SiglipVisionConfig:
     return hf.SiglipVisionConfig(**{**VISION, "image_size": EDGE, "patch_size": PATCH, "num_hidden_layers": layers})
 
 
-def llava(strategy: str, tower: Any = None, beside: int = 0) -> Pair:
-    """LLaVA-Interleave: SigLIP, the whole image as one square; or with another tower, which has so many tokens beside its patches."""
+def llava(strategy: str, tower: Any = None, extra: int = 0) -> Pair:
+    """LLaVA-Interleave: SigLIP, the whole image as one square; or with another tower, which has `extra` tokens before its patches."""
     words, vision = tokenizer(), tower or siglip()
     processor = hf.LlavaProcessor(
         hf.SiglipImageProcessor(size={"height": vision.image_size, "width": vision.image_size}),
         words,
         patch_size=vision.patch_size,
         vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=beside,
+        num_additional_image_tokens=extra,
         chat_template=template("<image>"),
     )
     ids = {"image_token_index": "<image>", "vision_feature_layer": -1, "vision_feature_select_strategy": strategy}

@@ -84,8 +84,8 @@ def _idefics3(name: str, images: Any, kind: str, tile: int) -> Pair:
     options = {"image_seq_len": 4, "chat_template": template("<image>")}
     if kind == "SmolVLM":
         options["video_processor"] = hf.SmolVLMVideoProcessor()
-    made = processor(images, words, **options)
-    return model(name, words, tile=tile, image_token_id="<image>"), made
+    built = processor(images, words, **options)
+    return model(name, words, tile=tile, image_token_id="<image>"), built
 
 
 @listed

@@ -125,9 +125,9 @@ def fast_vlm() -> Pair:
     words = tokenizer(image_token="<image>")
     images = hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor = hf.LlavaProcessor(images, words, patch_size=8, vision_feature_select_strategy="full", chat_template=template("<image>"))
-    made = model("fast_vlm", words, image_token_index="<image>")
-    smoothed(made.model.vision_tower)
-    return made, processor
+    built = model("fast_vlm", words, image_token_index="<image>")
+    smoothed(built.model.vision_tower)
+    return built, processor
 
 
 @listed
@@ -136,9 +136,9 @@ def got_ocr2() -> Pair:
     words = tokenizer("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>")
     processor = hf.GotOcr2Processor(hf.GotOcr2ImageProcessor(size={"height": 128, "width": 128}), words)
     tower = {"image_size": 128, "patch_size": 2, "window_size": 8, "global_attn_indexes": []}
-    made = model("got_ocr2", words, image_token_index="<imgpad>", vision_config=tower)
-    smoothed(made.model)
-    return made, processor
+    built = model("got_ocr2", words, image_token_index="<imgpad>", vision_config=tower)
+    smoothed(built.model)
+    return built, processor
 
 
 @listed
@@ -150,14 +150,14 @@ def chameleon() -> Pair:
     first, count = 1000, 16000
     codes = {"IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in f"{code:05}") + "Z": first + code for code in range(count)}
     named = {**codes, "<image>": words.convert_tokens_to_ids("<image>")}
-    made = model(
+    built = model(
         "chameleon",
         words,
         image_token_id="<image>",
         vocabulary_map=named,
         vq_config={"num_embeddings": count, "embed_dim": 4, "latent_channels": 4},
     )
-    vision, embedded = made.model.vqmodel, made.model.embed_tokens.weight.data
+    vision, embedded = built.model.vqmodel, built.model.embed_tokens.weight.data
     for name, part in vision.encoder.named_modules():
         if name.endswith("downsample.conv"):  # it looks at its cell and the beginning of the next one, which training can leave out
             part.weight.data = torch.nn.functional.pad(part.weight.data[:, :, :1, :1].expand(-1, -1, 2, 2), (0, 1, 0, 1)) / 2
@@ -170,4 +170,4 @@ def chameleon() -> Pair:
         seen = vision.quant_conv(vision.encoder(pixels(count // 16, size=16) / 2)).permute(0, 2, 3, 1).flatten(0, 2)
     vision.quantize.embedding.weight.data = seen.clone()
     embedded[first : first + count] = torch.nn.functional.pad(seen, (0, embedded.shape[1] - seen.shape[1]))
-    return made, processor
+    return built, processor

@@ -48,29 +48,29 @@ def grey(value: int) -> Image.Image:
 
 
 def test_equal_images_are_prepared_once(processor: Processor) -> None:
-    made = with_image_cache(processor, ImageCache())
-    first = made.image_processor([grey(1)])["pixel_values"]
-    assert made.image_processor([grey(1)])["pixel_values"] is first
-    assert made.image_processor(images=[grey(1)])["pixel_values"] is first
+    cached = with_image_cache(processor, ImageCache())
+    first = cached.image_processor([grey(1)])["pixel_values"]
+    assert cached.image_processor([grey(1)])["pixel_values"] is first
+    assert cached.image_processor(images=[grey(1)])["pixel_values"] is first
     assert processor.image_processor.calls == 1
 
 
 def test_other_images_and_other_options_are_prepared(processor: Processor) -> None:
-    made = with_image_cache(processor, ImageCache())
+    cached = with_image_cache(processor, ImageCache())
     results = [
-        made.image_processor([grey(1)]),
-        made.image_processor([grey(2)]),
-        made.image_processor([grey(1), grey(2)]),
-        made.image_processor([grey(1)], scale=2.0),
+        cached.image_processor([grey(1)]),
+        cached.image_processor([grey(2)]),
+        cached.image_processor([grey(1), grey(2)]),
+        cached.image_processor([grey(1)], scale=2.0),
     ]
     assert processor.image_processor.calls == 4
     assert [float(one["pixel_values"].sum()) for one in results] == [36, 72, 108, 72]
 
 
 def test_what_a_processor_takes_out_is_there_the_next_time(processor: Processor) -> None:
-    made = with_image_cache(processor, ImageCache())
+    cached = with_image_cache(processor, ImageCache())
     for _ in range(3):
-        assert made.image_processor([grey(1)]).pop("rows") == [1]
+        assert cached.image_processor([grey(1)]).pop("rows") == [1]
 
 
 def test_two_processors_share_nothing_but_the_memory() -> None:
@@ -82,14 +82,14 @@ def test_two_processors_share_nothing_but_the_memory() -> None:
 
 
 def test_all_else_is_the_image_processors_own(processor: Processor) -> None:
-    made = with_image_cache(processor, ImageCache())
-    assert made.image_processor.size == 7
+    cached = with_image_cache(processor, ImageCache())
+    assert cached.image_processor.size == 7
     array = np.zeros((3, 4, 3), dtype=np.uint8)
-    made.image_processor(array)
-    made.image_processor([grey(1)], 2.0)
-    made.image_processor([grey(1)], 2.0)
+    cached.image_processor(array)
+    cached.image_processor([grey(1)], 2.0)
+    cached.image_processor([grey(1)], 2.0)
     assert processor.image_processor.calls == 3
-    assert pickle.loads(pickle.dumps(copy.deepcopy(made))).image_processor.size == 7
+    assert pickle.loads(pickle.dumps(copy.deepcopy(cached))).image_processor.size == 7
     assert isinstance(processor.image_processor, Counting)
 
 

@@ -94,23 +94,23 @@ def test_cells_that_are_whole_patches_leave_nothing_out(grid: Grid) -> None:
 
 def expected(spans: list[tuple[float, float]], pixels: int) -> list[float]:
     """For each pixel the index of the row whose middle its centre is on, and what lies between two middles in proportion."""
-    found = []
+    coordinates = []
     for centre in (pixel + 0.5 for pixel in range(pixels)):
         cell = next((i for i, (start, end) in enumerate(spans) if start - 1e-9 <= centre <= end + 1e-9), None)
-        place = math.nan if cell is None else cell + (centre - sum(spans[cell]) / 2) / (spans[cell][1] - spans[cell][0])
-        found.append(min(max(place, 0), len(spans) - 1) if cell is not None else math.nan)
-    return found
+        coordinate = math.nan if cell is None else cell + (centre - sum(spans[cell]) / 2) / (spans[cell][1] - spans[cell][0])
+        coordinates.append(min(max(coordinate, 0), len(spans) - 1) if cell is not None else math.nan)
+    return coordinates
 
 
 @given(GRIDS)
 def test_a_map_in_pixels_has_each_cells_value_where_the_cell_lies(grid: Grid) -> None:
     down, across = (torch.tensor(expected(spans, pixels)) for spans, pixels in zip(edges(grid), grid.image_size, strict=True))
     rows, cols = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.cols), indexing="ij")
-    made = Activation(torch.stack([rows, cols]).float(), ("layer", "row", "col"), view=grid).to_pixels()
-    assert made.shape == {"layer": 2, "height": grid.image_size[0], "width": grid.image_size[1]}
+    pixels = Activation(torch.stack([rows, cols]).float(), ("layer", "row", "col"), view=grid).to_pixels()
+    assert pixels.shape == {"layer": 2, "height": grid.image_size[0], "width": grid.image_size[1]}
     wanted = torch.stack(torch.broadcast_tensors(down[:, None], across[None, :]))
     wanted = torch.where(wanted.isnan().any(0), torch.nan, wanted)
-    assert torch.allclose(made.data, wanted, atol=1e-3, equal_nan=True)
+    assert torch.allclose(pixels.data, wanted, atol=1e-3, equal_nan=True)
 
 
 @cache

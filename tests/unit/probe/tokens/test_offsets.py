@@ -52,11 +52,11 @@ def read(kind: str, ids: list[int]) -> TokenMap:
 
 def encoded(kind: str, text: str) -> tuple[TokenMap, list[tuple[int, int]]]:
     """A text's tokens, and the characters of the text that each was encoded from."""
-    made = TOKENIZERS[kind]()(text, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = list(made["offset_mapping"])
-    if made.tokens()[0] == "▁":
+    encoded = TOKENIZERS[kind]()(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = list(encoded["offset_mapping"])
+    if encoded.tokens()[0] == "▁":
         offsets[0] = (0, 0)  # a space that SentencePiece puts before a text, not one of its characters
-    return read(kind, made["input_ids"]), offsets
+    return read(kind, encoded["input_ids"]), offsets
 
 
 def decoded(kind: str, ids: tuple[int, ...]) -> str:

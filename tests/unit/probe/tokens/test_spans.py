@@ -14,7 +14,7 @@ IMAGE = 32000
 
 
 def answered(text: str, *, layout: ImageLayout | None = None, images: int = 4) -> TokenMap:
-    """A prompt of a few image tokens and a question, with an answer behind it."""
+    """A prompt of a few image tokens and a question, with an answer after it."""
     tokenizer = zoo.tokenizer()
     prompt = "USER: <image>\nIs there a cat? ASSISTANT:"
     ids = tokenizer(prompt.replace("<image>", "<image>" * images))["input_ids"]
@@ -128,6 +128,6 @@ def test_the_law_of_layout_is_checked_where_the_image_is_used() -> None:
 
 def test_an_answer_is_tokenised_in_its_context() -> None:
     tokenizer = zoo.tokenizer()
-    behind = suffix_ids(tokenizer, "[INST] hi [/INST]", "yes")
-    assert tokenizer.convert_ids_to_tokens(list(behind)) == ["▁yes"]
-    assert suffix_ids(tokenizer, "[INST] hi [/INST]", " yes") == behind
+    after = suffix_ids(tokenizer, "[INST] hi [/INST]", "yes")
+    assert tokenizer.convert_ids_to_tokens(list(after)) == ["▁yes"]
+    assert suffix_ids(tokenizer, "[INST] hi [/INST]", " yes") == after
