@@ -18,4 +18,4 @@ class Chameleon(DiscreteImages):
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         box = processed_box(image.image_processor, image.size)
-        return ImageLayout((square_grid(round(image.processor.image_seq_length**0.5), image.size, box=box),))
+        return ImageLayout((square_grid(image.tokens_per_side, image.size, box=box),))

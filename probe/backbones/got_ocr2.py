@@ -37,6 +37,3 @@ class GotOcr2(InternVL):
         processor = image.processor
         options = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs)["images_kwargs"]
         return self.best_canvas(image, options["min_patches"], options["max_patches"]) if options["crop_to_patches"] else (1, 1)
-
-    def tokens_across_tile(self, image: ProcessedImage) -> int:
-        return round(image.processor.num_image_tokens**0.5)

@@ -17,6 +17,3 @@ class Idefics3(TiledLayout):
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:
         _, rows, cols = image.image_processor.get_number_of_image_patches(*image.size, {})
         return rows, cols
-
-    def tokens_across_tile(self, image: ProcessedImage) -> int:
-        return round(image.processor.image_seq_len**0.5)

@@ -14,7 +14,7 @@ class Janus(SquareTower):
     """The longer edge fills the square."""
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
-        side = round(image.processor.num_image_tokens**0.5)
+        side = image.tokens_per_side
         return ImageLayout((square_grid(side, image.size, covered=covered_share(image, side), box=_padded_square(image)),))
 
 

@@ -40,6 +40,12 @@ class ProcessedImage:
         return self.processor.image_processor
 
     @property
+    def tokens_per_side(self) -> int:
+        """Image tokens across one square of them, from the number of tokens that the processor writes for each square."""
+        names = ("image_seq_length", "image_seq_len", "num_image_tokens")  # families differ
+        return round(next(getattr(self.processor, name) for name in names if hasattr(self.processor, name)) ** 0.5)
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of what the vision tower gets: the last two axes of `pixel_values`."""
         height, width = self.inputs["pixel_values"].shape[-2:]

@@ -179,7 +179,7 @@ def _to_rgb(image: Image.Image, named: str) -> Image.Image:
         named: how an error names the image.
     """
     if 0 in image.size:
-        raise ImageError(f"An image of {image.height} x {image.width} pixels has nothing to look at.")
+        raise ImageError(f"An image of {image.height} x {image.width} pixels is empty. Pass one with pixels.")
     try:
         image.load()
         transposition = _UPRIGHT.get(_orientation(image))

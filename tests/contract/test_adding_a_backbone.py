@@ -24,7 +24,7 @@ class DeepseekVL(SquareTower):
 
     def layout(self, image: ProcessedImage) -> probe.ImageLayout:
         height, width = image.size
-        side, longest = round(image.processor.num_image_tokens**0.5), max(image.size)
+        side, longest = image.tokens_per_side, max(image.size)
         left, top = (longest - width) / 2, (longest - height) / 2
         box = (-left, -top, width + left, height + top)  # of the padded square, in pixels of the original image
         return probe.ImageLayout((probe.Grid.whole(side, side, image.size, box=box),))

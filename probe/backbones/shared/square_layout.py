@@ -8,10 +8,10 @@ from probe.tokens.layout import Box, Grid, ImageLayout, whole_box
 
 
 class SquareLayout(SquareTower):
-    """As many image tokens as the processor's `image_seq_length`: one for each patch of the tower, or for each square of patches."""
+    """One image token for each patch of the tower, or for each square of patches that is pooled into one."""
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
-        side = round(image.processor.image_seq_length**0.5)
+        side = image.tokens_per_side
         return ImageLayout((square_grid(side, image.size, covered=covered_share(image, side)),))
 
 

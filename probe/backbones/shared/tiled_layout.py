@@ -27,7 +27,7 @@ class TiledLayout(SquareTower):
 
     def tokens_across_tile(self, image: ProcessedImage) -> int:
         """Image tokens across one tile."""
-        return round(image.processor.image_seq_length**0.5)
+        return image.tokens_per_side
 
     def canvas_box(self, image: ProcessedImage) -> Box:
         """What the canvas covers, in pixels of the original image; it reaches past the image where the canvas is padded."""
