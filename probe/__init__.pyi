@@ -1,7 +1,8 @@
 from . import errors as errors
 from . import views as views
 from .backbones.base import Backbone as Backbone
-from .backbones.base import register as register
+from .backbones.processed_image import ProcessedImage as ProcessedImage
+from .backbones.registry import register as register
 from .errors import ProbeError as ProbeError
 from .inputs.encoding import Answer as Answer
 from .inputs.encoding import Encoding as Encoding

@@ -35,7 +35,7 @@ def read_prefix(runtime: Runtime, encoding: Encoding, keep: Sequence[Read]) -> P
     length = image.positions[-1] + 1
     inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
-    tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans, _texts={})
+    tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans)
     prefix = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(runtime.model))
     plan = runtime.resolve([part for read in keep if (part := _within(read, spans)) is not None], (tokens,))
     _run_prefix(runtime, prefix, plan, prefix.cache)
