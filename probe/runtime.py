@@ -17,7 +17,8 @@ from probe.errors import InvalidRead, LoadError, NotFinite
 from probe.inputs.encoding import Encoding
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, image_spans
-from probe.tracing.engine import Captured, Engine
+from probe.tracing.capture import Captured
+from probe.tracing.engine import Engine
 from probe.tracing.finite import advice
 from probe.tracing.modules import Modules, discover
 from probe.tracing.reads import Read

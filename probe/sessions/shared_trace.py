@@ -16,7 +16,7 @@ from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations
 from probe.sessions.prefix import Prefix
 from probe.tokens.spans import Span, TokenMap
-from probe.tracing.engine import Captured
+from probe.tracing.capture import Captured
 from probe.tracing.hooks import ModelState
 from probe.tracing.reads import Hidden, Projected, Read, Vision
 from probe.tracing.resolving import Indices, ReadPlan, SequenceSlot

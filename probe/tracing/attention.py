@@ -1,15 +1,15 @@
 """Exact attention rows from the queries and keys that the running kernel used.
 
-Whatever the kernel, Hugging Face hands it queries and keys after rotary embedding, normalisation and cache. A few rows of their softmax
-cost far less than the whole matrix, and need no eager attention.
+Hugging Face passes every kernel the queries and keys after rotary embedding, normalisation and cache. A few rows of their softmax cost
+far less than the whole matrix, and need no eager attention.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor
 from probe.errors import NotFinite, UnmodelledAttention, WrongRows
 
 _KNOWN = frozenset({"scaling", "softcap", "is_causal", "sliding_window", "position_bias", "sinks", "s_aux"})
-# What the kernels read for themselves, or ignore; none of it changes the weights at inference.
+# Arguments that do not change the attention weights at inference.
 _HARMLESS = frozenset(
     {
         "dropout",
@@ -38,9 +38,10 @@ _HARMLESS = frozenset(
 )
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-"""Largest difference between rows @ values and the kernel's own output, relative to the largest output of the same head: a kernel may round
-its scores, weights and output to the model's dtype, where our rows stay in float32 (in float64 for a float64 model, where Hugging Face's
-eager softmax is float32 still)."""
+"""Largest difference between rows @ values and the kernel's own output, relative to the largest output of the same head.
+
+A kernel may round its scores, weights and output to the model's dtype. Our rows stay in float32 (float64 for a float64 model, whose eager
+softmax in Hugging Face is float32 nevertheless)."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,13 @@ class AttentionCall:
     Attributes:
         query: (batch, head, query, feature), after rotary embedding and normalisation.
         key, value: (batch, key-value head, key, feature), cache included.
-        mask: what the kernel was given: None, boolean (True: attend), additive, or (batch, key) padding.
-        arguments: the call's keyword arguments.
-        is_causal: the module's own flag, which a kernel falls back on without a mask.
+        mask: as the kernel gets it: None, boolean (True: attend), additive, or (batch, key) padding.
+        scaling: factor of the scores.
+        softcap: bound of the scores, which are squashed by tanh; None: no bound.
+        bias: added to the scores, (batch, head, query, key).
+        sink: one more score for each row, (head) or (batch, head, query, 1), which takes its share of the softmax.
+        window: how many keys back a query attends to without a mask; None: all.
+        is_causal: whether the kernel applies causal masking without a mask.
         where: the module, for messages.
     """
 
@@ -60,33 +65,37 @@ class AttentionCall:
     key: Tensor
     value: Tensor
     mask: Tensor | None
-    arguments: Mapping[str, Any]
+    scaling: float
+    softcap: float | None
+    bias: Tensor | None
+    sink: Tensor | None
+    window: int | None
     is_causal: bool
     where: str
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many queries, and how many keys."""
+        """Numbers of queries and of keys."""
         return self.query.shape[2], self.key.shape[2]
 
     @property
     def device(self) -> torch.device:
-        """Where the queries are."""
+        """Device of the queries."""
         return self.query.device
 
     @classmethod
-    def from_inputs(cls, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], where: str) -> AttentionCall:
-        """The call as Hugging Face's attention interface makes it: (module, query, key, value, mask, **arguments).
+    def from_inputs(cls, inputs: tuple[Sequence[object], Mapping[str, object]], where: str) -> AttentionCall:
+        """The call, from the arguments of Hugging Face's attention interface: (module, query, key, value, mask, **arguments).
 
         Raises:
-            UnmodelledAttention: an argument that changes the weights in a way that our rows do not follow.
+            UnmodelledAttention: an argument that changes the weights in a way that our rows do not account for.
         """
         (module, query, key, value, *rest), keywords = inputs
         arguments = dict(keywords)
         mask = rest[0] if rest else arguments.pop("attention_mask", None)
         arguments = {name: argument for name, argument in arguments.items() if argument is not None and name not in _HARMLESS}
         if isinstance(mask, Tensor):
-            # The keys that an indexer chose: in the mask already, and named besides for a kernel that takes no mask.
+            # The keys that an indexer chose are masked already; a kernel without masks gets them in this argument, too.
             arguments.pop("block_indices", None)
         unknown = sorted(set(arguments) - _KNOWN)
         if unknown or not (mask is None or isinstance(mask, Tensor)):
@@ -95,30 +104,43 @@ class AttentionCall:
                 f"{where} calls its attention with {what}, which our attention rows do not account for. Hidden states can be read; "
                 "for the rows, load the model with attn_implementation='eager' and output_attentions in Hugging Face itself."
             )
-        return cls(query, key, value, mask, arguments, bool(arguments.get("is_causal", getattr(module, "is_causal", True))), where)
+        queries = cast(Tensor, query)
+        return cls(
+            query=queries,
+            key=cast(Tensor, key),
+            value=cast(Tensor, value),
+            mask=mask,
+            scaling=float(cast(float, arguments.get("scaling", queries.shape[-1] ** -0.5))),
+            softcap=cast("float | None", arguments.get("softcap")),
+            bias=cast("Tensor | None", arguments.get("position_bias")),
+            sink=cast("Tensor | None", arguments.get("s_aux", arguments.get("sinks"))),
+            window=cast("int | None", arguments.get("sliding_window")),
+            is_causal=bool(arguments.get("is_causal", getattr(module, "is_causal", True))),
+            where=where,
+        )
 
     def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
-        """softmax(scale * q k^T + bias + mask) of selected query positions: `attentions[layer][batch][:, positions]`, float32 (float64 of
-        float64). Under an attention sink, which takes a share of the softmax, a row sums to less than 1.
+        """Rows of softmax(scale * q k^T + bias + mask): `attentions[layer][batch][:, positions]`.
 
         Args:
-            positions: columns of the query axis.
+            positions: query-axis indices.
+
+        Returns:
+            float32 (float64 of a float64 model). Under an attention sink, which takes a share of the softmax, a row sums to less than 1.
         """
         query = self._wide(self.query[batch].index_select(1, positions))
         groups = query.shape[0] // self.key.shape[1]
         key = self._wide(self.key[batch]).repeat_interleave(groups, dim=0)
-        scores = query @ key.transpose(1, 2) * float(self.arguments.get("scaling", query.shape[-1] ** -0.5))
-        softcap = self.arguments.get("softcap")
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        bias = self.arguments.get("position_bias")
-        if bias is not None:
-            scores = scores + self._wide(bias[batch % bias.shape[0]].index_select(1, positions)[..., : scores.shape[-1]])
+        scores = query @ key.transpose(1, 2) * self.scaling
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.bias is not None:
+            scores = scores + self._wide(self.bias[batch % self.bias.shape[0]].index_select(1, positions)[..., : scores.shape[-1]])
         return self._softmax(self._masked(scores, batch, positions), batch, positions)
 
     def _softmax(self, scores: Tensor, batch: int, positions: Tensor) -> Tensor:
-        """Over the keys, and over a sink: one more score of each row, (head) or (batch, head, query, 1), whose value is zero."""
-        sink = self.arguments.get("s_aux", self.arguments.get("sinks"))
+        """Softmax over the keys and, where there is one, the sink, whose column is then left out."""
+        sink = self.sink
         if sink is None:
             return torch.softmax(scores, dim=-1)
         column = sink[:, None, None].expand(-1, len(positions), 1) if sink.ndim == 1 else sink[batch].index_select(1, positions)
@@ -132,23 +154,22 @@ class AttentionCall:
             scores = scores.masked_fill(~self.mask[batch].bool(), -torch.inf)
         queries, keys = self.query.shape[2], self.key.shape[2]
         if self.is_causal and queries > 1:
-            # Without a mask the kernel is causal by itself, the queries being the last of the keys.
+            # Without a mask the kernel applies causal masking, with the queries aligned to the last keys.
             allowed = torch.arange(keys, device=scores.device)[None] <= positions[:, None] + (keys - queries)
             scores = scores.masked_fill(~allowed, -torch.inf)
-            window = self.arguments.get("sliding_window")
-            if window is not None:
-                near = torch.arange(keys, device=scores.device)[None] > positions[:, None] + (keys - queries) - window
+            if self.window is not None:
+                near = torch.arange(keys, device=scores.device)[None] > positions[:, None] + (keys - queries) - self.window
                 scores = scores.masked_fill(~near, -torch.inf)
         return scores
 
-    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: Any) -> float:
-        """Law 5: rows @ values must be the call's own output. Returns the largest difference, relative to its head's largest output.
+    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: object) -> float:
+        """Largest difference of rows @ values from the call's own output, relative to the largest output of the same head.
 
         Raises:
-            WrongRows: they are not.
+            WrongRows: larger than `TOLERANCE`.
             NotFinite: the rows or the values are not finite.
         """
-        theirs = self._wide((output[0] if isinstance(output, tuple) else output)[batch].index_select(0, positions))
+        theirs = self._wide(first_tensor(output)[batch].index_select(0, positions))
         value = self._wide(self.value[batch]).repeat_interleave(rows.shape[0] // self.value.shape[1], dim=0)
         ours = (rows @ value).transpose(0, 1)
         theirs = theirs.reshape(ours.shape)
@@ -169,7 +190,7 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """Attention weights that a module computes by itself and returns, whatever the kernel.
+    """Attention weights of a module that computes and returns them itself, without the attention interface.
 
     Attributes:
         weights: (batch, head, query, key).
@@ -181,20 +202,20 @@ class AttentionWeights:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many queries, and how many keys."""
+        """Numbers of queries and of keys."""
         return self.weights.shape[2], self.weights.shape[3]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.weights.device
 
     @classmethod
-    def from_output(cls, output: Any, where: str) -> AttentionWeights:
-        """What a module returns beside its output.
+    def from_output(cls, output: object, where: str) -> AttentionWeights:
+        """The attention weights among a module's outputs.
 
         Raises:
-            UnmodelledAttention: it returns no weights, and calls no attention function whose queries and keys we could take.
+            UnmodelledAttention: there are none, and the module does not call the attention interface, either.
         """
         returned = output if isinstance(output, tuple) else (output,)
         weights = next((value for value in returned if isinstance(value, Tensor) and value.ndim == 4), None)
@@ -210,15 +231,36 @@ class AttentionWeights:
         rows = self.weights[batch].index_select(1, positions)
         return rows if rows.dtype == torch.float64 else rows.float()
 
-    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: Any) -> float:
-        """That these are weights: how far the sum of a row is from 1.
+    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: object) -> float:
+        """Largest difference of a row's sum from 1.
 
         Raises:
-            WrongRows: they are not.
+            WrongRows: larger than `TOLERANCE`: these are no attention weights.
         """
         difference = float((rows.sum(-1) - 1).abs().max())
         if not difference <= TOLERANCE.get(self.weights.dtype, 1e-4):
             raise WrongRows(
-                f"{self.where} returns what we took for attention weights, but its rows sum to something {difference:.2g} from 1."
+                f"{self.where} returns a tensor that was taken for attention weights, but its rows sum to something {difference:.2g} from 1. "
+                "Its attention rows cannot be read; hidden states can be."
             )
         return difference
+
+
+@dataclass(frozen=True)
+class RunningAttention:
+    """An attention module during its forward.
+
+    Attributes:
+        call: the arguments of its attention call, or the weights that it returns.
+        kernel: name of the attention implementation.
+        output: returns the attention call's own output, for which the forward has to go on.
+    """
+
+    call: AttentionCall | AttentionWeights
+    kernel: str
+    output: Callable[[], object]
+
+
+def first_tensor(value: object) -> Tensor:
+    """The tensor that a module takes or returns: the value itself, or the first of several."""
+    return value if isinstance(value, Tensor) else cast(Sequence[Tensor], value)[0]

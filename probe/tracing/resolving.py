@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import TYPE_CHECKING, TypeVar
 
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.tokens.spans import TokenMap
-from probe.tracing.modules import Modules
-from probe.tracing.reads import Attention, Hidden, Layers, Logits, Position, Positions, Projected, Read, Vision, merge, places
+from probe.tracing.reads import Attention, Hidden, Layers, Logits, Position, Positions, Projected, Read, Vision, as_positions, check_read
+
+if TYPE_CHECKING:
+    from probe.tracing.modules import Modules
 
 Indices = tuple[int, ...]
 RowIndices = tuple[Indices, ...]
-"""For each row of the batch, positions counted from its first real token."""
+"""For each row of the batch, token indices counted from its first real token."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class AttentionSelection:
-    """Whose rows, which columns, heads kept or averaged: what identifies an attention read beside its layer."""
+    """The positions of an attention read's rows and columns, and whether its heads are kept or averaged."""
 
     query: tuple[Position, ...] | None
     key: tuple[Position, ...] | None
     heads: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReadPlan:
-    """What one forward has to give.
+    """What one forward has to capture.
 
     Attributes:
-        hidden: `hidden_states` index -> the places read there.
-        attention: decoder block -> the attention places read there.
+        hidden: `hidden_states` index -> positions that are read there.
+        attention: decoder block -> attention selections that are read there.
         vision: the tower's `hidden_states` indices.
-        logits: the places whose logits are read.
-        asked: the places of each read of hidden states, as they were asked for together.
+        logits: positions whose logits are read.
+        asked: the positions of each read of hidden states, as they were asked for together.
         asked_logits: likewise of logits.
-        asked_layers: for each place the layers at which hidden states were asked for; `Projected` reads layer 0 besides.
-        positions: every place of hidden states and logits, resolved.
-        queries, keys: every attention place, resolved; keys None for all.
+        asked_layers: position -> layers at which hidden states were asked for. (`Projected` reads layer 0, and is not counted.)
+        positions: position of hidden states or logits -> its token indices in each row.
+        queries, keys: attention selection -> the token indices of its rows and columns in each row of the batch.
     """
 
     hidden: dict[int, list[Position | None]] = field(default_factory=dict)
@@ -57,9 +63,9 @@ class SequenceSlot:
     """Where one sequence sits in the tensors of a forward.
 
     Attributes:
-        row: of the batch.
-        start: before which many tokens of its row its own begin.
-        shared: how many of its first positions are a prefix that was read before: they are the first keys, and have no states here.
+        row: index in the batch.
+        start: index of the sequence's first new token on the token axis.
+        shared: length of its prefix that an earlier forward read. Prefix positions are the first keys, and have no states here.
     """
 
     row: int
@@ -67,11 +73,11 @@ class SequenceSlot:
     shared: int = 0
 
     def tokens(self, positions: Sequence[int]) -> list[int]:
-        """Indices on the axis of tokens, of those positions that are not the prefix's."""
+        """Token-axis indices of the positions after the prefix."""
         return [self.start + position - self.shared for position in positions if position >= self.shared]
 
     def keys(self, positions: Sequence[int]) -> list[int]:
-        """Indices on the axis of keys."""
+        """Key-axis indices of the positions."""
         return [position if position < self.shared else self.start + position for position in positions]
 
 
@@ -81,44 +87,101 @@ def resolve_reads(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenM
     Raises:
         InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before any forward runs.
     """
-    reads = tuple(reads)
-    made = ReadPlan()
-    vision: tuple[int, ...] = ()
-    logits: dict[Position | None, None] = {}
-    for read in merge(reads):
-        if type(read).__name__ in modules.unreadable:
-            raise InvalidRead(f"{type(read).__name__}() cannot be read from this family: {modules.unreadable[type(read).__name__]}")
-        match read:
-            case Hidden(layers, at):
-                numbers = resolve_layers(layers, len(modules.layers) + 1, "hidden states", "0 (embeddings)")
-                for place in places(at, "at") or (None,):
-                    made.asked_layers.setdefault(place, set()).update(numbers)
-                    for number in numbers:
-                        made.hidden.setdefault(number, []).append(place)
-                _locate(made, at, rows)
-            case Projected():
-                made.hidden.setdefault(0, []).append("image")
-                _locate(made, ("image",), rows)
-            case Attention(layers, query, key, heads):
-                pair = AttentionSelection(places(query, "query"), places(key, "key"), heads)
-                for layer in attention_layers(layers, modules):
-                    made.attention.setdefault(layer, []).append(pair)
-                made.queries[pair] = tuple(_positions(row, pair.query) for row in rows)
-                made.keys[pair] = tuple(_positions(row, pair.key) for row in rows)
-            case Vision(layers):
-                if not modules.vision_blocks:
-                    raise InvalidRead(
-                        "Vision states were asked for, but no vision tower was found in this model. Read Projected() instead."
-                    )
-                vision = resolve_layers(layers, len(modules.vision_blocks) + 1, "vision states", "0 (embeddings)")
-            case Logits(at):
-                logits |= dict.fromkeys(places(at, "at") or (None,))
-                _locate(made, at, rows)
-    for layer, wanted in made.hidden.items():
-        made.hidden[layer] = list(dict.fromkeys(wanted))
-    asked = dict.fromkeys(places(read.at, "at") or (None,) for read in reads if isinstance(read, Hidden))
-    asked_logits = dict.fromkeys(places(read.at, "at") or (None,) for read in reads if isinstance(read, Logits))
-    return replace(made, vision=vision, logits=tuple(logits), asked=tuple(asked), asked_logits=tuple(asked_logits))
+    resolution = Resolution(ReadPlan(), modules, rows)
+    for read in reads:
+        name = type(check_read(read)).__name__
+        if name in modules.unreadable:
+            raise InvalidRead(f"{name}() cannot be read from this family: {modules.unreadable[name]}")
+        resolve(read, resolution)
+    plan = resolution.plan
+    plan.hidden = {layer: _unique(positions) for layer, positions in plan.hidden.items()}
+    plan.attention = {block: _unique(selections) for block, selections in plan.attention.items()}
+    return plan
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a resolver works with.
+
+    Attributes:
+        plan: the plan, which the resolver adds its read to.
+        modules: of the model.
+        rows: the sequences of the batch.
+    """
+
+    plan: ReadPlan
+    modules: Modules
+    rows: Sequence[TokenMap]
+
+    def indices(self, positions: tuple[Position, ...] | None) -> RowIndices:
+        """The token indices of positions in each row; None: of every position.
+
+        Raises:
+            SpanNotFound, GridMismatch.
+        """
+        return tuple(token_indices(row, positions) for row in self.rows)
+
+    def add_positions(self, at: Positions) -> tuple[Position | None, ...]:
+        """The positions one by one, each with its token indices in the plan."""
+        positions: tuple[Position | None, ...] = as_positions(at, "at") or (None,)
+        for position in positions:
+            if position not in self.plan.positions:
+                self.plan.positions[position] = self.indices(None if position is None else (position,))
+        return positions
+
+
+@singledispatch
+def resolve(read: Read, resolution: Resolution) -> None:
+    """Add a read to the plan. Each kind of read registers its own resolver.
+
+    Raises:
+        InvalidRead: no resolver is registered for this kind of read.
+    """
+    raise InvalidRead(f"{read!r} cannot be resolved. Register a resolver for {type(read).__name__} in probe.tracing.resolving.")
+
+
+@resolve.register(Hidden)
+def _hidden(read: Hidden, resolution: Resolution) -> None:
+    plan = resolution.plan
+    layers = resolve_layers(read.layers, len(resolution.modules.layers) + 1, "hidden states", "0 (embeddings)")
+    positions = resolution.add_positions(read.at)
+    plan.asked = _with(plan.asked, positions)
+    for position in positions:
+        plan.asked_layers.setdefault(position, set()).update(layers)
+        for layer in layers:
+            plan.hidden.setdefault(layer, []).append(position)
+
+
+@resolve.register(Projected)
+def _projected(read: Projected, resolution: Resolution) -> None:
+    resolution.plan.hidden.setdefault(0, []).extend(resolution.add_positions("image"))
+
+
+@resolve.register(Attention)
+def _attention(read: Attention, resolution: Resolution) -> None:
+    plan = resolution.plan
+    selection = AttentionSelection(as_positions(read.query, "query"), as_positions(read.key, "key"), read.heads)
+    for block in attention_layers(read.layers, resolution.modules):
+        plan.attention.setdefault(block, []).append(selection)
+    plan.queries[selection] = resolution.indices(selection.query)
+    plan.keys[selection] = resolution.indices(selection.key)
+
+
+@resolve.register(Vision)
+def _vision(read: Vision, resolution: Resolution) -> None:
+    blocks = resolution.modules.vision_blocks
+    if not blocks:
+        raise InvalidRead("Vision states were asked for, but no vision tower was found in this model. Read Projected() instead.")
+    for layer in resolve_layers(read.layers, len(blocks) + 1, "vision states", "0 (embeddings)"):
+        resolution.plan.vision = _with(resolution.plan.vision, layer)
+
+
+@resolve.register(Logits)
+def _logits(read: Logits, resolution: Resolution) -> None:
+    plan = resolution.plan
+    positions = resolution.add_positions(read.at)
+    plan.asked_logits = _with(plan.asked_logits, positions)
+    plan.logits = tuple(dict.fromkeys((*plan.logits, *positions)))
 
 
 def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:
@@ -142,24 +205,32 @@ def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:
     Raises:
         InvalidLayer, NoAttention: the blocks that have attention are named.
     """
-    having = tuple(i for i, path in enumerate(modules.attention) if path is not None)
+    with_attention = tuple(block for block, path in enumerate(modules.attention) if path is not None)
     if layers == "all":
-        return having
+        return with_attention
     numbers = resolve_layers(layers, len(modules.attention), "attention", "0")
     for number in numbers:
-        if number not in having:
+        if number not in with_attention:
             raise NoAttention(
-                f"Block {number} has no attention that can be read. Blocks with attention: {', '.join(map(str, having)) or 'none'}."
+                f"Block {number} has no attention that can be read. Blocks with attention: {', '.join(map(str, with_attention)) or 'none'}."
             )
     return numbers
 
 
-def _locate(made: ReadPlan, at: Positions, rows: Sequence[TokenMap]) -> None:
-    for place in places(at, "at") or (None,):
-        made.positions[place] = tuple(_positions(row, None if place is None else (place,)) for row in rows)
+def token_indices(row: TokenMap, positions: Iterable[Position] | None) -> Indices:
+    """The token indices of positions in one sequence; None: of every position.
 
-
-def _positions(row: TokenMap, where: tuple[Position, ...] | None) -> Indices:
-    if where is None:
+    Raises:
+        SpanNotFound, GridMismatch.
+    """
+    if positions is None:
         return tuple(range(len(row)))
-    return tuple(position for place in where for position in row.resolve(place))
+    return tuple(index for position in positions for index in row.resolve(position))
+
+
+def _with(known: tuple[T, ...], one: T) -> tuple[T, ...]:
+    return known if one in known else (*known, one)
+
+
+def _unique(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,12 +12,13 @@ from probe.errors import NotRead
 from probe.tokens.integers import as_int, as_ints
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, shortened
-from probe.tracing.activation import Activation
-from probe.tracing.engine import Captured
-from probe.tracing.held import Held, Wanted, attention_places, described, place_name, place_names
-from probe.tracing.reads import Position, Positions, places
-from probe.tracing.resolving import ReadPlan, RowIndices
-from probe.tracing.selecting import listed
+from probe.tracing.activation import Activation, RaggedActivation
+from probe.tracing.activation.equality import same_fields
+from probe.tracing.activation.indexing import listed
+from probe.tracing.capture import Captured
+from probe.tracing.lookup import CapturedByPosition, Wanted, attention_selections, described, position_name, position_names
+from probe.tracing.reads import Position, Positions, as_positions
+from probe.tracing.resolving import AttentionSelection, ReadPlan, RowIndices
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class VisionLayout:
 
     Attributes:
         depth: how many `hidden_states` the tower has.
-        patches: tokens of one picture that are patches; the class and register tokens beside them are left out. None: all are kept.
-        layout: where the patches lie, if the tower looks at one picture.
+        patches: how many tokens of one image are patches; class and register tokens are left out. None: all tokens are kept.
+        layout: positions of the patches on the image, if the tower gets one image.
         reason: why there is no layout.
-        classes: "first" or "last": where the class tokens stand.
+        classes: "first" or "last": the position of the class tokens.
     """
 
     depth: int
@@ -49,70 +49,89 @@ class VisionLayout:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The activations of one forward. Holds no model and can be pickled.
+    """The activations of one forward. It holds no model, and can be pickled, copied and compared.
 
-    What was read is there by any name of its positions: a read at every position answers for each place, one of the answer for its words.
-    Where the rows of a batch have spans of different lengths, a list with one Activation a row is returned instead of one Activation.
+    A trace answers for every position that its reads include: after a read of every position, `hidden("image")` and `hidden("word")`
+    are parts of it. Where the rows of a batch have spans of different lengths, a `RaggedActivation` is returned, whose `rows()` are each
+    row's own activation.
 
     Attributes:
         tokens: the TokenMap of each row of the batch.
         row_differences: attention block -> largest difference of rows @ values from the call's own output, where it was compared.
-        vision_place: how the vision tower's states are laid out.
+        captured: the tensors as they were captured.
+        plan: the resolved reads.
+        depth: how many hidden states and how many blocks the decoder has.
+        vision_layout: how the vision tower's states are laid out.
+
+    >>> trace = model.run(model.encode(image, "Is there a cat?"), [probe.Hidden(layers=[3, 4], at="image"), probe.Logits(at=-1)])
+    >>> trace.hidden("image", layer=4)
+    Activation(batch=1, token=196, feature=128; float32)
+    >>> trace.hidden("image").coords["layer"]
+    (3, 4)
     """
 
     tokens: tuple[TokenMap, ...]
-    row_differences: Mapping[int, float]
-    _recorded: Captured
-    _plan: ReadPlan
-    _depth: tuple[int, int]
-    vision_place: VisionLayout
+    row_differences: Mapping[int, float] = field(compare=False)
+    captured: Captured
+    plan: ReadPlan
+    depth: tuple[int, int]
+    vision_layout: VisionLayout
 
     def __repr__(self) -> str:
-        found = self._recorded
-        hidden = {number for number, _ in found.hidden}
-        blocks = {number for number, _ in found.attention}
+        captured = self.captured
+        layers = {layer for layer, _ in captured.hidden}
+        blocks = {block for block, _ in captured.attention}
         parts = [
-            f"hidden states of layers {listed(sorted(hidden))} at {place_names(place for _, place in found.hidden)}" if hidden else "",
-            f"attention of blocks {listed(sorted(blocks))} from {described(attention_places(found))}" if blocks else "",
-            f"vision states of layers {listed(sorted(found.vision))}" if found.vision else "",
-            f"logits at {place_names(found.logits)}" if found.logits else "",
+            f"hidden states of layers {listed(sorted(layers))} at {position_names(at for _, at in captured.hidden)}" if layers else "",
+            f"attention of blocks {listed(sorted(blocks))} from {described(attention_selections(captured))}" if blocks else "",
+            f"vision states of layers {listed(sorted(captured.vision))}" if captured.vision else "",
+            f"logits at {position_names(captured.logits)}" if captured.logits else "",
         ]
         read = "; ".join(shortened(part, 120) for part in parts if part)
         return f"Trace({read or 'nothing read'}; {len(self.tokens)} x {', '.join(str(len(row)) for row in self.tokens[:4])} tokens)"
 
-    def hidden(self, at: Positions = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Any:
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trace):
+            return NotImplemented
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def hidden(self, at: Positions = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Activation:
         """Hidden states.
 
         Equals `hidden_states[layer][:, at]` of a Hugging Face forward with the same attention kernel.
 
         Args:
-            at: the places; left out, those of the only read of hidden states, or every position where that was read.
+            at: positions; left out, those of the only read of hidden states, or every position if that was read.
             layer: one layer; its axis is dropped. Negative numbers count from the end.
-            layers: several; with neither, all that `Hidden` reads asked for at these places, or, where none names them, at their positions.
+            layers: several; with neither, the layers of the `Hidden` reads that name these positions, or else of those that include them.
 
         Returns:
-            Activation in the model's dtype, dims (layer, batch, token, feature).
+            in the model's dtype, dims (layer, batch, token, feature).
 
         Raises:
             NotRead: the message lists what was read.
         """
-        wanted: Wanted = places(at, "hidden(at=...)") or _only(self._plan.asked, "hidden states")
-        numbers = self._layers(wanted, layer, layers)
-        found = [self._held.hidden(number, wanted) for number in numbers]
-        widths = sorted({states[0].shape[-1] for states in found})
+        wanted: Wanted = as_positions(at, "hidden(at=...)") or _only_read(self.plan.asked, "hidden states")
+        numbers = self._layers_at(wanted, layer, layers)
+        states = [self._lookup.hidden(number, wanted) for number in numbers]
+        widths = sorted({rows[0].shape[-1] for rows in states})
         if len(widths) > 1:
             raise NotRead(
-                f"Layers {', '.join(map(str, numbers))} have states of {' and '.join(map(str, widths))} features: residual streams are side "
-                "by side until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
+                f"Layers {', '.join(map(str, numbers))} have states of {' and '.join(map(str, widths))} features: residual streams are "
+                "concatenated until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
             )
-        rows = [_stacked([states[row] for states in found]) for row in range(len(self.tokens))]
-        positions = self._held.positions(wanted)
-        return self._activation(rows, ("layer", "batch", "token", "feature"), numbers, layer is not None, token=positions)
+        tokens = self._lookup.indices(wanted)
+        return self._activation(_by_row(states), ("layer", "batch", "token", "feature"), numbers, layer is not None, token=tokens)
 
-    def projected(self) -> Any:
+    def projected(self) -> Activation:
         """Projected image tokens, as the language model receives them: dims (batch, token, feature).
 
         Equals `get_image_features(...).pooler_output`, concatenated over the images of a row.
+
+        >>> model.run(model.encode(image, "Is there a cat?"), probe.Projected()).projected()
+        Activation(batch=1, token=196, feature=128; float32)
         """
         return self.hidden("image", layer=0)
 
@@ -124,7 +143,7 @@ class Trace:
         query: Positions = None,
         key: Positions = None,
         heads: str | None = None,
-    ) -> Any:
+    ) -> Activation:
         """Attention from the query tokens to the key tokens.
 
         Equals `attentions[layer][:, :, query][..., key]` of a Hugging Face forward with eager attention, computed from the queries and
@@ -138,124 +157,172 @@ class Trace:
         Returns:
             float32, dims (layer, batch, head, query, key), without `head` where heads were averaged. A row sums to 1 over all keys.
 
+        >>> encoding = model.encode(image, "Is there a cat?")
+        >>> trace = model.run(encoding, probe.Attention(layers="all", query=-1, key="image"))
+        >>> trace.attention(layer=4)
+        Activation(batch=1, head=2, query=1, key=196; float32)
+
         Raises:
             NotRead: the message lists the blocks that were read.
         """
-        held, asked_query, asked_key = self._held, places(query, "query"), places(key, "key")
+        query_positions, key_positions = as_positions(query, "query"), as_positions(key, "key")
         block = None if layer is None else as_int(layer)
-        sources = held.attention_sources(asked_query, asked_key, heads, None if block is None else block % self._depth[1])
-        numbers = _chosen(sorted(sources), layer, layers, self._depth[1], "attention of block")
-        widths = {self._recorded.attention[number, sources[number]][0].shape[-1] for number in numbers}
-        if len(widths) > 1:
-            raise NotRead(
-                f"Blocks {', '.join(map(str, numbers))} attend to different keys ({', '.join(map(str, sorted(widths)))} of them): "
-                "some to the sequence, some across it to vision features. Ask for one with layer=, or for blocks of one kind with layers=."
-            )
-        place = sources[numbers[0]]
-        queries = self._plan.queries[place] if asked_query is None else held.positions(asked_query)
-        keys = self._plan.keys[place] if asked_key is None else held.positions(asked_key)
-        found = [held.attention(number, sources[number], queries, keys) for number in numbers]
-        rows = [_stacked([weights[row] for weights in found]) for row in range(len(self.tokens))]
-        dims = ("layer", "batch", "head", "query", "key") if place.heads == "all" else ("layer", "batch", "query", "key")
+        selections = self._lookup.attention_selections(
+            query_positions, key_positions, heads, None if block is None else block % self.depth[1]
+        )
+        numbers = _chosen(sorted(selections), layer, layers, self.depth[1], "attention of block")
+        self._check_same_keys(selections, numbers)
+        selection = selections[numbers[0]]
+        queries = self.plan.queries[selection] if query_positions is None else self._lookup.indices(query_positions)
+        keys = self.plan.keys[selection] if key_positions is None else self._lookup.indices(key_positions)
+        rows = _by_row([self._lookup.attention(number, selections[number], queries, keys) for number in numbers])
+        dims = ("layer", "batch", "head", "query", "key") if selection.heads == "all" else ("layer", "batch", "query", "key")
         return self._activation(rows, dims, numbers, layer is not None, query=queries, key=keys)
 
     def vision(self, layer: int | None = None) -> Activation:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
 
-        Equals `vision_tower(..., output_hidden_states=True).hidden_states[layer]` without its class token; the last is what the last block
-        returns, where some towers have Hugging Face put their own output, behind a norm or a merger. `batch` counts pictures, or
-        tiles where the model cuts a picture into tiles; a tower for pictures of any size has all their patches in one row.
+        Equals `vision_tower(..., output_hidden_states=True).hidden_states[layer]` without its class token. The last one is what the last
+        block returns; for some towers Hugging Face replaces it by the tower's own output, after a norm or a merger. `batch` counts
+        images, or tiles where the model cuts an image into tiles; a tower for images of any size has all their patches in one row.
 
         Args:
             layer: the tower's `hidden_states` index, negative from the end; may be left out if only one was read.
+
+        >>> model.run(model.encode(image, "Is there a cat?"), probe.Vision(layers=-2)).vision()
+        Activation(batch=1, token=196, feature=192; float32)
+
+        Raises:
+            NotRead: the message lists the layers that were read.
         """
-        have = sorted(self._recorded.vision)
-        place = self.vision_place
-        numbers = _chosen(have, layer if layer is not None else have[0] if len(have) == 1 else None, None, place.depth, "vision state")
-        data = _stacked([self._recorded.vision[number] for number in numbers])
+        read, patches = sorted(self.captured.vision), self.vision_layout
+        one = layer if layer is not None else read[0] if len(read) == 1 else None
+        numbers = _chosen(read, one, None, patches.depth, "vision state")
+        data = _stacked([self.captured.vision[number] for number in numbers])
         if data.ndim == 3:
-            data = data[:, None]  # a tower for pictures of any size takes the patches of all pictures as one sequence
+            data = data[:, None]  # a tower for images of any size takes the patches of all images as one sequence
         if data.ndim == 5:
             data = data.flatten(2, 3)  # a tower of windows keeps its patches as (row, col)
-        data = place.of_patches(data)
-        dims: tuple[str, ...] = ("layer", "batch", "token", "feature")
-        if len(numbers) == 1:
-            data, dims = data[0], dims[1:]
-        return Activation(data, dims, {"layer": numbers} if len(numbers) > 1 else {}, layout=place.layout, no_grid_reason=place.reason)
+        dims = ("layer", "batch", "token", "feature")
+        activation = Activation(patches.of_patches(data), dims, {"layer": numbers}, layout=patches.layout, no_grid_reason=patches.reason)
+        return activation.isel(layer=0) if len(numbers) == 1 else activation
 
-    def logits(self, at: Positions = None) -> Any:
-        """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face."""
-        wanted: Wanted = places(at, "logits(at=...)") or _only(self._plan.asked_logits, "logits")
-        rows = [logits[None] for logits in self._held.logits(wanted)]
-        return self._activation(rows, ("layer", "batch", "token", "feature"), (0,), True, token=self._held.positions(wanted))
+    def logits(self, at: Positions = None) -> Activation:
+        """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face.
+
+        Args:
+            at: positions; left out, those of the only read of logits, or every position if that was read.
+
+        >>> model.run(model.encode(image, "Is there a cat?"), probe.Logits(at=-1)).logits().shape["token"]
+        1
+
+        Raises:
+            NotRead: the message lists the positions that were read.
+        """
+        wanted: Wanted = as_positions(at, "logits(at=...)") or _only_read(self.plan.asked_logits, "logits")
+        rows = [logits[None] for logits in self._lookup.logits(wanted)]
+        return self._activation(rows, ("layer", "batch", "token", "feature"), (0,), True, token=self._lookup.indices(wanted))
 
     @property
-    def _held(self) -> Held:
-        return Held(self.tokens, self._recorded, self._plan)
+    def _lookup(self) -> CapturedByPosition:
+        return CapturedByPosition(self.tokens, self.captured, self.plan)
 
-    def _layers(self, wanted: Wanted, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
-        """The layers meant: those named, which may be any that were captured, or else those that reads of hidden states asked for."""
-        held = self._held
-        have = {place: (held.asked_layers if layer is None and layers is None else held.layers)(place) for place in wanted}
-        missing = [place for place in wanted if not have[place]]
-        if missing:
-            read = place_names(place for _, place in self._recorded.hidden)
-            raise NotRead(f"Hidden states at {place_name(missing[0])} were not read. Read at: {read}.")
-        return _chosen(sorted(set.intersection(*have.values())), layer, layers, self._depth[0], "hidden states of layer")
+    def _layers_at(self, wanted: Wanted, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
+        """The layers that are meant: those named, out of all that were captured, or else those that reads of hidden states asked for."""
+        layers_at = self._lookup.asked_layers if layer is None and layers is None else self._lookup.layers
+        known = {position: layers_at(position) for position in wanted}
+        for position in wanted:
+            if not known[position]:
+                read = position_names(other for _, other in self.captured.hidden)
+                raise NotRead(f"Hidden states at {position_name(position)} were not read. Read at: {read}.")
+        return _chosen(sorted(set.intersection(*known.values())), layer, layers, self.depth[0], "hidden states of layer")
+
+    def _check_same_keys(self, selections: Mapping[int, AttentionSelection], blocks: Sequence[int]) -> None:
+        widths = {self.captured.attention[block, selections[block]][0].shape[-1] for block in blocks}
+        if len(widths) > 1:
+            raise NotRead(
+                f"Blocks {', '.join(map(str, blocks))} attend to different keys ({', '.join(map(str, sorted(widths)))} of them): "
+                "some to the sequence, some across it to vision features. Ask for one with layer=, or for blocks of one kind with layers=."
+            )
 
     def _activation(
-        self, rows: list[Tensor], dims: tuple[str, ...], numbers: tuple[int, ...], single: bool, **axes: RowIndices
-    ) -> Activation | list[Activation]:
-        """One Activation of all rows where they agree in shape, one a row where they do not."""
-        groups = [list(range(len(rows)))] if len({row.shape for row in rows}) == 1 else [[row] for row in range(len(rows))]
-        made = []
-        for group in groups:
-            data = torch.stack([rows[row] for row in group], dim=1)
-            lengths = dict(zip(dims, data.shape, strict=True))
-            # Keys of cross-attention are no positions of the sequence, and have no coordinates.
-            coords = {
-                "layer": numbers,
-                **{
-                    axis: positions[group[0]]
-                    for axis, positions in axes.items()
-                    if len({positions[row] for row in group}) == 1 and len(positions[group[0]]) == lengths[axis]
-                },
-            }
-            folded = axes["key" if "key" in axes else "token"]
-            layouts = [self.tokens[row].layout(folded[row]) for row in group]
-            layout, reason = (
-                layouts[0] if all(known == layouts[0] for known in layouts) else (None, "the rows of the batch are laid out differently")
-            )
-            activation = Activation(data, dims, coords, layout=layout, no_grid_reason=reason)
-            made.append(activation.sel(layer=numbers[0]) if single else activation)
-        return made[0] if len(groups) == 1 else made
+        self, rows: Sequence[Tensor], dims: tuple[str, ...], layers: tuple[int, ...], single: bool, **axes: RowIndices
+    ) -> Activation:
+        """The rows of a batch as one activation, ragged if they differ in shape.
+
+        Args:
+            rows: for each row a tensor with the axes `dims` without `batch`.
+            single: drop the layer axis.
+            axes: the token indices along an axis, in each row.
+        """
+        numbers = range(len(rows))
+        if len({row.shape for row in rows}) == 1:
+            return self._of_rows(numbers, rows, dims, layers, single, axes)
+        return RaggedActivation([self._of_rows([row], rows, dims, layers, single, axes) for row in numbers])
+
+    def _of_rows(
+        self,
+        numbers: Sequence[int],
+        rows: Sequence[Tensor],
+        dims: tuple[str, ...],
+        layers: tuple[int, ...],
+        single: bool,
+        axes: Mapping[str, RowIndices],
+    ) -> Activation:
+        """The activation of the rows of these numbers, which agree in shape."""
+        data = torch.stack([rows[number] for number in numbers], dim=1)
+        coords: dict[str, tuple[int, ...]] = {"layer": layers}
+        for axis, indices in axes.items():
+            different = {indices[number] for number in numbers}
+            # The keys of cross-attention are not positions of the sequence, and have no coordinates.
+            if len(different) == 1 and len(indices[numbers[0]]) == data.shape[dims.index(axis)]:
+                coords[axis] = indices[numbers[0]]
+        if len(numbers) < len(rows):
+            coords["batch"] = tuple(numbers)
+        folded = axes["key" if "key" in axes else "token"]
+        layouts = [self.tokens[number].layout(folded[number]) for number in numbers]
+        layout, reason = layouts[0]
+        if any(other != layouts[0] for other in layouts):
+            layout, reason = None, "the rows of the batch are laid out differently"
+        activation = Activation(data, dims, coords, layout=layout, no_grid_reason=reason)
+        return activation.isel(layer=0) if single else activation
 
 
-def _chosen(have: Sequence[int], layer: int | None, layers: Iterable[int] | None, depth: int, what: str) -> tuple[int, ...]:
+def _chosen(known: Sequence[int], layer: int | None, layers: Iterable[int] | None, depth: int, what: str) -> tuple[int, ...]:
+    """The numbers that are meant by `layer` or `layers`; all known ones if both are None.
+
+    Raises:
+        NotRead: not numbers, or a number that was not read.
+    """
     if layer is None and layers is None:
-        if not have:
+        if not known:
             raise NotRead(f"No {what.split()[0]} was read. Name it in the reads of the run.")
-        return tuple(have)
+        return tuple(known)
     single = as_int(layer)
     asked = as_ints(layers) if layer is None else (single,) if single is not None else None
     if not asked:
         raise NotRead(f"The {what} {layer if layer is not None else layers!r} was asked for: layer= takes a number, layers= several.")
     numbers = tuple(number % depth if -depth <= number < 0 else number for number in asked)
-    missing = [number for number in numbers if number not in have]
+    missing = [number for number in numbers if number not in known]
     if missing:
-        raise NotRead(f"The {what} {missing[0]} was not read. Read: {', '.join(map(str, have)) or 'none'}.")
+        raise NotRead(f"The {what} {missing[0]} was not read. Read: {', '.join(map(str, known)) or 'none'}.")
     return numbers
 
 
+def _by_row(layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """For each row of the batch its layers' tensors, stacked."""
+    return [_stacked(row) for row in zip(*layers, strict=True)]
+
+
 def _stacked(layers: Sequence[Tensor]) -> Tensor:
-    """Layers stacked on the device of the first: a model may lie on several."""
+    """Layers stacked on the device of the first: a model may be spread over several."""
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
-def _only(asked: Sequence[tuple[Position | None, ...]], what: str) -> tuple[Position | None, ...]:
-    """The places meant when none is named: those of the only read, or every position where that was read."""
+def _only_read(asked: Sequence[tuple[Position | None, ...]], what: str) -> tuple[Position | None, ...]:
+    """The positions meant if none is named: those of the only read, or every position if that was read."""
     if (None,) in asked:
         return (None,)
     if len(asked) != 1:
-        raise NotRead(f"Name a place: {what} were read at {place_names(place for places in asked for place in places)}.")
+        raise NotRead(f"Name a position: {what} were read at {position_names(one for positions in asked for one in positions)}.")
     return asked[0]

@@ -21,7 +21,7 @@ from probe.model import Probe
 from probe.runtime import Runtime
 from probe.tokens.layout import Box, Grid
 from probe.tracing.activation import Activation
-from probe.tracing.engine import token_states
+from probe.tracing.capture import token_states
 from probe.tracing.reads import Attention, Hidden, Logits, Projected, Vision
 from probe.tracing.trace import Trace
 
@@ -202,7 +202,7 @@ def _kernel(model: Probe, name: str) -> Iterator[None]:
 def _patches(trace: Trace, theirs: Tensor) -> Tensor:
     if theirs.ndim == 4:
         theirs = theirs.flatten(1, 2)
-    return trace.vision_place.of_patches(theirs if theirs.ndim == 3 else theirs[None])
+    return trace.vision_layout.of_patches(theirs if theirs.ndim == 3 else theirs[None])
 
 
 def _theirs_projected(model: Probe, plain: Any, answered: Answer, embedded: Tensor) -> Tensor:

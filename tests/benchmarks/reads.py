@@ -24,7 +24,7 @@ def _rows(size: Size, length: int, repeats: int) -> dict[str, object]:
     model = opened(size)
     encoding = _of_length(model, length)
     read = probe.Attention(layers="all", query=list(range(-QUERIES, 0)), key=None)
-    held = {"rows": _bytes(model.run(encoding, read)._recorded.attention), "eager": _bytes(_eager(model, encoding))}
+    held = {"rows": _bytes(model.run(encoding, read).captured.attention), "eager": _bytes(_eager(model, encoding))}
     ways: dict[str, Callable[[], Any]] = {
         "plain": lambda: _plain(model, encoding),
         "rows": lambda: model.run(encoding, read),

@@ -140,7 +140,7 @@ def _vision(model: probe.Probe, inputs: Mapping[str, Any]) -> float:
     blocks = [value[0] if isinstance(value, tuple) else value for value in returned[: len(hooks)]]
     trace = model.run(inputs, probe.Vision("all"))
     pairs = list(enumerate(blocks, start=1)) + (list(enumerate(states))[:-1] if len(states) == len(blocks) + 1 else [])
-    return max(_apart(*_patches(trace.vision(layer=layer).data, trace.vision_place, state)) for layer, state in pairs)
+    return max(_apart(*_patches(trace.vision(layer=layer).data, trace.vision_layout, state)) for layer, state in pairs)
 
 
 def _patches(ours: Tensor, place: Any, theirs: Tensor) -> tuple[Tensor, Tensor]:

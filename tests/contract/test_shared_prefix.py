@@ -83,8 +83,8 @@ def test_answers_and_activations_are_those_of_each_question_alone(model: probe.P
         for ours, theirs in pairs:
             assert ours.dims == theirs.dims
             assert float((ours.data - theirs.data).abs().max()) <= TOLERANCE * max(1.0, float(theirs.data.abs().max()))
-        for layer in trace._recorded.vision:
-            torch.testing.assert_close(trace._recorded.vision[layer], expected._recorded.vision[layer], rtol=0, atol=0)
+        for layer in trace.captured.vision:
+            torch.testing.assert_close(trace.captured.vision[layer], expected.captured.vision[layer], rtol=0, atol=0)
 
 
 def test_the_picture_is_prepared_once(model: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

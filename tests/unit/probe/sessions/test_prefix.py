@@ -107,7 +107,7 @@ def test_a_read_of_the_image_that_was_not_kept_costs_one_more_pass(
 def test_image_states_are_held_once_for_all_answers(model: probe.Probe, wide_image: Image.Image) -> None:
     with model.open(wide_image) as session:
         traces = session.trace(session.ask(QUESTIONS, max_new_tokens=3), [probe.Hidden([2], at="image")])
-    assert len({trace._recorded.hidden[2, "image"][0].data_ptr() for trace in traces}) == 1
+    assert len({trace.captured.hidden[2, "image"][0].data_ptr() for trace in traces}) == 1
 
 
 @pytest.mark.parametrize("policy", POLICIES)

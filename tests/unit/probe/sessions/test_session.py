@@ -274,7 +274,7 @@ def test_what_is_kept_is_checked_when_the_session_opens(model: probe.Probe, wide
 def test_logits_of_two_reads_have_to_be_named(model: probe.Probe, wide_image: Image.Image) -> None:
     trace = model.run(model.encode(wide_image, "?"), [probe.Logits(at=-1), probe.Logits(at="question"), probe.Hidden([1])])
     assert trace.logits(-1).data.shape == (1, 1, 32064)
-    with pytest.raises(probe.errors.NotRead, match="Name a place: logits were read at -1, 'question'"):
+    with pytest.raises(probe.errors.NotRead, match="Name a position: logits were read at -1, 'question'"):
         trace.logits()
     with pytest.raises(probe.errors.NotRead, match="attention"):
         trace.attention()

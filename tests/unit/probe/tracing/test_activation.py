@@ -74,7 +74,7 @@ def test_tokens_are_compared_with_one_feature_by_cosine() -> None:
     assert cosine.data[0].tolist() == pytest.approx([0.6, 0, 0])
     with pytest.raises(NotRead, match="Select one feature of it first"):
         image.cosine(words)
-    with pytest.raises(NotRead, match="Place 2 of token was asked for; this activation has 2 of them"):
+    with pytest.raises(NotRead, match="Index 2 of token was asked for; this activation has 2 of them"):
         words.isel(token=2)
 
 
@@ -133,14 +133,14 @@ def test_places_are_taken_along_several_axes_at_once() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: READ.sel(token=5), r"token 5 is there 2 times, at the places 0, 3\. Choose one, as by isel\(token=0\)"),
+        (lambda: READ.sel(token=5), r"token 5 occurs 2 times, at the indices 0, 3\. Choose one, as by isel\(token=0\)"),
         (lambda: READ.sel(layer=[7, 8]), "layer 8 was asked for; this activation has layer 7, 9, 11"),
         (lambda: READ.sel(layer=7.5), r"sel\(layer=\.\.\.\) takes an integer, several of them, or a slice"),
         (lambda: READ.sel(layer=slice(-2, None)), "a slice of labels has no step and nothing negative"),
         (lambda: READ.sel(head=0), "No axis 'head'"),
-        (lambda: READ.isel(layer=[0, 3]), "Place 3 of layer was asked for; this activation has 3 of them"),
+        (lambda: READ.isel(layer=[0, 3]), "Index 3 of layer was asked for; this activation has 3 of them"),
         (lambda: READ.isel(layer=slice(0, 1.5)), "a slice has integers"),
-        (lambda: READ[0, 0, 0], "3 places were asked for, one an axis; the axes here are layer, token"),
+        (lambda: READ[0, 0, 0], "3 indices were given, at most one for each axis; the axes here are layer, token"),
         (lambda: READ["layer"], r"isel\(layer=\.\.\.\) takes an integer"),
         (lambda: len(READ.mean()), "single number without an axis"),
         (lambda: READ.map(torch.zeros(3)), r"map\(\) keeps the axes of .* given a tensor of shape \(3,\)"),

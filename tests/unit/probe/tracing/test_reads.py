@@ -24,7 +24,7 @@ def test_layers_that_are_no_numbers_are_refused(layers: object) -> None:
 def test_a_place_is_a_name_a_span_or_a_position() -> None:
     assert Hidden(layers=3, at="image").at == ("image",)
     assert Hidden(layers=range(2, 4), at=[-1, -2]) == Hidden(layers=(2, 3), at=(-1, -2))
-    with pytest.raises(InvalidRead, match="a place is"):
+    with pytest.raises(InvalidRead, match="a position is"):
         Hidden(layers=3, at=2.5)  # type: ignore[arg-type]
 
 

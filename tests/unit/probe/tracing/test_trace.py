@@ -92,7 +92,7 @@ def test_numpy_and_torch_integers_name_layers_and_positions(model: probe.Probe, 
     for wrong in (np.array([0.5]), np.array([True]), torch.zeros(2, 2, dtype=torch.long)):
         with pytest.raises(probe.errors.InvalidRead, match=r"Hidden\(layers="):
             probe.Hidden(wrong)  # type: ignore[arg-type]
-        with pytest.raises(probe.errors.InvalidRead, match="a place is"):
+        with pytest.raises(probe.errors.InvalidRead, match="a position is"):
             probe.Hidden(1, at=wrong)  # type: ignore[arg-type]
 
 
@@ -129,11 +129,15 @@ def test_what_is_shown_of_them_is_short(model: probe.Probe, answer: probe.Answer
     assert max(len(repr(one)) for one in shown) < 400
 
 
-def changed(parts: tuple[probe.Encoding, probe.Answer, probe.Trace]) -> tuple[str, str, tuple[int, ...], Any]:
-    """What another process makes of them."""
+Parts = tuple[probe.Encoding, probe.Answer, probe.Trace]
+
+
+def changed(parts: Parts) -> tuple[str, str, tuple[int, ...], Any, Parts]:
+    """What another process makes of them, and they themselves."""
     encoding, answer, trace = parts
     again = encoding.with_answer("no, a cat.")
-    return again.text, answer.tokens.text(answer.tokens.word("pottedplant")), again.tokens.ids, trace.hidden("word", layer=2).numpy()
+    word = answer.tokens.text(answer.tokens.word("pottedplant"))
+    return again.text, word, again.tokens.ids, trace.hidden("word", layer=2).numpy(), parts
 
 
 def test_they_can_be_copied_pickled_and_sent_to_another_process(model: probe.Probe, answer: probe.Answer, full: probe.Trace) -> None:
@@ -146,5 +150,50 @@ def test_they_can_be_copied_pickled_and_sent_to_another_process(model: probe.Pro
     for found in (sent, changed(pickle.loads(pickle.dumps(parts))), changed(copy.deepcopy(parts))):
         assert found[:3] == expected[:3]
         assert (found[3] == expected[3]).all()
+        returned = found[4][2]
+        assert returned is not full
+        assert returned == full
+        assert returned.attention(query="word", key="image") == full.attention(query="word", key="image")
     assert pickle.loads(pickle.dumps(answer.tokens)) == answer.tokens
     assert answer.tokens != encoding.tokens
+
+
+def test_traces_are_equal_where_what_was_read_is(model: probe.Probe, answer: probe.Answer, full: probe.Trace) -> None:
+    reads = [probe.Hidden([1, 2], at="word"), probe.Attention([1], query=-1), probe.Vision(-1)]
+    trace = model.run(answer, reads)
+    assert trace == model.run(answer, reads)
+    assert trace != full
+    changed = copy.deepcopy(trace)
+    changed.captured.hidden[1, "word"][0][0, 0] += 1
+    assert changed != trace
+    assert trace != "a trace"
+
+
+@pytest.fixture(scope="module")
+def ragged(model: probe.Probe) -> probe.Trace:
+    """Two rows of 4 and 3 tokens."""
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8], [5, 6, 7, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
+    return probe.load(model=model.model).run(inputs, [probe.Hidden([1, 2]), probe.Attention([1], query=-1), probe.Logits()])
+
+
+@pytest.mark.parametrize(
+    ("read", "axis"),
+    [(lambda t: t.hidden(), "token"), (lambda t: t.attention(layer=1), "key"), (lambda t: t.logits(), "token")],
+    ids=["hidden", "attention", "logits"],
+)
+def test_each_row_of_a_ragged_batch_has_its_own_activation(ragged: probe.Trace, read: Any, axis: str) -> None:
+    activation = read(ragged)
+    assert isinstance(activation, probe.Activation)
+    assert [row.shape["batch"] for row in activation.rows()] == [1, 1]
+    assert [row.shape[axis] for row in activation.rows()] == [4, 3]
+    assert [row.coords[axis] for row in activation.rows()] == [(0, 1, 2, 3), (0, 1, 2)]
+    with pytest.raises(probe.errors.NotRead, match=rf"{axis}=4, 3\) differ in length.*Take each row's own from \.rows\(\)"):
+        _ = activation.data
+
+
+def test_rows_of_equal_length_are_taken_from_a_batch_alike(ragged: probe.Trace) -> None:
+    last = ragged.hidden(-1)
+    assert last.shape == {"layer": 2, "batch": 2, "token": 1, "feature": 48}
+    assert [row.coords["batch"] for row in last.rows()] == [(0,), (1,)]
+    assert torch.equal(last.rows()[1].data, last.data[:, 1:])
+    assert torch.equal(last.rows()[1].data, ragged.hidden().rows()[1].data[:, :, -1:])

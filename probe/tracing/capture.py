@@ -1,0 +1,266 @@
+"""What a traced forward does at each module that is read, and the tensors that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from probe.errors import InvalidRead, NotFinite
+from probe.tokens.spans import Span
+from probe.tracing.activation.equality import same_fields
+from probe.tracing.attention import AttentionCall, AttentionWeights, RunningAttention, first_tensor
+from probe.tracing.finite import FiniteCheck, is_finite
+from probe.tracing.reads import Position
+from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, SequenceSlot
+
+if TYPE_CHECKING:
+    from probe.tracing.modules import Modules
+
+
+@dataclass(eq=False)
+class Captured:
+    """The tensors that one forward captured, sequence by sequence. Two are equal where these are.
+
+    Attributes:
+        hidden: (layer, position) -> for each sequence (token, feature).
+        attention: (block, selection) -> for each sequence (head, query, key), float32; without `head` where heads are averaged.
+        vision: layer -> (image or tile, token, feature), class tokens included.
+        logits: position -> for each sequence (token, vocabulary).
+        row_differences: attention block -> difference of rows @ values from the call's own output, at first use.
+    """
+
+    hidden: dict[tuple[int, Position | None], list[Tensor]] = field(default_factory=dict)
+    attention: dict[tuple[int, AttentionSelection], list[Tensor]] = field(default_factory=dict)
+    vision: dict[int, Tensor] = field(default_factory=dict)
+    logits: dict[Position | None, list[Tensor]] = field(default_factory=dict)
+    row_differences: dict[int, float] = field(default_factory=dict, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Captured):
+            return NotImplemented
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Part = Literal["input", "output", "attention"]
+"""What is read of a module: its first input, its output, or the attention call inside its forward."""
+
+_TOWER, _DECODER = 0, 1
+_INPUT, _ATTENTION, _OUTPUT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """One read at one module.
+
+    Attributes:
+        order: (tower or decoder, block, part of the block). A forward reaches the steps in this order, and has to be read in it.
+        module: its path.
+        part: what is read of it.
+        take: receives the value; for the part "attention" a `RunningAttention`.
+    """
+
+    order: tuple[int, int, int]
+    module: str
+    part: Part
+    take: Callable[..., None]
+
+
+def tower_state(modules: Modules, state: int, take: Callable[[object], None]) -> Step:
+    """The step that reads a `hidden_states` index of the vision tower."""
+    if state == 0:
+        return Step((_TOWER, 0, _INPUT), modules.vision_blocks[0], "input", take)
+    return Step((_TOWER, state - 1, _OUTPUT), modules.vision_blocks[state - 1], "output", take)
+
+
+def hidden_state(modules: Modules, state: int, take: Callable[[object], None]) -> Step:
+    """The step that reads a `hidden_states` index of the decoder."""
+    if state == 0:
+        return Step((_DECODER, 0, _INPUT), modules.layers[0], "input", take)
+    last = state == len(modules.layers)
+    return Step((_DECODER, state - 1, _OUTPUT), modules.last if last else modules.layers[state - 1], "output", take)
+
+
+Checked = tuple[Literal["hidden", "attention", "vision", "logits"], int, Position | AttentionSelection | None]
+"""A tensor that was checked to be finite: its kind, its layer or block, and its position if it belongs to one."""
+
+
+class Capture:
+    """Captures what a plan asks for in one forward.
+
+    Args:
+        plan: the resolved reads.
+        slots: for each sequence of the plan, where it sits in the model's tensors.
+        modules: of the model.
+        compared: attention blocks and kernels whose rows were compared with the call's own output; extended at first use.
+
+    Attributes:
+        captured: the tensors so far.
+    """
+
+    def __init__(self, plan: ReadPlan, slots: Sequence[SequenceSlot], modules: Modules, compared: set[tuple[int, str]]) -> None:
+        self.captured = Captured()
+        self._plan, self._slots, self._modules, self._compared = plan, slots, modules, compared
+        self._finite = FiniteCheck[Checked]()
+
+    def steps(self) -> list[Step]:
+        """The steps of all reads, in the order in which the forward reaches them."""
+        return sorted((*self._vision_steps(), *self._hidden_steps(), *self._attention_steps()), key=lambda step: step.order)
+
+    def take_logits(self, logits: Tensor) -> None:
+        """Keep the model's logits (row, token, vocabulary) at the positions of the plan."""
+        for position in self._plan.logits:
+            rows = select_positions(logits, self._plan.positions[position], self._slots)
+            self.captured.logits[position] = rows
+            for row in rows:
+                # A model may ban tokens by a logit of -inf, so only the largest of each position has to be finite.
+                self._finite.add(("logits", 0, position), row.amax(-1) if row.numel() else row)
+
+    def refuse_not_finite(self) -> None:
+        """Raise if something that was read is not finite.
+
+        Raises:
+            NotFinite: names the first in the order of the forward.
+        """
+        for kind, layer, position in self._finite.failed():
+            if kind == "hidden":
+                self._refuse_hidden(layer)
+            elif kind == "vision":
+                raise NotFinite(f"State {layer} of the vision tower holds NaN or infinity.")
+            elif kind == "attention":
+                raise NotFinite(f"Attention rows of block {layer} hold NaN or infinity.")
+            else:
+                raise NotFinite(f"Logits{_at(position)} hold NaN or infinity.")
+
+    def _vision_steps(self) -> Iterator[Step]:
+        for state in self._plan.vision:
+            yield tower_state(self._modules, state, partial(self._take_vision, state))
+
+    def _hidden_steps(self) -> Iterator[Step]:
+        for state in self._plan.hidden:
+            yield hidden_state(self._modules, state, partial(self._take_hidden, state))
+
+    def _attention_steps(self) -> Iterator[Step]:
+        for block in self._plan.attention:
+            module = self._modules.attention[block]
+            if module is not None:
+                yield Step((_DECODER, block, _ATTENTION), module, "attention", partial(self._take_attention, block))
+
+    def _take_vision(self, state: int, value: object) -> None:
+        states = first_tensor(value)
+        self._finite.add(("vision", state, None), states)
+        self.captured.vision[state] = states.detach().clone()
+
+    def _take_hidden(self, state: int, value: object) -> None:
+        states = token_states(value, self._modules.axes)
+        # One reduction over all tokens, not one for each position. Padding, which may hold anything, is left out only if this fails.
+        self._finite.add(("hidden", state, None), states)
+        for position in self._plan.hidden[state]:
+            self.captured.hidden[state, position] = select_positions(states, self._plan.positions[position], self._slots)
+
+    def _take_attention(self, block: int, running: RunningAttention) -> None:
+        first_use = (block, running.kernel) not in self._compared
+        output = running.output() if first_use else None
+        for selection in self._plan.attention[block]:
+            sequences = zip(self._slots, self._plan.queries[selection], self._plan.keys[selection], strict=True)
+            self.captured.attention[block, selection] = [
+                self._attention_rows(block, selection, running, slot, queries, keys, output) for slot, queries, keys in sequences
+            ]
+
+    def _attention_rows(
+        self,
+        block: int,
+        selection: AttentionSelection,
+        running: RunningAttention,
+        slot: SequenceSlot,
+        queries: Indices,
+        keys: Indices,
+        output: object | None,
+    ) -> Tensor:
+        """The rows of one sequence, (head, query, key) or (query, key)."""
+        call = running.call
+        positions = torch.tensor(slot.tokens(queries), dtype=torch.long, device=call.device)
+        rows = call.rows(slot.row, positions)
+        if output is not None and queries:  # an empty span compares nothing
+            difference = call.check(slot.row, positions, rows, output)
+            self.captured.row_differences[block] = max(difference, self.captured.row_differences.get(block, 0.0))
+            self._compared.add((block, running.kernel))
+        self._finite.add(("attention", block, selection), rows)
+        return _select_keys(rows.mean(0) if selection.heads == "mean" else rows, call, selection, slot, keys)
+
+    def _refuse_hidden(self, layer: int) -> None:
+        """Raise if hidden states of a layer are not finite at the positions that were read."""
+        for (state, position), rows in self.captured.hidden.items():
+            if state == layer and not all(map(is_finite, rows)):
+                raise NotFinite(f"Hidden states of layer {layer}{_at(position)} hold NaN or infinity.")
+
+
+def steps_over_all_states(
+    modules: Modules, rows: RowIndices, slots: Sequence[SequenceSlot], check: FiniteCheck[str], *, with_vision: bool
+) -> Iterator[Step]:
+    """Steps that check every state in the order of the forward, and keep none.
+
+    Args:
+        rows: for each sequence the positions to check; padding may hold anything.
+        check: gets each state, under a name for messages.
+    """
+
+    def check_tokens(name: str, value: object) -> None:
+        for states in select_positions(token_states(value, modules.axes), rows, slots):
+            check.add(name, states)
+
+    def check_tower(name: str, value: object) -> None:
+        check.add(name, first_tensor(value))
+
+    if with_vision:
+        for block in range(len(modules.vision_blocks)):
+            yield tower_state(modules, block + 1, partial(check_tower, f"state {block + 1} of the vision tower"))
+    yield hidden_state(modules, 0, partial(check_tokens, "hidden state 0, the embeddings"))
+    for block, path in enumerate(modules.layers):
+        name = f"hidden state {block + 1}, the output of decoder block {block}"
+        yield Step((_DECODER, block, _OUTPUT), path, "output", partial(check_tokens, name))
+
+
+def token_states(value: object, axes: Sequence[str]) -> Tensor:
+    """A block's input or output as (batch, token, feature), with the residual streams concatenated along the features."""
+    states = first_tensor(value)
+    if states.ndim == 3 or "stream" not in axes:
+        return states
+    return states.permute([axes.index(axis) for axis in ("batch", "token", "stream", "feature")]).flatten(2)
+
+
+def select_positions(states: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot]) -> list[Tensor]:
+    """For each sequence the states (token, feature) at its positions.
+
+    They are copies: a view of a few positions would keep the whole tensor alive.
+    """
+    return [
+        states[slot.row].index_select(0, torch.tensor(slot.tokens(positions), dtype=torch.long, device=states.device))
+        for slot, positions in zip(slots, rows, strict=True)
+    ]
+
+
+def _select_keys(
+    rows: Tensor, call: AttentionCall | AttentionWeights, selection: AttentionSelection, slot: SequenceSlot, keys: Indices
+) -> Tensor:
+    queries, width = call.shape
+    tokens = queries + slot.shared
+    if width == tokens:
+        return rows.index_select(-1, torch.tensor(slot.keys(keys), dtype=torch.long, device=rows.device))
+    if selection.key is None:  # cross-attention: its keys are not the sequence's positions, and all of them are kept
+        return rows
+    raise InvalidRead(
+        f"{call.where} attends to {width} keys of its own, not to the sequence of {tokens} tokens. "
+        "Read it with key=None, and blocks of self-attention by themselves."
+    )
+
+
+def _at(position: object) -> str:
+    name = position.name if isinstance(position, Span) else position
+    return "" if position is None else f" at {name!r}"

@@ -1,0 +1,192 @@
+"""Finds captured tensors by position: a read of every position also answers for the image, or for one word of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probe.errors import NotRead
+from probe.tokens.spans import Span, TokenMap
+from probe.tracing.activation.indexing import listed
+from probe.tracing.capture import Captured
+from probe.tracing.reads import Position
+from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, token_indices
+
+Wanted = Sequence[Position | None]
+"""Positions, one after the other; None is every position of the sequence."""
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedByPosition:
+    """The captured tensors of one forward, found by position.
+
+    Attributes:
+        tokens: the TokenMap of each row of the batch.
+        captured: the tensors, by the positions that were read.
+        plan: the token indices of those positions.
+    """
+
+    tokens: tuple[TokenMap, ...]
+    captured: Captured
+    plan: ReadPlan
+
+    def indices(self, wanted: Wanted) -> RowIndices:
+        """The token indices of these positions in each row of the batch.
+
+        Raises:
+            SpanNotFound, GridMismatch.
+        """
+        each = [self._indices_of(position) for position in wanted]
+        return tuple(tuple(index for rows in each for index in rows[row]) for row in range(len(self.tokens)))
+
+    def layers(self, position: Position | None) -> set[int]:
+        """The layers whose hidden states at a position were captured, by any read."""
+        return self._layers_with(position, self.captured.hidden)
+
+    def asked_layers(self, position: Position | None) -> set[int]:
+        """The layers at which `Hidden` reads asked for a position.
+
+        These are the layers of the reads that name it; else of those whose positions include it; else all that were captured.
+        """
+        asked = self.plan.asked_layers
+        if position in asked:
+            return asked[position]
+        return self._layers_with(position, [(layer, other) for other, layers in asked.items() for layer in layers]) or self.layers(position)
+
+    def hidden(self, layer: int, wanted: Wanted) -> list[Tensor]:
+        """Hidden states of a layer, (token, feature) for each row of the batch."""
+        return self._states({position: states for (number, position), states in self.captured.hidden.items() if number == layer}, wanted)
+
+    def logits(self, wanted: Wanted) -> list[Tensor]:
+        """Logits (token, vocabulary) for each row of the batch.
+
+        Raises:
+            NotRead: the message lists the positions that were read.
+        """
+        for position in wanted:
+            if not self._sources(self.captured.logits, position):
+                read = position_names(self.captured.logits)
+                raise NotRead(f"Logits at {position_name(position)} were not read. Read at: {read}.")
+        return self._states(self.captured.logits, wanted)
+
+    def attention_selections(
+        self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, block: int | None
+    ) -> dict[int, AttentionSelection]:
+        """For each block the attention read that is meant: of exactly these positions, or else one that includes them.
+
+        Args:
+            query, key, heads, block: None: any.
+
+        Raises:
+            NotRead: no read fits, or several that differ in an argument that is None.
+        """
+        known = attention_selections(self.captured)
+        candidates = [
+            selection
+            for selection in known
+            if heads in (None, selection.heads) and (block is None or (block, selection) in self.captured.attention)
+        ]
+        fitting = [one for one in candidates if query in (None, one.query) and key in (None, one.key)]
+        fitting = fitting or [one for one in candidates if self._includes(one, query, key)]
+        if not fitting:
+            raise NotRead(f"No attention was read from {_named(query)} to {_named(key)}. Attention reads: {described(known)}.")
+        if len({(query or one.query, key or one.key, one.heads) for one in fitting}) > 1:
+            raise NotRead(f"Several attention reads fit; name one by query=, key= or heads=. Attention reads: {described(fitting)}.")
+        return {number: selection for number, selection in self.captured.attention if selection in fitting}
+
+    def attention(self, block: int, selection: AttentionSelection, queries: RowIndices, keys: RowIndices) -> list[Tensor]:
+        """Some rows and columns of an attention read, (head, query, key) or (query, key), for each row of the batch.
+
+        Raises:
+            NotRead: columns of a block whose keys are not the sequence's positions.
+        """
+        read_queries, read_keys = self.plan.queries[selection], self.plan.keys[selection]
+        parts = []
+        for row, weights in enumerate(self.captured.attention[block, selection]):
+            if keys != read_keys and weights.shape[-1] != len(read_keys[row]):
+                raise NotRead(
+                    f"Block {block} attends to {weights.shape[-1]} keys of its own, not to the sequence's tokens. Leave key= out."
+                )
+            part = _select(weights, -2, read_queries[row], queries[row])
+            parts.append(_select(part, -1, read_keys[row], keys[row]))
+        return parts
+
+    def _indices_of(self, position: Position | None) -> RowIndices:
+        known = self.plan.positions.get(position)
+        if known is not None:
+            return known
+        return tuple(token_indices(row, None if position is None else (position,)) for row in self.tokens)
+
+    def _layers_with(self, position: Position | None, reads: Iterable[tuple[int, Position | None]]) -> set[int]:
+        """The layers at which reads (layer, position) include a position."""
+        read_at: dict[int, list[Position | None]] = {}
+        for layer, other in reads:
+            read_at.setdefault(layer, []).append(other)
+        included = {positions: bool(self._sources(positions, position)) for positions in set(map(tuple, read_at.values()))}
+        return {layer for layer, positions in read_at.items() if included[tuple(positions)]}
+
+    def _sources(self, read: Iterable[Position | None], position: Position | None) -> tuple[Position | None, ...]:
+        """The positions read that together include a position: itself, else the smallest that does, else all; none if all do not."""
+        known = sorted(read, key=lambda other: sum(map(len, self.plan.positions[other])))
+        if position in known:
+            return (position,)
+        wanted = self.indices([position])
+        for other in known:
+            if _covers(self.plan.positions[other], wanted):
+                return (other,)
+        return tuple(known) if _covers(self.indices(known), wanted) else ()
+
+    def _states(self, read: Mapping[Position | None, list[Tensor]], wanted: Wanted) -> list[Tensor]:
+        """States (token, feature) at the wanted positions, for each row of the batch."""
+        sources = [(self._sources(read, position), self.indices([position])) for position in wanted]
+        return [torch.cat([self._part(read, source, indices, row) for source, indices in sources]) for row in range(len(self.tokens))]
+
+    def _part(self, read: Mapping[Position | None, list[Tensor]], source: Wanted, indices: RowIndices, row: int) -> Tensor:
+        states = torch.cat([read[position][row] for position in source])
+        return _select(states, 0, self.indices(source)[row], indices[row])
+
+    def _includes(self, selection: AttentionSelection, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None) -> bool:
+        return (query is None or _covers(self.plan.queries[selection], self.indices(query))) and (
+            key is None or _covers(self.plan.keys[selection], self.indices(key))
+        )
+
+
+def _covers(read: RowIndices, wanted: RowIndices) -> bool:
+    return all(set(asked) <= set(there) for there, asked in zip(read, wanted, strict=True))
+
+
+def _select(values: Tensor, axis: int, read: Indices, wanted: Indices) -> Tensor:
+    """The wanted token indices of an axis that has those that were read, in the order wanted."""
+    if read == wanted:
+        return values
+    order = {index: number for number, index in enumerate(read)}
+    return values.index_select(axis, torch.tensor([order[index] for index in wanted], dtype=torch.long, device=values.device))
+
+
+def attention_selections(captured: Captured) -> list[AttentionSelection]:
+    """The selection of every attention read, each once."""
+    return list(dict.fromkeys(selection for _, selection in captured.attention))
+
+
+def position_name(position: Position | None) -> str:
+    """A position, for messages."""
+    if isinstance(position, Span):
+        return repr(position.name) if position.name else f"positions {listed(position.positions)}"
+    return "every position" if position is None else repr(position)
+
+
+def position_names(positions: Iterable[Position | None]) -> str:
+    """Positions, each once, for messages."""
+    return ", ".join(dict.fromkeys(map(position_name, positions))) or "nowhere"
+
+
+def described(selections: Sequence[AttentionSelection]) -> str:
+    """Attention selections, for messages."""
+    return "; ".join(f"{_named(one.query)} to {_named(one.key)} (heads={one.heads})" for one in selections) or "none"
+
+
+def _named(positions: tuple[Position, ...] | None) -> str:
+    return "all" if positions is None else " + ".join(map(position_name, positions))
