@@ -18,6 +18,7 @@ from .tokens.layout import ImageLayout as ImageLayout
 from .tokens.spans import Span as Span
 from .tokens.spans import TokenMap as TokenMap
 from .tracing.activation import Activation as Activation
+from .tracing.activation import RaggedActivation as RaggedActivation
 from .tracing.reads import Attention as Attention
 from .tracing.reads import Hidden as Hidden
 from .tracing.reads import Logits as Logits
@@ -28,6 +29,6 @@ from .tracing.reads import Read as Read
 from .tracing.reads import Vision as Vision
 from .tracing.reads import merge as merge
 from .tracing.trace import Trace as Trace
-from .verification.parity import verify as verify
+from .verification import verify as verify
 
 __version__: str

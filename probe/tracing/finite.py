@@ -1,4 +1,4 @@
-"""Finite or refused: one reduction for each tensor that a pass reads, and one synchronisation for all of them."""
+"""Checks that tensors are finite: one reduction for each tensor, and one synchronisation with the device for all of them."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-What = TypeVar("What")
+Name = TypeVar("Name")
 
 
-class FiniteCheck(Generic[What]):
-    """Collects tensors while a pass runs; says at its end which of them hold NaN or infinity."""
+class FiniteCheck(Generic[Name]):
+    """Collects tensors during a forward, and says afterwards which of them hold NaN or infinity."""
 
     def __init__(self) -> None:
-        self._whats: list[What] = []
+        self._names: list[Name] = []
         self._marks: list[Tensor] = []
 
-    def add(self, what: What, values: Tensor) -> None:
-        """Have a tensor checked. Two numbers of it are kept, on its device.
+    def add(self, name: Name, values: Tensor) -> None:
+        """Check a tensor. Only two of its numbers are kept, on its device.
 
         Args:
-            what: names the tensor in `failed`.
+            name: identifies the tensor in `failed`.
         """
         if values.numel():
             low, high = torch.aminmax(values.detach())
-            self._whats.append(what)
+            self._names.append(name)
             self._marks.append(low * 0 + high * 0)  # NaN where either end is not finite, else 0
 
-    def failed(self) -> list[What]:
-        """What was added and is not finite, in the order in which it was added."""
+    def failed(self) -> list[Name]:
+        """The names of the tensors that are not finite, in the order in which they were added."""
         if not self._marks:
             return []
         device = self._marks[0].device
         bad: list[bool] = torch.stack([mark.to(device, torch.float32) for mark in self._marks]).isnan().tolist()
-        return [what for what, is_bad in zip(self._whats, bad, strict=True) if is_bad]
+        return [name for name, is_bad in zip(self._names, bad, strict=True) if is_bad]
 
 
 def is_finite(values: Tensor) -> bool:

@@ -1,10 +1,9 @@
-"""What a user did to a model that changes what it computes: hooks, and modules, parameters and buffers that were replaced or written to."""
+"""Changes that a user made to a model: hooks, replaced modules and forwards, parameters and buffers that were written to."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -12,16 +11,18 @@ from torch.nn.modules import module as torch_module
 _RECORDING = "transformers.utils.output_capturing"
 """The module of the hooks with which transformers itself records outputs; they change nothing."""
 
+_Hook = Callable[..., object]
 
-def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    """The forward hooks that may change what a module returns, global ones first."""
+
+def forward_hooks(module: nn.Module) -> list[_Hook]:
+    """The forward hooks that may change a module's output, global ones first."""
     return [hooks[number] for hooks in (torch_module._global_forward_hooks, module._forward_hooks) for number in _numbers(hooks)]
 
 
 class ModelState:
-    """A model as it is now: its hooks, and the modules, parameters and buffers that it consists of, with how often each was written to.
+    """The state of a model: its hooks, modules, parameters and buffers, and how often each tensor was written to.
 
-    Holds weak references alone. What is written through `parameter.data` is not seen: PyTorch does not count it.
+    It holds weak references alone. A write through `parameter.data` is not noticed: PyTorch does not count it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,7 +30,7 @@ class ModelState:
         self._counts, self._forwards = _counts(model), _forwards(model)
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether the model is still as it was."""
+        """Whether the model is still in this state."""
         parts, forwards = list(_parts(model)), _forwards(model)
         return (
             len(parts) == len(self._parts)
@@ -40,13 +41,13 @@ class ModelState:
         )
 
 
-def _numbers(hooks: Mapping[int, Callable[..., Any]]) -> list[int]:
-    """PyTorch's numbers of the hooks that may change something; a number is never given twice, where an `id` is."""
+def _numbers(hooks: Mapping[int, _Hook]) -> list[int]:
+    """PyTorch's numbers of the hooks that may change an output. Unlike an `id`, a number is never used twice."""
     return [number for number, hook in hooks.items() if getattr(hook, "__module__", "") != _RECORDING]
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers; offloaded ones are replaced by every forward, and their values lie elsewhere."""
+    """Parameters and buffers, except offloaded ones: every forward replaces these."""
     yield from (tensor for tensor in model.parameters() if not tensor.is_meta)
     yield from (tensor for tensor in model.buffers() if not tensor.is_meta)
 
@@ -56,13 +57,14 @@ def _parts(model: nn.Module) -> Iterator[nn.Module | Tensor]:
     yield from _tensors(model)
 
 
-def _counts(model: nn.Module) -> list[Any]:
-    hooks: list[Any] = [_numbers(torch_module._global_forward_hooks), list(torch_module._global_forward_pre_hooks)]
+def _counts(model: nn.Module) -> list[object]:
+    """The numbers of all hooks, and the address and version of every tensor."""
+    hooks: list[object] = [_numbers(torch_module._global_forward_hooks), list(torch_module._global_forward_pre_hooks)]
     hooks += [(_numbers(module._forward_hooks), list(module._forward_pre_hooks)) for module in model.modules()]
     return hooks + [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in _tensors(model)]
 
 
-def _forwards(model: nn.Module) -> list[Any]:
-    """What stands in place of a module's own `forward`, nnsight's wrapper left out, which comes with the first read."""
-    there = (module.__dict__.get("forward") for module in model.modules())
-    return [None if type(forward).__module__.startswith("nnsight.") else forward for forward in there]
+def _forwards(model: nn.Module) -> list[object]:
+    """For each module the function that replaces its own `forward`, or None; nnsight's wrapper does not count."""
+    forwards = (module.__dict__.get("forward") for module in model.modules())
+    return [None if type(forward).__module__.startswith("nnsight.") else forward for forward in forwards]

@@ -1,4 +1,4 @@
-"""Where things are in a Hugging Face model, found from what transformers itself declares and from its structure."""
+"""Finds the modules of a Hugging Face model, from what transformers declares and from the model's structure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,22 +15,22 @@ from probe.errors import LoadError
 
 _ATTENTION = ("self_attn", "attention", "attn", "cross_attn", "self_attention")
 _IMAGE_TOKEN = ("image_token_id", "image_token_index", "video_token_index")
-_PICTURES = ("pixel_values", "flattened_patches")
+_IMAGE_INPUTS = ("pixel_values", "flattened_patches")
 
 
 @dataclass(frozen=True)
 class Modules:
-    """Module paths, as in `model.get_submodule(path)`.
+    """The module paths of a model, as in `model.get_submodule(path)`.
 
     Attributes:
         layers: the decoder blocks.
-        attention: for each decoder block its attention module; None where it has none.
+        attention: for each decoder block its attention module; None for a block without attention.
         last: the module whose output is the last hidden state, after the final norm as in Hugging Face.
-        vision: the vision tower; "" where there is none.
+        vision: the vision tower; "" if there is none.
         vision_blocks: its blocks.
-        image_token_id: the id that stands for image tokens; None where there is none.
+        image_token_id: the id of image tokens in `input_ids`; None if there is none.
         axes: the axes of a block's output.
-        unreadable: read -> why this family cannot give it, and what to read instead.
+        unreadable: name of a read -> why it cannot be read from this family, and what to read instead.
     """
 
     layers: tuple[str, ...]
@@ -44,7 +43,7 @@ class Modules:
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
-def discover(model: Any) -> Modules:
+def discover(model: PreTrainedModel) -> Modules:
     """Find the modules of a multimodal model.
 
     Raises:
@@ -61,15 +60,19 @@ def discover(model: Any) -> Modules:
         last=names[last] if backbone.last_is_normed else names[blocks[-1]],
         vision=names[vision] if vision is not None else "",
         vision_blocks=tuple(names[block] for block in vision_blocks),
-        image_token_id=next((found for name in _IMAGE_TOKEN if (found := getattr(model.config, name, None)) is not None), None),
+        image_token_id=next((token for name in _IMAGE_TOKEN if (token := getattr(model.config, name, None)) is not None), None),
         axes=backbone.axes,
         unreadable=backbone.unreadable,
     )
 
 
-def _decoder(model: Any) -> tuple[nn.Module, list[nn.Module], nn.Module]:
-    """The innermost decoder, its blocks and what returns its last state: blocks of the classes that transformers records there, which also
-    takes the decoder's own output for the last state; or else the list as deep as the configuration says, and the norm behind it."""
+def _decoder(model: PreTrainedModel) -> tuple[nn.Module, list[nn.Module], nn.Module]:
+    """The innermost decoder, its blocks, and the module whose output is the last hidden state.
+
+    The blocks are of the classes whose outputs transformers records as hidden states; the last hidden state is then the decoder's output.
+    If transformers records none, the blocks are the list as deep as the configuration says, and the last hidden state is the output of the
+    norm after them.
+    """
     root = model.get_decoder()
     while isinstance(root, PreTrainedModel) and root.get_decoder() is not root:
         root = root.get_decoder()
@@ -89,28 +92,29 @@ def _decoder(model: Any) -> tuple[nn.Module, list[nn.Module], nn.Module]:
 
 
 def _declared_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks whose outputs transformers records as this module's hidden states: its own, not those of a model inside it."""
+    """The blocks whose outputs transformers records as this module's hidden states, without those of a model inside it."""
     kinds = tuple(kind for kind, _ in _recorded(module, "hidden_states"))
     return [block for block in _own(module) if isinstance(block, kinds)] if kinds else []
 
 
 def _own(module: nn.Module) -> Iterator[nn.Module]:
+    """The submodules of a module, except for models inside it."""
     for child in module.children():
         if not isinstance(child, PreTrainedModel):
             yield child
             yield from _own(child)
 
 
-def _recorded(module: nn.Module, what: str) -> list[tuple[type, str]]:
-    """What transformers records of a module: classes, each with the name that it must have on the way to it ("": any)."""
-    entries = (getattr(module, "_can_record_outputs", None) or {}).get(what, ())
+def _recorded(module: nn.Module, output: str) -> list[tuple[type, str]]:
+    """The classes whose outputs transformers records under this name, each with the submodule that it has to be in ("": any)."""
+    entries = (getattr(module, "_can_record_outputs", None) or {}).get(output, ())
     listed = entries if isinstance(entries, (list, tuple)) else [entries]
-    found = [(getattr(entry, "target_class", entry), getattr(entry, "layer_name", None) or "") for entry in listed]
-    return [(kind, name.strip(".")) for kind, name in found if isinstance(kind, type)]
+    classes = [(getattr(entry, "target_class", entry), getattr(entry, "layer_name", None) or "") for entry in listed]
+    return [(kind, name.strip(".")) for kind, name in classes if isinstance(kind, type)]
 
 
 def _attention(path: str, block: nn.Module, declared: Sequence[tuple[type, str]]) -> str | None:
-    """The attention module of a block: of the class that transformers records; where it records none, called so."""
+    """The attention module of a block: of a class that transformers records, or, if it records none, with an attention module's name."""
     for name, module in block.named_modules():
         known = any(isinstance(module, kind) and (not under or f".{under}." in f".{name}.") for kind, under in declared)
         if known or (not declared and name in _ATTENTION):
@@ -119,9 +123,9 @@ def _attention(path: str, block: nn.Module, declared: Sequence[tuple[type, str]]
 
 
 def _calling(module: nn.Module) -> str:
-    """The part of an attention module that calls transformers' attention interface: itself, or one that it wraps."""
+    """The path suffix of the submodule that calls transformers' attention interface; "" if it is the module itself."""
     for name, part in module.named_modules():
-        kind: Any = type(part)
+        kind: type = type(part)
         if _calls_interface(kind):
             return name and f".{name}"
     return ""
@@ -135,22 +139,24 @@ def _calls_interface(kind: type[nn.Module]) -> bool:
         return False
 
 
-def _vision(model: Any, decoder: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
-    """The vision tower and its blocks: in what the model calls its image encoder, else in the first part that takes pictures and is not
-    the decoder, the longest list of blocks with attention (of equals the last): those that transformers records, else a ModuleList."""
-    inner = [
-        module for module in model.modules() if getattr(module, "main_input_name", "") in _PICTURES and isinstance(module, PreTrainedModel)
-    ]
-    for tower in (model.get_encoder(modality="image"), *inner):
+def _vision(model: PreTrainedModel, decoder: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
+    """The vision tower and its blocks; (None, []) if none is found.
+
+    The tower is in the model's image encoder, or else in the first submodel that takes images and does not hold the decoder. Its blocks are
+    the longest list of blocks with attention (of equally long ones the last): those that transformers records, or else a ModuleList.
+    """
+    submodels = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    encoders = [module for module in submodels if getattr(module, "main_input_name", "") in _IMAGE_INPUTS]
+    for tower in (model.get_encoder(modality="image"), *encoders):
         if isinstance(tower, nn.Module) and decoder not in set(tower.modules()):
-            # An encoder of the picture and the prompt has blocks for words too.
+            # An encoder of both the image and the prompt has blocks for words, too.
             parts = [part for part in tower.modules() if not hasattr(part, "embed_tokens")]
             declared = [(part, _declared_blocks(part)) for part in parts]
             listed = [(tower, list(part)) for part in parts if isinstance(part, nn.ModuleList)]
             for stacks in (declared, listed):
                 fitting = [(part, blocks) for part, blocks in stacks if any(map(_attends, blocks))]
                 if fitting:
-                    return max(reversed(fitting), key=lambda found: len(found[1]))
+                    return max(reversed(fitting), key=lambda stack: len(stack[1]))
     return None, []
 
 

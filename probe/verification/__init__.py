@@ -1,1 +1,6 @@
-"""Every kind of read against plain Hugging Face, and the grid against the image itself."""
+"""Compares every kind of read with plain Hugging Face, and the grid with the image itself."""
+
+from probe.verification.parity import verify
+from probe.verification.report import Check, Report
+
+__all__ = ["Check", "Report", "verify"]

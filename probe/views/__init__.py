@@ -1,4 +1,4 @@
-"""Views: what was read, drawn."""
+"""Drawings of activations."""
 
 from probe.views.overlay import overlay
 

@@ -1,4 +1,4 @@
-"""Maps drawn over the picture that they belong to."""
+"""Heat maps drawn over their image."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from probe.tracing.activation import Activation
 
 
 def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opacity: float = 0.6) -> Image.Image:
-    """A heat map over its picture, from its smallest value to its largest.
+    """A heat map over its image, coloured from its smallest value to its largest.
 
     Args:
-        image: the picture that was encoded.
+        image: the image that was encoded.
         heat: one map, dims (row, col) or (height, width); leading axes of length 1 are dropped.
         colours: a matplotlib colour map.
-        opacity: of the colours, 0 to 1. Where the model did not look, the picture stays grey.
+        opacity: of the colours, 0 to 1. Pixels that no cell covers stay grey.
+
+    >>> from probe.views import overlay
+    >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.Attention(layers=[4], query=-1, key="image", heads="mean"))
+    >>> overlay(image, trace.attention(layer=4).grid()).size == image.size
+    True
 
     Raises:
-        GridUnknown: not one single map, or a map of another picture.
-        PackageNeeded: matplotlib, whose colours are used, is not installed.
+        GridUnknown: not one single map, or a map of another image.
+        PackageNeeded: matplotlib, whose colour maps are used, is not installed.
     """
     try:
         import matplotlib
@@ -33,13 +38,13 @@ def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opa
     values = pixels.data.float().squeeze().cpu()
     if pixels.dims[-2:] != ("height", "width") or values.shape != (image.height, image.width):
         raise GridUnknown(
-            f"{heat!r} is not one map of this picture of {image.height} x {image.width} pixels. "
-            "Select one layer and head, take the mean of what is left, and fold it: .mean('head').grid()."
+            f"{heat!r} is not one map of this image of {image.height} x {image.width} pixels. "
+            "Select one layer and head or take their mean, and fold it: .mean('head').grid()."
         )
-    seen = ~torch.isnan(values)
-    low, high = values[seen].min(), values[seen].max()
-    scaled = torch.where(seen, (values - low) / (high - low).clamp(min=1e-12), 0.0).numpy()
-    painted = np.asarray(matplotlib.colormaps[colours](scaled))[..., :3] * 255
+    covered = ~torch.isnan(values)
+    low, high = values[covered].min(), values[covered].max()
+    scaled = torch.where(covered, (values - low) / (high - low).clamp(min=1e-12), 0.0).numpy()
+    coloured = np.asarray(matplotlib.colormaps[colours](scaled))[..., :3] * 255
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
-    strength = opacity * seen.numpy()[..., None]
-    return Image.fromarray((grey * (1 - strength) + painted * strength + 0.5).astype(np.uint8))
+    strength = opacity * covered.numpy()[..., None]
+    return Image.fromarray((grey * (1 - strength) + coloured * strength + 0.5).astype(np.uint8))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from dataclasses import Field, fields
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def same_fields(one: DataclassInstance, other: DataclassInstance) -> bool:
+def same_fields(one: Dataclass, other: Dataclass) -> bool:
     """Whether two objects of one dataclass have equal values in all fields that take part in comparisons."""
     return all(same_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one) if field.compare)
 

@@ -1,0 +1,69 @@
+"""Checks a grid against the image itself: paint over one cell, and the token of that cell has to change most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from probe.tokens.layout import Box, Grid
+from probe.tracing.activation import Activation
+from probe.verification.report import Check
+
+PAINTINGS = ((255, 1.0), (0, 1.0), (None, 0.3))
+"""(grey value, share): a cell's pixels are moved by this share towards a grey value (None: towards their own opposite)."""
+
+Cell = tuple[int, int]
+"""The row and column of a grid's cell."""
+
+
+def grid_title(grid: Grid) -> str:
+    """The name of a grid's check."""
+    return f"Grid {grid.name!r}, {grid.rows} x {grid.cols}"
+
+
+def inner_cells(grid: Grid, rng: np.random.Generator, count: int) -> list[Cell]:
+    """Random cells that lie on the image, with at least two pixels a side."""
+    height, width = grid.image_size
+
+    def inside(row: int, col: int) -> bool:
+        x0, y0, x1, y1 = grid.cell_box(row, col)
+        return x0 >= -0.5 and y0 >= -0.5 and x1 <= width + 0.5 and y1 <= height + 0.5 and min(x1 - x0, y1 - y0) >= 2
+
+    fitting = [(row, col) for row in range(grid.rows) for col in range(grid.cols) if inside(row, col)]
+    return [fitting[i] for i in rng.permutation(len(fitting))[:count]]
+
+
+def check_grid(
+    image: Image.Image, projected: Activation, grid: Grid, cells: Sequence[Cell], project: Callable[[Image.Image], Activation]
+) -> Check:
+    """Whether the token that changes most when a cell is painted over is the cell's own.
+
+    A single painting can draw a new object, which may change other tokens more than the cell's own. So each cell is painted in several
+    ways. Each way has equal weight: tokens are compared by their change as a share of the largest change.
+
+    Args:
+        projected: the image tokens of the unchanged image.
+        project: returns the image tokens (batch, token, feature) at the input of layer 0.
+    """
+    wrong = 0
+    for row, col in cells:
+        shares = torch.zeros(len(grid.tokens))
+        for grey, amount in PAINTINGS:
+            after = project(paint_cell(image, grid.cell_box(row, col), grey, amount)).data
+            change = (after - projected.data)[0].float().norm(dim=-1).cpu()[list(grid.tokens)]
+            shares += change / change.max().clamp(min=torch.finfo(change.dtype).tiny)  # a cell that was black already does not change
+        wrong += int(shares.argmax()) != row * grid.cols + col
+    ways = f"{len(cells)} cells painted over, one at a time, in {len(PAINTINGS)} ways"
+    return Check(grid_title(grid), wrong / len(cells), 0.0, ways)
+
+
+def paint_cell(image: Image.Image, box: Box, grey: int | None, amount: float) -> Image.Image:
+    """The image with the pixels in a box moved by a share towards a grey value (None: towards their own opposite)."""
+    x0, y0, x1, y1 = (round(edge) for edge in box)
+    pixels = np.array(image, dtype=np.float64)
+    cell = pixels[y0:y1, x0:x1]
+    cell += amount * ((255 - cell if grey is None else grey) - cell)
+    return Image.fromarray(pixels.round().astype(np.uint8))
