@@ -19,6 +19,8 @@ from probe.tracing.reads import Position
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, SequenceSlot
 
 if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
+
     from probe.tracing.modules import Modules
 
 
@@ -113,10 +115,10 @@ class Capture:
         """The steps of all reads, in the order in which the forward reaches them."""
         return sorted((*self._vision_steps(), *self._hidden_steps(), *self._attention_steps()), key=lambda step: step.order)
 
-    def take_logits(self, logits: Tensor) -> None:
-        """Keep the model's logits (row, token, vocabulary) at the positions of the plan."""
+    def take_logits(self, output: ModelOutput) -> None:
+        """Keep the logits of the model's output at the positions of the plan."""
         for position in self._plan.logits:
-            rows = select_positions(logits, self._plan.positions[position], self._slots)
+            rows = select_positions(output.logits, self._plan.positions[position], self._slots)
             self.captured.logits[position] = rows
             for row in rows:
                 # A model may ban tokens by a logit of -inf, so only the largest of each position has to be finite.
@@ -168,23 +170,19 @@ class Capture:
         first_use = (block, running.kernel) not in self._compared
         output = running.output() if first_use else None
         for selection in self._plan.attention[block]:
-            sequences = zip(self._slots, self._plan.queries[selection], self._plan.keys[selection], strict=True)
             self.captured.attention[block, selection] = [
-                self._attention_rows(block, selection, running, slot, queries, keys, output) for slot, queries, keys in sequences
+                self._attention_rows(block, selection, running, output, sequence) for sequence in range(len(self._slots))
             ]
 
     def _attention_rows(
-        self,
-        block: int,
-        selection: AttentionSelection,
-        running: RunningAttention,
-        slot: SequenceSlot,
-        queries: Indices,
-        keys: Indices,
-        output: object | None,
+        self, block: int, selection: AttentionSelection, running: RunningAttention, output: object | None, sequence: int
     ) -> Tensor:
-        """The rows of one sequence, (head, query, key) or (query, key)."""
-        call = running.call
+        """The rows of one sequence, (head, query, key) or (query, key).
+
+        Args:
+            output: the attention call's own output, to compare the rows with; None: no comparison.
+        """
+        call, slot, queries = running.call, self._slots[sequence], self._plan.queries[selection][sequence]
         positions = torch.tensor(slot.tokens(queries), dtype=torch.long, device=call.device)
         rows = call.rows(slot.row, positions)
         if output is not None and queries:  # an empty span compares nothing
@@ -192,7 +190,8 @@ class Capture:
             self.captured.row_differences[block] = max(difference, self.captured.row_differences.get(block, 0.0))
             self._compared.add((block, running.kernel))
         self._finite.add(("attention", block, selection), rows)
-        return _select_keys(rows.mean(0) if selection.heads == "mean" else rows, call, selection, slot, keys)
+        rows = rows.mean(0) if selection.heads == "mean" else rows
+        return _select_keys(rows, call, selection, slot, self._plan.keys[selection][sequence])
 
     def _refuse_hidden(self, layer: int) -> None:
         """Raise if hidden states of a layer are not finite at the positions that were read."""

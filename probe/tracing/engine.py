@@ -6,13 +6,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import nnsight
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from probe.errors import InvalidRead, NestedTrace
 from probe.tracing.attention import AttentionCall, AttentionWeights, RunningAttention
@@ -22,9 +23,8 @@ from probe.tracing.hooks import forward_hooks
 from probe.tracing.modules import Modules
 from probe.tracing.resolving import ReadPlan, RowIndices, SequenceSlot
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from transformers.utils import ModelOutput
+Forward = Callable[[Mapping[str, object]], ModelOutput]
+"""Calls the model with encoded inputs."""
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
@@ -52,7 +52,7 @@ class Engine:
 
     def run(
         self,
-        forward: Callable[[Mapping[str, object]], ModelOutput],
+        forward: Forward,
         inputs: Mapping[str, object],
         plan: ReadPlan,
         slots: Sequence[SequenceSlot],
@@ -62,10 +62,9 @@ class Engine:
         """Run `forward(inputs)` once and capture what the plan asks for.
 
         Args:
-            forward: calls the model.
             inputs: the encoded inputs.
             slots: for each sequence of the plan, where it sits in the model's tensors.
-            whole: run the forward to its end, for one that fills a cache. Otherwise it stops after the last read.
+            whole: run the forward to its end, as to fill a cache. Otherwise it stops after the last read, unless logits are read.
 
         Raises:
             NestedTrace: called from inside a run of the same model.
@@ -75,18 +74,12 @@ class Engine:
         """
         capture = Capture(plan, slots, self._modules, self._compared)
         output = self._run(forward, inputs, capture.steps(), whole=whole or bool(plan.logits))
-        if plan.logits:
-            capture.take_logits(output.logits)
+        if output is not None:
+            capture.take_logits(output)
         capture.refuse_not_finite()
         return capture.captured
 
-    def where_not_finite(
-        self,
-        forward: Callable[[Mapping[str, object]], ModelOutput],
-        inputs: Mapping[str, object],
-        rows: RowIndices,
-        slots: Sequence[SequenceSlot],
-    ) -> str:
+    def where_not_finite(self, forward: Forward, inputs: Mapping[str, object], rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
         """The first state of the tower or the decoder that holds NaN or infinity in a forward; "" if all are finite.
 
         Args:
@@ -104,13 +97,13 @@ class Engine:
 
     def _run(
         self,
-        forward: Callable[[Mapping[str, object]], ModelOutput],
+        forward: Forward,
         inputs: Mapping[str, object],
         steps: Sequence[Step],
         *,
         whole: bool,
-    ) -> ModelOutput:
-        """The output of a forward whose modules are read on the way; None if it was stopped after the last read."""
+    ) -> ModelOutput | None:
+        """Run a forward and read its modules; returns its output, or None if it was stopped after the last read."""
         with self.lock:
             if self._nnsight.interleaver.interleaving:
                 raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
@@ -124,9 +117,7 @@ class Engine:
             finally:
                 reader.remove_hooks()
 
-    def _trace(
-        self, forward: Callable[[Mapping[str, object]], ModelOutput], inputs: Mapping[str, object], reader: ModuleReader, *, whole: bool
-    ) -> ModelOutput:
+    def _trace(self, forward: Forward, inputs: Mapping[str, object], reader: ModuleReader, *, whole: bool) -> ModelOutput | None:
         output: dict[str, ModelOutput] = {}
         model = self._nnsight
         with model.trace(inputs, fn=forward) as tracer:

@@ -12,7 +12,8 @@ from probe.errors import NotRead
 from probe.tokens.integers import as_int, as_ints
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, shortened
-from probe.tracing.activation import Activation, RaggedActivation
+from probe.tracing.activation import Activation
+from probe.tracing.activation.batch import activation_of_rows
 from probe.tracing.activation.equality import same_fields
 from probe.tracing.activation.indexing import listed
 from probe.tracing.capture import Captured
@@ -123,7 +124,7 @@ class Trace:
                 "concatenated until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
             )
         tokens = self._lookup.indices(wanted)
-        return self._activation(_by_row(states), ("layer", "batch", "token", "feature"), numbers, layer is not None, token=tokens)
+        return self._of_layers(states, ("batch", "token", "feature"), None if layer is not None else numbers, {"token": tokens})
 
     def projected(self) -> Activation:
         """Projected image tokens, as the language model receives them: dims (batch, token, feature).
@@ -175,9 +176,9 @@ class Trace:
         selection = selections[numbers[0]]
         queries = self.plan.queries[selection] if query_positions is None else self._lookup.indices(query_positions)
         keys = self.plan.keys[selection] if key_positions is None else self._lookup.indices(key_positions)
-        rows = _by_row([self._lookup.attention(number, selections[number], queries, keys) for number in numbers])
-        dims = ("layer", "batch", "head", "query", "key") if selection.heads == "all" else ("layer", "batch", "query", "key")
-        return self._activation(rows, dims, numbers, layer is not None, query=queries, key=keys)
+        weights = [self._lookup.attention(number, selections[number], queries, keys) for number in numbers]
+        dims = ("batch", "head", "query", "key") if selection.heads == "all" else ("batch", "query", "key")
+        return self._of_layers(weights, dims, None if layer is not None else numbers, {"query": queries, "key": keys})
 
     def vision(self, layer: int | None = None) -> Activation:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
@@ -220,8 +221,7 @@ class Trace:
             NotRead: the message lists the positions that were read.
         """
         wanted: Wanted = as_positions(at, "logits(at=...)") or _only_read(self.plan.asked_logits, "logits")
-        rows = [logits[None] for logits in self._lookup.logits(wanted)]
-        return self._activation(rows, ("layer", "batch", "token", "feature"), (0,), True, token=self._lookup.indices(wanted))
+        return self._of_layers([self._lookup.logits(wanted)], ("batch", "token", "feature"), None, {"token": self._lookup.indices(wanted)})
 
     @property
     def _lookup(self) -> CapturedByPosition:
@@ -245,47 +245,14 @@ class Trace:
                 "some to the sequence, some across it to vision features. Ask for one with layer=, or for blocks of one kind with layers=."
             )
 
-    def _activation(
-        self, rows: Sequence[Tensor], dims: tuple[str, ...], layers: tuple[int, ...], single: bool, **axes: RowIndices
+    def _of_layers(
+        self, states: Sequence[Sequence[Tensor]], dims: tuple[str, ...], layers: tuple[int, ...] | None, indices: Mapping[str, RowIndices]
     ) -> Activation:
-        """The rows of a batch as one activation, ragged if they differ in shape.
-
-        Args:
-            rows: for each row a tensor with the axes `dims` without `batch`.
-            single: drop the layer axis.
-            axes: the token indices along an axis, in each row.
-        """
-        numbers = range(len(rows))
-        if len({row.shape for row in rows}) == 1:
-            return self._of_rows(numbers, rows, dims, layers, single, axes)
-        return RaggedActivation([self._of_rows([row], rows, dims, layers, single, axes) for row in numbers])
-
-    def _of_rows(
-        self,
-        numbers: Sequence[int],
-        rows: Sequence[Tensor],
-        dims: tuple[str, ...],
-        layers: tuple[int, ...],
-        single: bool,
-        axes: Mapping[str, RowIndices],
-    ) -> Activation:
-        """The activation of the rows of these numbers, which agree in shape."""
-        data = torch.stack([rows[number] for number in numbers], dim=1)
-        coords: dict[str, tuple[int, ...]] = {"layer": layers}
-        for axis, indices in axes.items():
-            different = {indices[number] for number in numbers}
-            # The keys of cross-attention are not positions of the sequence, and have no coordinates.
-            if len(different) == 1 and len(indices[numbers[0]]) == data.shape[dims.index(axis)]:
-                coords[axis] = indices[numbers[0]]
-        if len(numbers) < len(rows):
-            coords["batch"] = tuple(numbers)
-        folded = axes["key" if "key" in axes else "token"]
-        layouts = [self.tokens[number].layout(folded[number]) for number in numbers]
-        layout, reason = layouts[0]
-        if any(other != layouts[0] for other in layouts):
-            layout, reason = None, "the rows of the batch are laid out differently"
-        activation = Activation(data, dims, coords, layout=layout, no_grid_reason=reason)
-        return activation.isel(layer=0) if single else activation
+        """The rows of each layer as one activation; without layers, those of the only one, without a `layer` axis."""
+        if layers is None:
+            return activation_of_rows(states[0], dims, self.tokens, indices)
+        rows = [_stacked(row) for row in zip(*states, strict=True)]
+        return activation_of_rows(rows, ("layer", *dims), self.tokens, indices, {"layer": layers})
 
 
 def _chosen(known: Sequence[int], layer: int | None, layers: Iterable[int] | None, depth: int, what: str) -> tuple[int, ...]:
@@ -307,11 +274,6 @@ def _chosen(known: Sequence[int], layer: int | None, layers: Iterable[int] | Non
     if missing:
         raise NotRead(f"The {what} {missing[0]} was not read. Read: {', '.join(map(str, known)) or 'none'}.")
     return numbers
-
-
-def _by_row(layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """For each row of the batch its layers' tensors, stacked."""
-    return [_stacked(row) for row in zip(*layers, strict=True)]
 
 
 def _stacked(layers: Sequence[Tensor]) -> Tensor:

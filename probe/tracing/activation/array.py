@@ -17,6 +17,7 @@ from probe.errors import GridUnknown, InvalidRead, NotRead, PackageNeeded
 from probe.tokens.layout import Grid, ImageLayout
 from probe.tracing.activation.equality import same_fields
 from probe.tracing.activation.indexing import as_indices, index_of_label, indices_of_labels, indices_of_slice
+from probe.tracing.activation.pixels import sample_pixels
 
 if TYPE_CHECKING:
     import xarray
@@ -260,18 +261,7 @@ class Activation:
         """
         if self.view is None or self.dims[-2:] != ("row", "col"):
             raise GridUnknown(f"{self!r} is not a map on a grid. Fold it first: .grid().to_pixels(), with (row, col) as its last axes.")
-        height, width = self.view.image_size
-        leading = self.data.shape[:-2]
-        maps = self.data.float().reshape(-1, 1, *self.data.shape[-2:])
-        down, across = (torch.from_numpy(centres).to(maps) for centres in self.view.pixel_coordinates())
-        x, y = ((centres + 0.5) / count * 2 - 1 for centres, count in ((across, self.view.cols), (down, self.view.rows)))
-        samples = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None]
-        pixels = torch.nn.functional.grid_sample(
-            maps, samples.expand(len(maps), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
-        )
-        covered = ~(x.isnan()[None, :] | y.isnan()[:, None])
-        pixels = torch.where(covered, pixels, torch.nan).reshape(*leading, height, width)
-        return Activation(pixels, (*self.dims[:-2], "height", "width"), self.coords)
+        return Activation(sample_pixels(self.data, self.view), (*self.dims[:-2], "height", "width"), self.coords)
 
     def numpy(self) -> NDArray[np.generic]:
         """The data as a NumPy array on the CPU; bfloat16, which NumPy lacks, becomes float32.

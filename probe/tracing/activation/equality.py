@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 
-class Dataclass(Protocol):
+class _Dataclass(Protocol):
     """An instance of any dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def same_fields(one: Dataclass, other: Dataclass) -> bool:
+def same_fields(one: _Dataclass, other: _Dataclass) -> bool:
     """Whether two objects of one dataclass have equal values in all fields that take part in comparisons."""
     return all(same_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one) if field.compare)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 
 import probe
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.tracing.modules import Modules
-from probe.tracing.reads import Attention, Hidden, Logits, Vision, merge
-from probe.tracing.resolving import resolve_reads
+from probe.tracing.reads import Attention, Hidden, LayerRead, Logits, Projected, Vision, merge
+from probe.tracing.resolving import Resolution, resolve, resolve_reads
 
 MODULES = Modules(("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), 9)
 
@@ -67,3 +68,31 @@ def test_what_a_family_cannot_give_is_refused_with_its_reason() -> None:
 def test_only_reads_are_merged() -> None:
     with pytest.raises(InvalidRead, match="Not a read: 'image'"):
         probe.merge(["image"])  # type: ignore[list-item]
+
+
+def test_reads_of_one_position_are_resolved_once() -> None:
+    plan = resolve_reads([Hidden([0, 1], "image"), Projected(), Hidden(0, "image"), Attention("all", -1), Attention(0, -1)], MODULES, ())
+    assert plan.hidden == {0: ["image"], 1: ["image"]}
+    assert {block: len(selections) for block, selections in plan.attention.items()} == {0: 1, 2: 1}
+    assert plan.asked == (("image",),)
+    assert plan.asked_layers == {"image": {0, 1}}  # Projected reads layer 0 without asking for it
+
+
+@dataclass(frozen=True)
+class BlockInput(LayerRead):
+    """What a decoder block takes: a kind of read that somebody adds."""
+
+    residual: Literal["before", "after"] = "before"
+
+
+def test_a_new_kind_of_read_is_a_class_and_a_resolver() -> None:
+    reads = [BlockInput([0, 1]), BlockInput(2), BlockInput(0, "after")]
+    assert merge(reads) == (BlockInput((0, 1, 2)), BlockInput((0,), "after"))
+    with pytest.raises(InvalidRead, match="Register a resolver for BlockInput"):
+        resolve_reads(reads, MODULES, ())
+
+    @resolve.register(BlockInput)
+    def _(read: BlockInput, resolution: Resolution) -> None:
+        resolve(Hidden(read.layers), resolution)
+
+    assert sorted(resolve_reads(reads, MODULES, ()).hidden) == [0, 1, 2]
