@@ -89,10 +89,6 @@ def hidden_state(modules: Modules, state: int, take: Callable[[object], None]) -
     return Step((_DECODER, state - 1, _OUTPUT), modules.last if last else modules.layers[state - 1], "output", take)
 
 
-Checked = tuple[Literal["hidden", "attention", "vision", "logits"], int, Position | AttentionSelection | None]
-"""A tensor that was checked to be finite: its kind, its layer or block, and its position if it belongs to one."""
-
-
 class Capture:
     """Captures what a plan asks for in one forward.
 
@@ -109,7 +105,7 @@ class Capture:
     def __init__(self, plan: ReadPlan, slots: Sequence[SequenceSlot], modules: Modules, compared: set[tuple[int, str]]) -> None:
         self.captured = Captured()
         self._plan, self._slots, self._modules, self._compared = plan, slots, modules, compared
-        self._finite = FiniteCheck[Checked]()
+        self._finite = FiniteCheck[Callable[[], str]]()  # a tensor's name is what returns the message about it
 
     def steps(self) -> list[Step]:
         """The steps of all reads, in the order in which the forward reaches them."""
@@ -120,9 +116,10 @@ class Capture:
         for position in self._plan.logits:
             rows = select_positions(output.logits, self._plan.positions[position], self._slots)
             self.captured.logits[position] = rows
+            message = f"Logits{_at(position)} hold NaN or infinity."
             for row in rows:
                 # A model may ban tokens by a logit of -inf, so only the largest of each position has to be finite.
-                self._finite.add(("logits", 0, position), row.amax(-1) if row.numel() else row)
+                self._finite.add(partial(str, message), row.amax(-1) if row.numel() else row)
 
     def refuse_not_finite(self) -> None:
         """Raise if something that was read is not finite.
@@ -130,15 +127,8 @@ class Capture:
         Raises:
             NotFinite: names the first in the order of the forward.
         """
-        for kind, layer, position in self._finite.failed():
-            if kind == "hidden":
-                self._refuse_hidden(layer)
-            elif kind == "vision":
-                raise NotFinite(f"State {layer} of the vision tower holds NaN or infinity.")
-            elif kind == "attention":
-                raise NotFinite(f"Attention rows of block {layer} hold NaN or infinity.")
-            else:
-                raise NotFinite(f"Logits{_at(position)} hold NaN or infinity.")
+        for message in filter(None, (failed() for failed in self._finite.failed())):
+            raise NotFinite(message)
 
     def _vision_steps(self) -> Iterator[Step]:
         for state in self._plan.vision:
@@ -156,13 +146,13 @@ class Capture:
 
     def _take_vision(self, state: int, value: object) -> None:
         states = first_tensor(value)
-        self._finite.add(("vision", state, None), states)
+        self._finite.add(lambda: f"State {state} of the vision tower holds NaN or infinity.", states)
         self.captured.vision[state] = states.detach().clone()
 
     def _take_hidden(self, state: int, value: object) -> None:
         states = token_states(value, self._modules.axes)
         # One reduction over all tokens, not one for each position. Padding, which may hold anything, is left out only if this fails.
-        self._finite.add(("hidden", state, None), states)
+        self._finite.add(partial(self._not_finite_hidden, state), states)
         for position in self._plan.hidden[state]:
             self.captured.hidden[state, position] = select_positions(states, self._plan.positions[position], self._slots)
 
@@ -189,15 +179,16 @@ class Capture:
             difference = call.check(slot.row, positions, rows, output)
             self.captured.row_differences[block] = max(difference, self.captured.row_differences.get(block, 0.0))
             self._compared.add((block, running.kernel))
-        self._finite.add(("attention", block, selection), rows)
+        self._finite.add(lambda: f"Attention rows of block {block} hold NaN or infinity.", rows)
         rows = rows.mean(0) if selection.heads == "mean" else rows
         return _select_keys(rows, call, selection, slot, self._plan.keys[selection][sequence])
 
-    def _refuse_hidden(self, layer: int) -> None:
-        """Raise if hidden states of a layer are not finite at the positions that were read."""
+    def _not_finite_hidden(self, layer: int) -> str:
+        """The message about a layer's hidden states; "" if they are finite at the positions that were read."""
         for (state, position), rows in self.captured.hidden.items():
             if state == layer and not all(map(is_finite, rows)):
-                raise NotFinite(f"Hidden states of layer {layer}{_at(position)} hold NaN or infinity.")
+                return f"Hidden states of layer {layer}{_at(position)} hold NaN or infinity."
+        return ""
 
 
 def steps_over_all_states(

@@ -111,6 +111,10 @@ class Trace:
         Returns:
             in the model's dtype, dims (layer, batch, token, feature).
 
+        >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.Hidden(layers=[3, 4]))
+        >>> trace.hidden("question", layer=4)
+        Activation(batch=1, token=5, feature=128; float32)
+
         Raises:
             NotRead: the message lists what was read.
         """
@@ -272,7 +276,7 @@ def _chosen(known: Sequence[int], layer: int | None, layers: Iterable[int] | Non
     numbers = tuple(number % depth if -depth <= number < 0 else number for number in asked)
     missing = [number for number in numbers if number not in known]
     if missing:
-        raise NotRead(f"The {what} {missing[0]} was not read. Read: {', '.join(map(str, known)) or 'none'}.")
+        raise NotRead(f"Not read: {what} {missing[0]}. Read: {', '.join(map(str, known)) or 'none'}.")
     return numbers
 
 
