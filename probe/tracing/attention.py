@@ -85,7 +85,11 @@ class AttentionCall:
 
     @classmethod
     def from_inputs(cls, inputs: tuple[Sequence[object], Mapping[str, object]], where: str) -> AttentionCall:
-        """The call, from the arguments of Hugging Face's attention interface: (module, query, key, value, mask, **arguments).
+        """The call, from the arguments of Hugging Face's attention interface.
+
+        Args:
+            inputs: ((module, query, key, value, mask), keyword arguments); the mask may be one of the latter.
+            where: the module, for messages.
 
         Raises:
             UnmodelledAttention: an argument that changes the weights in a way that our rows do not account for.
@@ -163,7 +167,7 @@ class AttentionCall:
         return scores
 
     def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: object) -> float:
-        """Largest difference of rows @ values from the call's own output, relative to the largest output of the same head.
+        """Largest difference of rows @ values from the call's own output, relative to the head's largest.
 
         Raises:
             WrongRows: larger than `TOLERANCE`.

@@ -218,7 +218,7 @@ def steps_over_all_states(
 
 
 def token_states(value: object, axes: Sequence[str]) -> Tensor:
-    """A block's input or output as (batch, token, feature), with the residual streams concatenated along the features."""
+    """A block's input or output as (batch, token, feature), its residual streams concatenated."""
     states = first_tensor(value)
     if states.ndim == 3 or "stream" not in axes:
         return states

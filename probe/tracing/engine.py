@@ -30,7 +30,10 @@ _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 
 
 def lock_of(model: PreTrainedModel) -> threading.RLock:
-    """The lock of a Hugging Face model. Wrappers of the same model share it: nnsight's hooks sit in the model's own modules."""
+    """The lock of a Hugging Face model.
+
+    Wrappers of the same model share it: nnsight's hooks sit in the model's own modules.
+    """
     return _LOCKS.setdefault(model, threading.RLock())
 
 
@@ -80,7 +83,7 @@ class Engine:
         return capture.captured
 
     def where_not_finite(self, forward: Forward, inputs: Mapping[str, object], rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
-        """The first state of the tower or the decoder that holds NaN or infinity in a forward; "" if all are finite.
+        """The first state of a forward that holds NaN or infinity; "" if all states are finite.
 
         Args:
             rows: for each sequence the positions to check; padding may hold anything.

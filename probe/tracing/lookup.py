@@ -75,7 +75,9 @@ class CapturedByPosition:
     def attention_selections(
         self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, block: int | None
     ) -> dict[int, AttentionSelection]:
-        """For each block the attention read that is meant: of exactly these positions, or else one that includes them.
+        """For each block the attention read that is meant.
+
+        It is the read of exactly these positions, or else one that includes them.
 
         Args:
             query, key, heads, block: None: any.
@@ -98,7 +100,7 @@ class CapturedByPosition:
         return {number: selection for number, selection in self.captured.attention if selection in fitting}
 
     def attention(self, block: int, selection: AttentionSelection, queries: RowIndices, keys: RowIndices) -> list[Tensor]:
-        """Some rows and columns of an attention read, (head, query, key) or (query, key), for each row of the batch.
+        """Some rows and columns of an attention read, for each row of the batch: ([head,] query, key).
 
         Raises:
             NotRead: columns of a block whose keys are not the sequence's positions.

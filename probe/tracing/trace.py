@@ -213,7 +213,9 @@ class Trace:
         return activation.isel(layer=0) if len(numbers) == 1 else activation
 
     def logits(self, at: Positions = None) -> Activation:
-        """Next-token logits: dims (batch, token, feature), feature being the vocabulary. Equals `logits[:, at]` of Hugging Face.
+        """Next-token logits: dims (batch, token, feature), feature being the vocabulary.
+
+        Equals `logits[:, at]` of Hugging Face.
 
         Args:
             at: positions; left out, those of the only read of logits, or every position if that was read.

@@ -61,7 +61,12 @@ def check_grid(
 
 
 def paint_cell(image: Image.Image, box: Box, grey: int | None, amount: float) -> Image.Image:
-    """The image with the pixels in a box moved by a share towards a grey value (None: towards their own opposite)."""
+    """The image with the pixels in a box moved towards a grey value.
+
+    Args:
+        grey: None: each pixel moves towards its own opposite.
+        amount: share of the way, 0 to 1.
+    """
     x0, y0, x1, y1 = (round(edge) for edge in box)
     pixels = np.array(image, dtype=np.float64)
     cell = pixels[y0:y1, x0:x1]

@@ -92,7 +92,9 @@ class Activation:
     __hash__ = None  # type: ignore[assignment]
 
     def __getitem__(self, indices: Index | tuple[Index, ...]) -> Activation:
-        """Indices along the axes in their order, as an array has them: a number drops its axis, lists and slices keep it.
+        """Select by index along the axes in their order, as in an array.
+
+        A number drops its axis, lists and slices keep it.
 
         Raises:
             NotRead: an index beyond an axis' end, or more indices than axes.
@@ -122,10 +124,11 @@ class Activation:
         return tuple(self.isel(batch=[row]) for row in range(self.data.shape[self._axis("batch")]))
 
     def sel(self, **labels: SupportsIndex | Sequence[int] | slice) -> Activation:
-        """Select by label along named axes: `sel(layer=12, head=0)`. A layer's label is its number, a token's its position.
+        """Select by label along named axes: `sel(layer=12, head=0)`.
 
-        A number drops the axis, a list or a range keeps it. A negative number counts from the last label: `sel(layer=-1)` is the last
-        layer that was read. A slice takes the labels from its start up to, without, its stop.
+        A layer's label is its number, a token's its position. A number drops the axis, a list or a range keeps it. A negative number counts
+        from the last label: `sel(layer=-1)` is the last layer that was read. A slice takes the labels from its start up to its stop, which
+        is left out.
 
         >>> states = probe.Activation(torch.arange(3.0), ("layer",), {"layer": (7, 9, 11)})
         >>> states.sel(layer=[11, 7]).data
@@ -146,9 +149,9 @@ class Activation:
         return result
 
     def isel(self, **indices: SupportsIndex | Sequence[int] | slice) -> Activation:
-        """Select by index along named axes, from 0 or, negative, from the end: `isel(token=-1)` is a word's last token.
+        """Select by index along named axes: `isel(token=-1)` is a word's last token.
 
-        A number drops the axis, a list or a slice keeps it.
+        Indices count from 0 or, negative, from the end. A number drops the axis, a list or a slice keeps it.
 
         >>> probe.Activation(torch.arange(3.0), ("token",)).isel(token=-1).data
         tensor(2.)
@@ -207,7 +210,7 @@ class Activation:
         return result
 
     def map(self, data: Tensor) -> Activation:
-        """Another tensor with the same axes, such as an arithmetic result; names, coordinates and layout are kept.
+        """Another tensor with the same axes, such as an arithmetic result; it keeps coordinates and layout.
 
         An axis whose length changes loses its coordinates and its layout: nothing says which layers or tokens are left.
 
@@ -249,7 +252,9 @@ class Activation:
         return Activation(data, (*before, "row", "col", *after), coords, view=grid)
 
     def to_pixels(self) -> Activation:
-        """(row, col) -> (height, width) of the original image, bilinear between cell centres; NaN where no cell covers a pixel.
+        """A map on a grid (row, col) as a map on the original image's pixels (height, width).
+
+        Bilinear between cell centres; NaN where no cell covers a pixel.
 
         >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.Hidden(layers=4, at="image"))
         >>> heat = trace.hidden(layer=4).grid().mean("batch", "feature").to_pixels()

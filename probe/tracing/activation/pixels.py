@@ -10,7 +10,10 @@ from probe.tokens.layout import Grid
 
 
 def sample_pixels(cells: Float[Tensor, "*batch row col"], grid: Grid) -> Float[Tensor, "*batch height width"]:
-    """The values of a grid's cells at every pixel, float32: bilinear between cell centres; NaN where no cell covers a pixel."""
+    """The values of a grid's cells at every pixel of the original image, float32.
+
+    Bilinear between cell centres; NaN where no cell covers a pixel.
+    """
     height, width = grid.image_size
     maps = cells.float().reshape(-1, 1, *cells.shape[-2:])
     down, across = (torch.from_numpy(centres).to(maps) for centres in grid.pixel_coordinates())

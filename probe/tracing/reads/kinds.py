@@ -122,7 +122,9 @@ def check_read(read: object) -> Read:
 
 
 def merge(reads: Iterable[Read]) -> tuple[Read, ...]:
-    """The fewest reads that cover all of these: equal positions share one read over the union of their layers.
+    """The fewest reads that cover all of these.
+
+    Reads of equal positions become one read over the union of their layers.
 
     >>> probe.merge([probe.Hidden(range(2, 4), at="image"), probe.Hidden(range(3, 6), at="image")])
     (Hidden(layers=(2, 3, 4, 5), at=('image',)),)
