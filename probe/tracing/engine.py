@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import nnsight
 import torch
@@ -23,8 +24,9 @@ from probe.tracing.hooks import forward_hooks
 from probe.tracing.modules import Modules
 from probe.tracing.resolving import ReadPlan, RowIndices, SequenceSlot
 
-Forward = Callable[[Mapping[str, object]], ModelOutput]
-"""Calls the model with encoded inputs."""
+Inputs = TypeVar("Inputs")
+Forward = Callable[[Inputs], ModelOutput]
+"""Calls the model with its inputs."""
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
@@ -55,8 +57,8 @@ class Engine:
 
     def run(
         self,
-        forward: Forward,
-        inputs: Mapping[str, object],
+        forward: Forward[Inputs],
+        inputs: Inputs,
         plan: ReadPlan,
         slots: Sequence[SequenceSlot],
         *,
@@ -82,7 +84,7 @@ class Engine:
         capture.refuse_not_finite()
         return capture.captured
 
-    def where_not_finite(self, forward: Forward, inputs: Mapping[str, object], rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
+    def where_not_finite(self, forward: Forward[Inputs], inputs: Inputs, rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
         """The first state of a forward that holds NaN or infinity; "" if all states are finite.
 
         Args:
@@ -100,8 +102,8 @@ class Engine:
 
     def _run(
         self,
-        forward: Forward,
-        inputs: Mapping[str, object],
+        forward: Forward[Inputs],
+        inputs: Inputs,
         steps: Sequence[Step],
         *,
         whole: bool,
@@ -120,7 +122,7 @@ class Engine:
             finally:
                 reader.remove_hooks()
 
-    def _trace(self, forward: Forward, inputs: Mapping[str, object], reader: ModuleReader, *, whole: bool) -> ModelOutput | None:
+    def _trace(self, forward: Forward[Inputs], inputs: Inputs, reader: ModuleReader, *, whole: bool) -> ModelOutput | None:
         output: dict[str, ModelOutput] = {}
         model = self._nnsight
         with model.trace(inputs, fn=forward) as tracer:
