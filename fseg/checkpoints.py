@@ -1,25 +1,27 @@
-"""The name under which recipes ask for the models of the package itself."""
+"""The alias "glyphs", under which recipes name the embedded models."""
 
 from __future__ import annotations
 
 import os
 
+from fseg import glyphs
+
 EMBEDDED = "glyphs"
 
 
-def backbone_place(name: str | os.PathLike[str]) -> str:
-    """Where a backbone of this name is: a hub id or a folder as it was given, the package's own folder for "glyphs"."""
-    if name == EMBEDDED:
-        from fseg.glyphs import llava_folder  # the embedded models are looked for only when asked for
+def backbone_path(name: str | os.PathLike[str]) -> str:
+    """A backbone's hub id or folder: for "glyphs" the embedded model's folder, otherwise the name as given.
 
-        return os.fspath(llava_folder())
-    return os.fspath(name)
+    >>> backbone_path("llava-hf/llava-1.5-7b-hf")
+    'llava-hf/llava-1.5-7b-hf'
+    """
+    return os.fspath(glyphs.llava_folder() if name == EMBEDDED else name)
 
 
-def sam_place(name: str | os.PathLike[str]) -> str:
-    """Where a SAM of this name is: a hub id, a folder or a file as it was given, the package's own file for "glyphs"."""
-    if name == EMBEDDED:
-        from fseg.glyphs import sam_file  # the embedded models are looked for only when asked for
+def sam_path(name: str | os.PathLike[str]) -> str:
+    """A SAM's hub id, folder or file: for "glyphs" the embedded model's file, otherwise the name as given.
 
-        return os.fspath(sam_file())
-    return os.fspath(name)
+    >>> sam_path("sam_vit_h_4b8939.pth")
+    'sam_vit_h_4b8939.pth'
+    """
+    return os.fspath(glyphs.sam_file() if name == EMBEDDED else name)

@@ -1,11 +1,12 @@
-"""Evidence: everything that one class left behind on its way through the chain, from the answer to the prompts."""
+"""Evidence: everything that is known about one class in one image, from the answer to the prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from textwrap import shorten
 
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -13,26 +14,29 @@ import probe
 from fseg.errors import InvalidFusion, NotScoped
 from probe.tokens.layout import Box
 
-MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined")
-"""The maps of a class in the order in which the stages make them."""
+RESPONSE_MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response")
+"""The maps that a fusion may return; "response" is required."""
+
+MAPS = (*RESPONSE_MAPS, "guide", "prototype_mask", "refined")
+"""The maps of a class, in the order in which the stages compute them."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
-    """What is known of one class in one image. Stages do not change it: each returns a new one that holds more.
+    """What is known about one class in one image. It is immutable: each stage returns a new one that contains more.
 
-    Every map has shape (row, col) = `grid` and lies on the CPU. A map that no stage has made yet is None.
+    Every map has shape (row, col) = `grid` and is on the CPU. A map that no stage has computed yet is None. Evidence of a result can be
+    pickled, copied and compared: two are equal if all their fields are, tensors by shape, dtype and values.
 
     Attributes:
         name: the class.
-        asked_as: the synonym that was asked about.
-        present: the model said yes.
-        answer: the model's answer, special tokens left out.
+        asked_as: the synonym in the question.
+        present: the model answered yes.
+        answer: the model's answer, without special tokens.
         margin: logit of yes minus logit of no at the first answer position; None without a gate.
-        trace: what was read of the model while it gave the answer; None for a class that is absent.
+        trace: the activations read during the answer; None for a class that is absent, and in results.
         grid: (rows, cols) of the image tokens.
         image_size: (height, width) of the original image in pixels.
-        view: what the grid covers, (x0, y0, x1, y1) in pixels of the original image; None: all of it.
         raw_distance: D~ of Eq. 3, float32, mean cosine in -1..1.
         distance: D of Eq. 5, float32, D~ above the threshold, 0 elsewhere.
         attention: A_v of Eq. 6, float32, mean share of attention in 0..1.
@@ -44,7 +48,16 @@ class Evidence:
         points: positive prompts (x, y) in pixels of the original image.
         box: (x0, y0, x1, y1) in pixels of the original image, both corners inside the box.
         score: the IoU that SAM predicts for its mask.
-        flags: what did not go as the paper has it, one short word each.
+        flags: deviations from the paper's procedure, one short word each, such as "no-description".
+        scope: the reads that `hidden`, `attention_rows`, `attention_heads` and `vision` may use; None: all of the trace.
+        view: the area that the grid covers, (x0, y0, x1, y1) in pixels of the original image; None: all of it.
+
+    >>> e = Evidence("cat", "cat", True, "yes, it contains a cat.", None, None, grid=(2, 3), image_size=(20, 30))
+    >>> e.fold(torch.arange(6))
+    tensor([[0, 1, 2],
+            [3, 4, 5]])
+    >>> e.flagged("no-description")
+    Evidence('cat', present, answer 'yes, it contains a cat.', flags: no-description)
     """
 
     name: str
@@ -70,6 +83,9 @@ class Evidence:
     scope: tuple[probe.Read, ...] | None = None
     view: Box | None = None
 
+    def __eq__(self, other: object) -> bool:
+        return equal_fields(self, other) if isinstance(other, Evidence) else NotImplemented
+
     def __repr__(self) -> str:
         facts = [repr(self.name), "present" if self.present else "absent", f"answer {shorten(self.answer, 60, placeholder=' ...')!r}"]
         facts += [f"asked as {self.asked_as!r}"] if self.asked_as != self.name else []
@@ -81,35 +97,35 @@ class Evidence:
         return f"Evidence({', '.join(facts)})"
 
     def scoped(self, reads: Sequence[probe.Read]) -> Evidence:
-        """The same evidence, seen through these reads alone.
+        """The same evidence, restricted to these reads.
 
-        One pass serves every stage, so its trace may hold more layers than a stage asked for; its reads say which are its own.
+        One pass serves every stage, so the trace may contain more layers than a stage has asked for.
         """
         return replace(self, scope=tuple(reads))
 
     def hidden(self, at: probe.Position) -> Float[Tensor, "layer token feature"]:
-        """Hidden states at a place, in the order of the layers that the reads name.
+        """Hidden states at some positions, with the layers in the order of the reads.
 
-        Equals `hidden_states[layer][0, at]` of a Hugging Face forward, as float32. Of an image, the cells of its grid: newline and
-        separator tokens are left out.
+        Equals `hidden_states[layer][0, at]` of a Hugging Face forward, as float32. For an image: the cells of its grid, without newline and
+        separator tokens.
 
         Args:
-            at: a place that the reads name, such as "image", "class" or "description".
+            at: positions that the reads name, such as "image", "class" or "description".
 
         Raises:
-            NotScoped: the reads in scope do not name that place, or the class was not traced.
+            NotScoped: the reads in scope do not name these positions, or the class was not traced.
         """
         if self.scope is None:
             return _cells(self._traced.hidden(at))[:, 0].float()
-        mine = [read for read in self.scope if isinstance(read, probe.Hidden) and isinstance(read.at, tuple) and at in read.at]
-        if not mine:
+        reads = [read for read in self.scope if isinstance(read, probe.Hidden) and isinstance(read.at, tuple) and at in read.at]
+        if not reads:
             raise self._not_scoped(f"the hidden state at {at!r}")
-        return _cells(self._traced.hidden(at, layers=_union(mine)))[:, 0].float()
+        return _cells(self._traced.hidden(at, layers=_union(reads)))[:, 0].float()
 
     def attention_rows(self, query: probe.Position, key: probe.Position) -> Float[Tensor, "layer query key"]:
         """Attention from the query tokens to the key tokens, averaged over the heads.
 
-        Equals `attentions[layer][0].mean(0)[query][:, key]` of a Hugging Face forward with eager attention, as float32. Of an image, the
+        Equals `attentions[layer][0].mean(0)[query][:, key]` of a Hugging Face forward with eager attention, as float32. For an image: the
         cells of its grid.
 
         Raises:
@@ -128,7 +144,7 @@ class Evidence:
         return _cells(self._attention(query, key, ("all",)))[:, 0].float()
 
     def vision(self) -> Float[Tensor, "row col feature"]:
-        """The vision tower's patch features at the one layer that the reads name: `hidden_states[layer]` of the tower, float32.
+        """The vision tower's patch features at the layer of the reads: `hidden_states[layer]` of the tower, float32.
 
         Raises:
             NotScoped: the reads in scope name no layer of the tower or several, or the class was not traced.
@@ -141,7 +157,7 @@ class Evidence:
         return self._traced.vision(layer=layers[0][0]).grid().data[0].float()
 
     def fold(self, values: Float[Tensor, " cell"]) -> Float[Tensor, "row col"]:
-        """One value for each image token, row by row, as a map.
+        """A map from one value for each image token, row by row.
 
         Raises:
             InvalidFusion: there is not one value for each cell of the grid.
@@ -155,11 +171,16 @@ class Evidence:
         return values.reshape(rows, cols)
 
     def maps(self) -> dict[str, Tensor]:
-        """The maps that there are, by name."""
+        """The maps that have been computed, by name."""
         return {name: value for name in MAPS if (value := getattr(self, name)) is not None}
 
+    @property
+    def relevance(self) -> Float[Tensor, "row col"] | None:
+        """The map that compares synonyms and weighs masks: D~, or the response if the fusion returned no D~."""
+        return self.response if self.raw_distance is None else self.raw_distance
+
     def flagged(self, *names: str) -> Evidence:
-        """The same evidence with these flags as well; a flag stands once."""
+        """The same evidence with these flags added; each flag occurs once."""
         return replace(self, flags=tuple(dict.fromkeys((*self.flags, *names))))
 
     @property
@@ -172,16 +193,16 @@ class Evidence:
         """What was read of this pair, with the first of these treatments of heads that the reads in scope name."""
         if self.scope is None:
             return self._traced.attention(query=query, key=key, heads="all" if heads == ("all",) else None)
-        rows = [read for read in self.scope if isinstance(read, probe.Attention) and (read.query, read.key) == ((query,), (key,))]
+        pair = [read for read in self.scope if isinstance(read, probe.Attention) and (read.query, read.key) == ((query,), (key,))]
         for treatment in heads:
-            mine = [read for read in rows if read.heads == treatment]
-            if mine:
-                return self._traced.attention(layers=_union(mine), query=query, key=key, heads=treatment)
+            reads = [read for read in pair if read.heads == treatment]
+            if reads:
+                return self._traced.attention(layers=_union(reads), query=query, key=key, heads=treatment)
         raise self._not_scoped(f"attention from {query!r} to {key!r} with heads={' or '.join(map(repr, heads))}")
 
     def _not_scoped(self, wanted: str) -> NotScoped:
-        there = ", ".join(repr(read) for read in self.scope or ()) or "none"
-        return NotScoped(f"{self.name}: {wanted} is not among this stage's own reads: {there}. Add a read that names it.")
+        reads = ", ".join(repr(read) for read in self.scope or ()) or "none"
+        return NotScoped(f"{self.name}: {wanted} is not among this stage's own reads: {reads}. Add a read that names it.")
 
 
 def _cells(read: probe.Activation) -> Tensor:
@@ -191,8 +212,26 @@ def _cells(read: probe.Activation) -> Tensor:
     return folded.data.flatten(folded.dims.index("row"), folded.dims.index("col"))
 
 
+def equal_fields(one: object, other: object) -> bool:
+    """Whether two dataclass instances of one class are equal, with tensors, arrays and mappings of these compared by value."""
+    return all(equal_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))  # type: ignore[arg-type]
+
+
+def equal_values(one: object, other: object) -> bool:
+    """Whether two values are equal; tensors, arrays and mappings of these are compared by shape, dtype and values."""
+    if one is other:
+        return True
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.device == other.device and one.equal(other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(equal_values(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
 def _union(reads: Sequence[probe.Hidden | probe.Attention]) -> list[int] | None:
-    """The layers of several reads in the order in which they are named; None for all."""
+    """The layers of several reads, in the order of the reads; None for all."""
     layers: list[int] = []
     for read in reads:
         if isinstance(read.layers, str):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
 from os.path import isfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fseg import toml
-from fseg.checks import shown, text
+import cattrs
+import tomli_w
+from attrs import Attribute, Factory, evolve, field, frozen, has
+
+from fseg.checks import check_text, shown
 from fseg.errors import InvalidRecipe, UnknownRecipe
 from fseg.fusions.registry import get_fusion
 from fseg.plugins import GROUP, packages
@@ -21,138 +23,217 @@ from fseg.stages.segment import Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import Refine
 
-STAGES: dict[str, type[Any]] = {"ask": Ask, "respond": Respond, "refine": Refine, "prompt": Prompt, "sam": Sam, "compose": Compose}
+Stage = TypeVar("Stage")
+
+THRESHOLD = ("alpha", "beta")
+"""The parameters of Eq. 4's threshold, which the respond stage applies to each class and the refine stage to all of them together."""
 
 
-@dataclass(frozen=True)
+def _check_text(_: object, field: Attribute[str], value: str) -> None:
+    check_text(field.name, value)
+
+
+def _check_stage(_: object, field: Attribute[Stage], value: Stage) -> None:
+    kind = STAGES[field.name]
+    if not isinstance(value, kind):
+        raise InvalidRecipe(f"{field.name}={shown(value)}: that stage of a recipe is a {kind.__name__}.")
+
+
+def _same_threshold(recipe: Recipe) -> Refine:
+    """The default of `refine`: the threshold of the respond stage, if its fusion has one."""
+    options = recipe.respond.options if isinstance(recipe.respond, Respond) else {}
+    return Refine(**{name: options[name] for name in THRESHOLD if name in options})  # type: ignore[arg-type]  # Refine checks them
+
+
+@frozen
 class Recipe:
     """A chain of stages.
 
     Attributes:
-        name: what it is called, and what results are labelled with.
+        name: labels the results.
         backbone: a hub id, a folder, or "glyphs" for the embedded model.
         ask: which classes are there (QAP).
-        respond: one response map a class (TVR).
-        refine: from responses to masks on the grid (VGM).
+        respond: one response map for each class (TVR).
+        refine: from responses to masks on the grid (VGM). By default its alpha and beta are those of `respond`.
         prompt: from masks to points and boxes.
         sam: from points and boxes to masks on the image.
         compose: from masks to labels.
+
+    >>> recipe = fseg.Recipe("mine", "llava-hf/llava-1.5-7b-hf")
+    >>> recipe.prompt.kind, recipe.with_({"prompt.kind": "box"}).prompt.kind
+    ('both', 'box')
     """
 
-    name: str
-    backbone: str
-    ask: Ask = field(default_factory=Ask)
-    respond: Respond = field(default_factory=Respond)
-    refine: Refine = field(default_factory=Refine)
-    prompt: Prompt = field(default_factory=Prompt)
-    sam: Sam = field(default_factory=Sam)
-    compose: Compose = field(default_factory=Compose)
-
-    def __post_init__(self) -> None:
-        text("name", self.name)
-        text("backbone", self.backbone)
-        for stage, kind in STAGES.items():
-            if not isinstance(getattr(self, stage), kind):
-                raise InvalidRecipe(f"{stage}={shown(getattr(self, stage))}: that stage of a recipe is a {kind.__name__}.")
+    name: str = field(validator=_check_text)
+    backbone: str = field(validator=_check_text)
+    ask: Ask = field(factory=Ask, validator=_check_stage)
+    respond: Respond = field(factory=Respond, validator=_check_stage)
+    refine: Refine = field(default=Factory(_same_threshold, takes_self=True), validator=_check_stage)
+    prompt: Prompt = field(factory=Prompt, validator=_check_stage)
+    sam: Sam = field(factory=Sam, validator=_check_stage)
+    compose: Compose = field(factory=Compose, validator=_check_stage)
 
     def keys(self) -> tuple[str, ...]:
-        """All keys that `with_` takes, those of the fusion's options among them."""
+        """All keys that `with_` takes, including the fusion's options.
+
+        >>> [key for key in fseg.get_recipe("glyphs").keys() if key.startswith("prompt")]
+        ['prompt.kind', 'prompt.min_patches', 'prompt.snap']
+        """
         return tuple(_flat(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values: a table for each stage, with the fusion's options in the respond table."""
-        tables = {stage: {f.name: getattr(getattr(self, stage), f.name) for f in fields(STAGES[stage])} for stage in STAGES}
-        tables["respond"] = {"fusion": self.respond.fusion, **self.respond.options}
-        return {"name": self.name, "backbone": self.backbone, **tables}
+        """The recipe as plain values: a dict for each stage, with the fusion's options in that of `respond`.
+
+        >>> fseg.get_recipe("glyphs").to_dict()["prompt"]
+        {'kind': 'both', 'min_patches': 2, 'snap': False}
+        """
+        values: dict[str, Any] = _CONVERTER.unstructure(self)
+        return values
 
     def with_(self, changes: Mapping[str, object]) -> Recipe:
-        """A recipe with some values changed.
+        """The recipe with some values changed.
+
+        With another `respond.fusion`, the options that both fusions have keep their values, and the others take their defaults. Eq. 4's
+        threshold appears in two stages: `refine.alpha` and `refine.beta` change with those of `respond`, unless they already differ or are
+        among the changes.
 
         Args:
-            changes: dotted keys, as in `{"respond.layers": (7, 17), "prompt.kind": "box"}`. With another `respond.fusion`, the options that
-                it shares with the present one keep their values, and the others take its defaults.
+            changes: dotted keys, as in `{"respond.layers": (7, 17), "prompt.kind": "box"}`.
 
         Raises:
             InvalidRecipe: a key that the recipe does not have; the message lists those that it has.
             InvalidOption, UnknownFusion: a value that its field does not take.
+
+        >>> recipe = fseg.get_recipe("glyphs").with_({"respond.beta": 0.3})
+        >>> recipe.respond.options["beta"], recipe.refine.beta
+        (0.3, 0.3)
         """
         if not isinstance(changes, Mapping):
             raise InvalidRecipe(f"Changes of a recipe are a mapping, such as {{'prompt.kind': 'box'}}, not {shown(changes)}.")
-        fusion = get_fusion(changes.get("respond.fusion", self.respond.fusion))  # type: ignore[arg-type]  # it checks what it is given
-        kept = {name: value for name, value in self.respond.options.items() if name in fusion.defaults}
-        base = replace(self, respond=Respond(fusion.name, kept))
+        base = self._with_fusion(changes.get("respond.fusion", self.respond.fusion))
         known = base.keys()
         unknown = [key for key in changes if key not in known]
         if unknown:
-            raise InvalidRecipe(f"No key {shown(unknown[0])} in a recipe with the fusion {fusion.name!r}. Keys: {', '.join(known)}.")
-        tables = base.to_dict()
-        for key, value in changes.items():
+            fusion = base.respond.fusion
+            raise InvalidRecipe(f"No key {shown(unknown[0])} in a recipe with the fusion {fusion!r}. Keys: {', '.join(known)}.")
+        values = base.to_dict()
+        for key, value in (base._threshold_changes(changes) | dict(changes)).items():
             stage, _, name = key.rpartition(".")
-            (tables[stage] if stage else tables)[name] = value
-        return _from_tables(tables)
+            (values[stage] if stage else values)[name] = value
+        return _CONVERTER.structure(values, Recipe)
 
     def to_toml(self) -> str:
-        """The recipe as TOML; `from_toml` gives it back exactly."""
-        return toml.dumps(self.to_dict())
+        """The recipe as TOML; `from_toml` restores it exactly. Values that are None are left out, since TOML has no null.
+
+        >>> fseg.Recipe.from_toml(fseg.get_recipe("glyphs").to_toml()) == fseg.get_recipe("glyphs")
+        True
+        """
+        return toml_of(self.to_dict())
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
-        """A recipe from TOML. What is left out takes its default.
+        """A recipe from TOML. Keys that are left out take their defaults.
 
         Raises:
             InvalidRecipe: not TOML, no name or backbone, or a key that a recipe does not have.
             InvalidOption, UnknownFusion: a value that its field does not take.
+
+        >>> fseg.Recipe.from_toml('name = "mine"\\nbackbone = "glyphs"\\n[prompt]\\nkind = "box"').prompt.kind
+        'box'
         """
         if not isinstance(text, str):
             raise InvalidRecipe(f"A recipe is read from text, not from {shown(text)}. get_recipe(path) opens a file.")
         try:
-            tables = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            values = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, deeply nested lists
             raise InvalidRecipe(f"Not TOML: {error}. Recipe.to_toml() writes one to start from.") from error
-        missing = [key for key in ("name", "backbone") if key not in tables]
+        missing = [key for key in ("name", "backbone") if key not in values]
         if missing:
-            raise InvalidRecipe(f"A recipe needs {' and '.join(missing)}; this one has {', '.join(tables) or 'nothing'}.")
-        flat_stages = [stage for stage in STAGES if not isinstance(tables.get(stage, {}), dict)]
-        if flat_stages:
-            raise InvalidRecipe(f"{flat_stages[0]} is a table of a recipe: write [{flat_stages[0]}] and its keys below it.")
-        bare = cls(tables["name"], tables["backbone"], respond=Respond(tables.get("respond", {}).get("fusion", Respond().fusion)))
-        return bare.with_(_flat(tables))
+            raise InvalidRecipe(f"A recipe needs {' and '.join(missing)}; this one has {', '.join(values) or 'nothing'}.")
+        not_tables = [stage for stage in STAGES if not isinstance(values.get(stage, {}), dict)]
+        if not_tables:
+            raise InvalidRecipe(f"{not_tables[0]} is a table of a recipe: write [{not_tables[0]}] and its keys below it.")
+        return cls(values["name"], values["backbone"]).with_(_flat(values))
+
+    def _with_fusion(self, name: object) -> Recipe:
+        """The recipe with another fusion, which keeps the values of the options that both have."""
+        fusion = get_fusion(name)  # type: ignore[arg-type]  # it checks the type
+        kept = {name: value for name, value in self.respond.options.items() if name in fusion.defaults}
+        return evolve(self, respond=Respond(fusion.name, kept))
+
+    def _threshold_changes(self, changes: Mapping[str, object]) -> dict[str, object]:
+        """The changes of refine's alpha and beta that follow from those of respond."""
+        return {
+            f"refine.{name}": changes[f"respond.{name}"]
+            for name in THRESHOLD
+            if f"respond.{name}" in changes and getattr(self.refine, name) == self.respond.options[name]
+        }
 
 
-def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+STAGES: dict[str, type[object]] = {"ask": Ask, "respond": Respond, "refine": Refine, "prompt": Prompt, "sam": Sam, "compose": Compose}
+
+
+def _converter() -> cattrs.Converter:
+    """Recipes to plain values and back. Values are passed on unchanged: the validators of their classes check them."""
+    converter = cattrs.Converter(detailed_validation=False)  # raises the first error as it is, not in a group
+    converter.register_structure_hook_func(lambda kind: not has(kind), lambda value, _: value)
+    for primitive in (bool, int, float, str):  # by default cattrs would convert "3" to 3
+        converter.register_structure_hook(primitive, lambda value, _: value)
+    converter.register_unstructure_hook(Respond, lambda respond: {"fusion": respond.fusion, **respond.options})
+    converter.register_structure_hook(Respond, lambda values, _: Respond(values["fusion"], {k: values[k] for k in values if k != "fusion"}))
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def toml_of(values: Mapping[str, Any]) -> str:
+    """A recipe's plain values as TOML, without those that are None.
+
+    >>> print(toml_of({"name": "mine", "ask": {"template": None, "gate": True}}))
+    name = "mine"
+    <BLANKLINE>
+    [ask]
+    gate = true
+    <BLANKLINE>
+    """
+    tables = {key: _without_none(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return tomli_w.dumps(tables)
+
+
+def _without_none(table: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables as dotted keys."""
     flat: dict[str, Any] = {}
-    for key, value in tables.items():
+    for key, value in values.items():
         flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, Mapping) else {key: value}
     return flat
 
 
-def _from_tables(tables: Mapping[str, Any]) -> Recipe:
-    options = {name: value for name, value in tables["respond"].items() if name != "fusion"}
-    stages = {stage: kind(**tables[stage]) for stage, kind in STAGES.items() if stage != "respond"}
-    return Recipe(tables["name"], tables["backbone"], respond=Respond(tables["respond"]["fusion"], options), **stages)
-
-
-def _recipes_of(found: object) -> tuple[Recipe, ...]:
-    """The recipes that an entry point brings."""
-    if callable(found):
-        found = found()
-    if isinstance(found, Mapping):
-        found = found.values()
-    brought = (found,) if isinstance(found, Recipe) else tuple(found) if isinstance(found, Iterable) else (found,)
-    wrong = [item for item in brought if not isinstance(item, Recipe)]
+def _recipes_of(loaded: object) -> tuple[Recipe, ...]:
+    """The recipes of an entry point."""
+    if callable(loaded):
+        loaded = loaded()
+    if isinstance(loaded, Mapping):
+        loaded = loaded.values()
+    items = (loaded,) if isinstance(loaded, Recipe) else tuple(loaded) if isinstance(loaded, Iterable) else (loaded,)
+    wrong = [item for item in items if not isinstance(item, Recipe)]
     if wrong:
         raise InvalidRecipe(
             f"it yields a {type(wrong[0]).__name__}. "
             "It has to yield a Recipe, several in a list or a mapping, or a function that returns these."
         )
-    return brought
+    return items
 
 
 def _shelf(wanted: str | None = None) -> dict[str, dict[str, Recipe]]:
-    """The registered recipes by name, and under each name by the entry point that brings them.
+    """The registered recipes by name, and under each name by entry point.
 
-    While a package of the group is being imported, no more of the others is loaded than it takes to find the recipe that it wants: they
-    may want one of its own in turn, which it does not have yet.
+    A package may ask for another's recipe while it is being imported. Then entry points are loaded only until that recipe is found: a later
+    one might ask for a recipe of the first package, which is not complete yet.
     """
     shelf: dict[str, dict[str, Recipe]] = {}
     plugins = packages()
@@ -169,7 +250,11 @@ def _shelf(wanted: str | None = None) -> dict[str, dict[str, Recipe]]:
 
 
 def recipes() -> tuple[str, ...]:
-    """The names of all registered recipes."""
+    """The names of all registered recipes, sorted.
+
+    >>> "glyphs" in fseg.recipes()
+    True
+    """
     return tuple(sorted(_shelf()))
 
 
@@ -178,7 +263,11 @@ def get_recipe(name: str | Path) -> Recipe:
 
     Raises:
         UnknownRecipe: no such name, or no such file; the message lists the names, and the packages that could not be loaded.
-        InvalidRecipe, InvalidOption, UnknownFusion: the file holds no recipe (see `Recipe.from_toml`), or two packages bring one of that name.
+        InvalidRecipe, InvalidOption, UnknownFusion: the file is not a recipe (see `Recipe.from_toml`), or two packages register different
+            recipes of that name.
+
+    >>> fseg.get_recipe("fseg-llava-1.5-vicuna-7b").backbone
+    'llava-hf/llava-1.5-7b-hf'
     """
     if not isinstance(name, (str, Path)):
         raise UnknownRecipe(f"{shown(name)} was given for a recipe. Give a Recipe, a registered name or the path of a .toml file.")
@@ -190,11 +279,11 @@ def get_recipe(name: str | Path) -> Recipe:
     shelf = _shelf(str(name))
     if str(name) not in shelf:
         raise UnknownRecipe(f'No recipe "{name}". Registered: {_names(shelf)}. A file of your own ends with .toml.{packages().failures()}')
-    (first, found), *others = shelf[str(name)].items()
-    for other, recipe in others:
-        if recipe != found:
+    (first, recipe), *others = shelf[str(name)].items()
+    for other, its_recipe in others:
+        if its_recipe != recipe:
             raise InvalidRecipe(f'Two recipes "{name}": of {first} and of {other}. Rename or uninstall one.')
-    return found
+    return recipe
 
 
 def _text_of(path: Path) -> str:
@@ -207,5 +296,5 @@ def _text_of(path: Path) -> str:
 
 
 def _names(shelf: Iterable[str]) -> str:
-    """Those that are not rows of an ablation, which are many."""
+    """The names without the rows of ablations, which are many."""
     return ", ".join(sorted(name for name in shelf if "/" not in name))

@@ -1,4 +1,4 @@
-"""Result: the labels of one image, and all that led to them; Failure: why there are none."""
+"""Result: the labels of one image and the evidence for them; Failure: an image with an error instead."""
 
 from __future__ import annotations
 
@@ -9,75 +9,89 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save as to_safetensors
 
+import probe
 from fseg import strict_json
-from fseg.drawing.figures import overlay, panel, save_labels
-from fseg.evidence import Evidence
+from fseg.drawing.label_map import overlay, save_labels
+from fseg.evidence import Evidence, equal_fields, equal_values
 from fseg.files import write_atomically
 from fseg.recipe import Recipe
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 RESULT = "result.json"
-"""The file that says of a folder that it is one of ours: it is written first."""
+"""The file that marks a folder as a saved result: it is written first."""
 
 PACKAGES = ("fseg-llava", "torch", "transformers", "nnsight", "segment-anything")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """One segmented image.
+    """One segmented image. It can be pickled, copied and compared: two results are equal if all their fields are.
 
     Attributes:
-        image: the picture, RGB.
+        image: the original, RGB.
         labels: int64 (height, width); 0 is background, i + 1 is `classes[i]`.
-        classes: the names that were asked for, in order.
-        evidence: for each class what it left behind on its way.
-        recipe: how it was made.
-        models: which models answered.
-        found: for each class SAM's mask, or None where it has none; see `masks`.
+        classes: the class names given, in order.
+        evidence: for each class its answer, maps and prompts.
+        recipe: the recipe that was run.
+        models: the models that ran it.
+        sam_masks: for each class SAM's mask, bool (height, width), or None if it has none; see `masks`.
+
+    >>> scene = fseg.glyphs.scene(1)
+    >>> result = fseg.Segmenter()(scene.image, scene.classes)
+    >>> result.present == scene.classes, result.labels.shape == scene.labels.shape
+    (True, True)
     """
 
     image: Image.Image
-    labels: np.ndarray[Any, np.dtype[np.int64]]
+    labels: NDArray[np.int64]
     classes: tuple[str, ...]
     evidence: Mapping[str, Evidence]
     recipe: Recipe
     models: Mapping[str, str]
-    found: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]] | None]
+    sam_masks: Mapping[str, NDArray[np.bool_] | None]
+
+    def __eq__(self, other: object) -> bool:
+        return equal_fields(self, other) if isinstance(other, Result) else NotImplemented
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
-        found = shorten(", ".join(self.present), 60, placeholder=" ...") or "none"
-        count = f"{len(self.present)} of {len(self.classes)} classes present: {found}"
+        present = shorten(", ".join(self.present), 60, placeholder=" ...") or "none"
+        count = f"{len(self.present)} of {len(self.classes)} classes present: {present}"
         return f"Result({width} x {height} pixels, {count}; recipe {self.recipe.name!r})"
 
     @property
-    def masks(self) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """For each class SAM's mask, bool (height, width), before overlaps were settled; all False for a class without one."""
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """For each class SAM's mask, bool (height, width), which may overlap others; all False for a class without a mask."""
         empty = np.zeros(self.labels.shape, dtype=np.bool_)
-        return {name: empty if (mask := self.found[name]) is None else mask for name in self.classes}
+        return {name: empty if (mask := self.sam_masks[name]) is None else mask for name in self.classes}
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The classes that the model said yes to."""
+        """The classes for which the model answered yes."""
         return tuple(name for name in self.classes if self.evidence[name].present)
 
     def plot(self) -> Figure:
-        """The picture, its labels, and for each class present the maps that led to them."""
+        """A figure of the image, its labels, and the maps of each class that is present."""
+        from fseg.drawing.figures import panel  # imports matplotlib, which only a figure needs
+
         return panel(self.image, self)
 
     def overlay(self) -> Image.Image:
-        """The picture with its labels drawn over it."""
+        """The image with its labels drawn over it."""
         return overlay(self.image, self.labels, self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result without its maps, as plain values: what `result.json` holds."""
+        """The result without its maps, as plain values: the content of `result.json`."""
         areas = {name: int((self.labels == i + 1).sum()) for i, name in enumerate(self.classes)}
         return {
             "image_size": list(self.labels.shape),
@@ -90,8 +104,8 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write `labels.png` (palette; pixel value = label), `overlay.png`, `result.json`, `evidence.safetensors` and `recipe.toml`.
 
-        `evidence.safetensors` holds each class's maps under "<index>/<map>", the index being the class's in `classes`; `result.json` has
-        the names. Each file is written whole or not at all.
+        `evidence.safetensors` contains each class's maps under "<index>/<map>", with the index of the class in `classes`; its metadata has
+        the names. Each file is written atomically.
 
         Raises:
             OutputError: the folder cannot be made or written.
@@ -100,7 +114,7 @@ class Result:
         target = Path(folder)
         described = strict_json.dump(self.to_dict(), indent=2)
         maps = {
-            # A map may be another one by construction (with fusion "D" the response is the distance); a file holds each by itself.
+            # Two maps may share a tensor (with fusion "D" the response is the distance), which safetensors does not write.
             f"{i}/{kind}": values.clone(memory_format=torch.contiguous_format)
             for i, name in enumerate(self.classes)
             for kind, values in self.evidence[name].maps().items()
@@ -115,17 +129,28 @@ class Result:
         return target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Failure:
     """An image that could not be segmented.
 
     Attributes:
-        image: what was given.
-        error: why.
+        image: the image, as it was passed.
+        error: the reason.
+
+    >>> (failure,) = fseg.Segmenter().map(["missing.png"], ["cat"])
+    >>> type(failure.error).__name__
+    'ImageError'
     """
 
-    image: Any
+    image: probe.ImageLike
     error: Exception
+
+    def __eq__(self, other: object) -> bool:
+        """Errors are equal if their types and arguments are."""
+        if not isinstance(other, Failure):
+            return NotImplemented
+        same_error = type(self.error) is type(other.error) and self.error.args == other.error.args
+        return same_error and equal_values(self.image, other.image)
 
     def __str__(self) -> str:
         name = str(self.image) if isinstance(self.image, (str, Path)) else type(self.image).__name__
@@ -133,7 +158,7 @@ class Failure:
 
 
 def versions() -> dict[str, str]:
-    """The versions that made a result."""
+    """The versions of Python and of the packages that affect a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 

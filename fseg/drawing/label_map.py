@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike, NDArray
@@ -18,8 +17,7 @@ from torch import Tensor
 
 from fseg.errors import CannotDraw
 from fseg.files import write_atomically
-
-IGNORED = 255
+from fseg.vocabulary.labels import BACKGROUND, IGNORED
 
 
 @cache
@@ -68,7 +66,7 @@ def overlay(
     """
     values = checked_labels(labels, image, classes)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    strength = np.where(values == 0, 0.0, np.where(_outline(values), 1.0, opacity)).astype(np.float32)[..., None]
+    strength = np.where(values == BACKGROUND, 0.0, np.where(_outline(values), 1.0, opacity)).astype(np.float32)[..., None]
     painted = Image.fromarray((pixels + strength * (palette()[values] - pixels) + 0.5).astype(np.uint8))
     return _with_legend(painted, shown_names(values, classes)) if legend else painted
 
@@ -94,7 +92,7 @@ def checked_labels(labels: Any, image: Image.Image | None = None, classes: Seque
 def shown_names(values: NDArray[Any], classes: Sequence[str]) -> dict[int, str]:
     """Names of the labels that occur, background left out."""
     names = {index + 1: name for index, name in enumerate(classes)} | ({IGNORED: "ignored"} if len(classes) < IGNORED else {})
-    return {label: names[label] for label in np.unique(values).tolist() if label}
+    return {label: names[label] for label in np.unique(values).tolist() if label != BACKGROUND}
 
 
 def _outline(values: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -113,6 +111,8 @@ def _with_legend(picture: Image.Image, shown: Mapping[int, str]) -> Image.Image:
     if not shown:
         return picture
     size = min(max(12, max(picture.size) // 40), 48)
+    import matplotlib  # only for its font: a result without a legend does not wait for it
+
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
     widths = {label: math.ceil(font.getlength(name)) + 3 * size for label, name in shown.items()}
     width = max(picture.width, max(widths.values()))

@@ -11,11 +11,12 @@ from jaxtyping import Int64
 
 from fseg.errors import InvalidTruth
 from fseg.evaluation.datasets.readers import DataSet, Sample
-from fseg.evaluation.metric import IGNORED, Counts
+from fseg.evaluation.metric import Counts
 from fseg.evaluation.run.records import Record, Row
 from fseg.recipe import Recipe
 from fseg.result import Result
-from fseg.stages.compose import UNLABELLED, Compose
+from fseg.stages.compose import Compose
+from fseg.vocabulary.labels import IGNORED
 from probe.errors import NotFinite
 
 Labels = Int64[np.ndarray, "height width"]
@@ -42,20 +43,20 @@ def predictions(declared: DataSet, result: Result) -> dict[str, Labels]:
     if declared.background:
         return {result.recipe.compose.fill: result.labels}
     covered = np.zeros(result.labels.shape, dtype=bool)
-    for mask in result.found.values():
+    for mask in result.sam_masks.values():
         if mask is not None:
             covered |= mask
     indices = [i for i, name in enumerate(result.classes) if result.evidence[name].present]
     seen = [result.evidence[result.classes[i]] for i in indices]
     size = (result.labels.shape[0], result.labels.shape[1])
     painted = Compose(ARGMAX)(seen, [None] * len(seen), size, indices).numpy()
-    masked = np.where(covered, result.labels, UNLABELLED)
+    masked = np.where(covered, result.labels, IGNORED)
     return {NONE: _from_zero(masked), ARGMAX: _from_zero(np.where(covered, result.labels, painted))}
 
 
 def _from_zero(labels: Labels) -> Labels:
     """Classes 1..C as 0..C - 1; pixels without one stay without one."""
-    return np.where(labels == UNLABELLED, IGNORED, labels - 1)
+    return np.where(labels == IGNORED, IGNORED, labels - 1)
 
 
 def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[str, Result]) -> Record:

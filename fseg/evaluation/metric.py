@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from numpy import ndarray as Array
 
-IGNORED = 255
+from fseg.vocabulary.labels import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

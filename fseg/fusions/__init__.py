@@ -1,1 +1,7 @@
-"""Fusions: from hidden states and attention to a response map. One file a fusion."""
+"""Fusions: the registry, and one file for each fusion. A fusion of a file in this folder is registered without another line."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -1,4 +1,4 @@
-"""Activation fusions: how what was read of the model becomes one response map a class. Registered by a decorator, named in recipes."""
+"""The registry of activation fusions: functions from a class's activations to its response map, named in recipes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import probe
-from fseg.checks import LARGEST, flag, number, shown, whole
+from fseg.checks import LARGEST, check_bool, check_int, check_number, shown
 from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, MapNotFinite, UnknownFusion
-from fseg.evidence import Evidence
+from fseg.evidence import RESPONSE_MAPS, Evidence
 from fseg.plugins import packages
 from probe.inputs.templates import encodable
 
@@ -22,17 +22,19 @@ Option = bool | int | float | str | tuple["Option", ...] | None
 Function = TypeVar("Function", bound=Callable[..., object])
 
 MOST_LAYERS = 10_000
-"""No model is as deep; a band beyond it is a slip."""
+"""One more than the last layer that a band may name: no model is as deep."""
 
 MOST_NESTED = 8
-"""Lists in lists of an option."""
-
-RESPONSE_MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response")
-"""The maps that a fusion may leave behind; "response" is the one that it must."""
+"""How deep an option's lists may be nested."""
 
 
 class Options(Mapping[str, Option]):
-    """Options of a fusion, immutable, comparable and hashable; a list is kept as a tuple."""
+    """Options of a fusion: an immutable, hashable mapping; lists become tuples.
+
+    >>> from fseg.fusions.registry import Options
+    >>> Options({"layers": [7, 13], "alpha": 0.75})
+    {'layers': (7, 13), 'alpha': 0.75}
+    """
 
     __slots__ = ("_items",)
 
@@ -78,11 +80,14 @@ class Fusion:
     """A registered fusion.
 
     Attributes:
-        name: what recipes call it.
-        function: evidence and options in; a response, or a mapping of maps with a response in it, out.
-        needs: options in; the reads that the function looks at, out.
+        name: its name in recipes.
+        function: called with the evidence and the options; returns the response map, or a mapping of maps that contains it.
+        needs: called with the options; returns the reads that the function uses.
         defaults: its options with their default values.
         origin: the module and qualified name of the function.
+
+    >>> fseg.get_fusion("D").defaults
+    {'layers': (7, 13), 'alpha': 0.75, 'beta': 0.19, 'class_token': 'last'}
     """
 
     name: str
@@ -92,7 +97,7 @@ class Fusion:
     origin: str
 
     def options(self, values: Mapping[str, object]) -> Options:
-        """All options of this fusion: these values, and the defaults for the rest.
+        """All options of this fusion: the values given, and defaults for the others.
 
         Raises:
             InvalidOption: an option that the fusion does not have, or a value of another kind than its default.
@@ -108,11 +113,11 @@ class Fusion:
         return Options({name: _like(name, given[name], default) if name in given else default for name, default in self.defaults.items()})
 
     def reads(self, options: Mapping[str, Option]) -> tuple[probe.Read, ...]:
-        """What the model has to be read for under these options, known before any forward."""
+        """The activations that the fusion needs with these options; known before any forward."""
         return tuple(self.needs(**options))
 
     def __call__(self, e: Evidence, options: Mapping[str, Option]) -> Evidence:
-        """The evidence with the response, and with the maps on the way to it that the function chose to leave.
+        """The evidence with the response map, and with any other maps that the function returned.
 
         Raises:
             InvalidFusion: the function returned no response, an unknown map, or a map that is not of the grid's shape.
@@ -127,8 +132,8 @@ class Fusion:
                 f'Fusion "{self.name}" returned {", ".join(map(repr, maps)) or "nothing"}. It returns a (row, col) tensor, or a mapping '
                 f'that holds "response" and may hold {", ".join(RESPONSE_MAPS[:-1])} and flags.'
             )
-        made: dict[str, Any] = {name: self._checked(name, value, e) for name, value in maps.items() if value is not None}
-        return replace(e, **made).flagged(*flags)
+        tensors = {name: self._checked(name, value, e) for name, value in maps.items() if value is not None}
+        return replace(e, **tensors).flagged(*flags)  # type: ignore[arg-type]  # the names of maps, each a field that takes a tensor
 
     def _checked(self, name: str, value: object, e: Evidence) -> Tensor:
         if not isinstance(value, Tensor) or value.shape != e.grid:
@@ -150,11 +155,11 @@ class Fusion:
 def _like(name: str, value: Option, default: Option) -> Option:
     match default:
         case bool():
-            flag(name, value)
+            check_bool(name, value)
         case int():
-            whole(name, value)
+            check_int(name, value)
         case float():
-            number(name, value)
+            check_number(name, value)
             return float(value)  # type: ignore[arg-type]
         case str() | tuple():
             if not isinstance(value, type(default)):
@@ -163,32 +168,39 @@ def _like(name: str, value: Option, default: Option) -> Option:
     return value
 
 
-_fusions: dict[str, Fusion] = {}
+REGISTRY: dict[str, Fusion] = {}
+"""All registered fusions by name."""
 
 
 def fusion(name: str, *, reads: Callable[..., Sequence[probe.Read]]) -> Callable[[Function], Function]:
-    """Register a function as an activation fusion. The function itself stays as it is.
+    """Register a function as an activation fusion; the function itself is returned unchanged.
 
-    The function takes the evidence of one class, and options by keyword, each with a default: these are its keys in TOML and in sweeps,
-    and `reads` receives them all. It returns the response map (row, col), or a mapping that holds it as "response" beside others of
-    `RESPONSE_MAPS` and beside "flags", a tuple of words. Defining the same function again, as when a notebook cell is run again,
-    replaces it.
+    Args:
+        name: its name in recipes.
+        reads: called with all options by keyword; returns the reads that the function uses.
 
-        @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])
-        def sharp(e, *, layers=(7, 13), power=2.0):
-            cosine = torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1).mean(0)
-            return e.fold(cosine.clamp(min=0) ** power)
+    The function takes the evidence of one class, and options by keyword, each with a default. The options are keys of recipes, of their
+    TOML and of sweeps. It returns the response map (row, col), or a mapping with the keys "response", any other of `RESPONSE_MAPS`, and
+    "flags", a tuple of words. A second definition of the same function replaces the first, as when a notebook cell runs again.
+
+    >>> @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])
+    ... def sharp(e, *, layers=(7, 13), power=2.0):
+    ...     cosine = torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1).mean(0)
+    ...     return e.fold(cosine.clamp(min=0) ** power)
+    >>> fseg.get_recipe("glyphs").with_({"respond.fusion": "sharp", "respond.power": 3}).respond.options
+    {'layers': (3, 4), 'power': 3.0}
+    >>> del REGISTRY["sharp"]  # for this example only
 
     Raises:
-        InvalidFusion: another function has that name, or the function's parameters are not as above.
+        InvalidFusion: another function has that name, or the function's parameters are not as described.
     """
 
     def register(function: Function) -> Function:
         origin = f"{function.__module__}.{function.__qualname__}"
-        known = _fusions.get(name)
+        known = REGISTRY.get(name)
         if known is not None and known.origin != origin:
             raise InvalidFusion(f'The fusion "{name}" is {known.origin} already. Give {origin} another name.')
-        _fusions[name] = Fusion(name, function, reads, _defaults(name, function), origin)
+        REGISTRY[name] = Fusion(name, function, reads, _defaults(name, function), origin)
         return function
 
     return register
@@ -206,31 +218,43 @@ def _defaults(name: str, function: Callable[..., object]) -> Options:
 
 
 def get_fusion(name: str) -> Fusion:
-    """The fusion of that name. Packages that bring recipes are imported where it is not known yet: they may bring it too.
+    """The fusion of that name.
+
+    If it is not registered yet, the packages with the entry point `fseg.recipes` are imported first: they may register it.
+
+    >>> fseg.get_fusion("D*M_A").origin
+    'fseg.fusions.paper.distance_in_attention'
 
     Raises:
-        InvalidOption: the name is no text.
-        UnknownFusion: nobody registered it; the message lists those that are.
+        InvalidOption: the name is not a string.
+        UnknownFusion: it is not registered; the message lists those that are.
     """
     if not isinstance(name, str):
         raise InvalidOption(f"respond.fusion={shown(name)}: takes the name of a fusion, such as {', '.join(map(repr, fusions()))}.")
-    if name not in _fusions:
+    if name not in REGISTRY:
         packages().load_all()
-    if name not in _fusions:
+    if name not in REGISTRY:
         raise UnknownFusion(
             f'No fusion "{name[:100]}". Registered: {", ".join(fusions()) or "none"}. One of your own is registered when its module is '
             f"imported, on the command line by --import MODULE_OR_FILE.py.{packages().failures()}"
         )
-    return _fusions[name]
+    return REGISTRY[name]
 
 
 def fusions() -> tuple[str, ...]:
-    """The names of all registered fusions."""
-    return tuple(sorted(_fusions))
+    """The names of all registered fusions, sorted.
+
+    >>> fseg.fusions()
+    ('D', 'D*M_A', 'M_A')
+    """
+    return tuple(sorted(REGISTRY))
 
 
 def band(layers: Sequence[int]) -> range:
-    """A band (first, last) of layers, both included, as a range: (7, 13) is the paper's l_s = 7 to l_e = 13.
+    """The layers of a band (first, last), both included: (7, 13) is the paper's l_s = 7 to l_e = 13.
+
+    >>> fseg.band((7, 13))
+    range(7, 14)
 
     Raises:
         InvalidBand: not two whole numbers with 0 <= first <= last < 10,000.

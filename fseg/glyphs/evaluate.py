@@ -17,7 +17,7 @@ from fseg.evaluation.metric import Counts, Presence, bootstrap_difference, stack
 from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe
-from fseg.sam.base import Promptable, SamPrompt
+from fseg.sam.base import AnySam, SamPrompt
 from fseg.sweep import Sweep
 
 METHOD = "D * M_A, both masks, points and box"
@@ -46,7 +46,7 @@ def true_prompt(mask: Bool[np.ndarray, "height width"]) -> SamPrompt:
     return SamPrompt(((float(x.mean()), float(y.mean())),), (float(x.min()), float(y.min()), float(x.max()), float(y.max())))
 
 
-def sam_overlaps(sam: Promptable, shown: Scene) -> list[float]:
+def sam_overlaps(sam: AnySam, shown: Scene) -> list[float]:
     """IoU of SAM's mask with each thing of a scene, from true prompts."""
     truths = [shown.labels == CLASSES.index(name) + 1 for name in shown.classes]
     found = [(mask.logits > 0).numpy() for mask in sam.masks(sam.embed(shown.image), [true_prompt(truth) for truth in truths])]

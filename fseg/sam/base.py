@@ -1,10 +1,10 @@
-"""Prompts, masks, and what a model needs in order to be prompted: the words that the SAM stage and its models share."""
+"""Prompts and masks, and the interface of a model that can be prompted. A new SAM is one class with the methods of `Promptable`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from PIL import Image
@@ -13,6 +13,8 @@ from torch import Tensor
 from fseg.errors import InvalidPrompt
 
 Multimask = Literal["auto", "on", "off"]
+Embedding = TypeVar("Embedding")
+
 MULTIMASKS: tuple[Multimask, ...] = ("auto", "on", "off")
 
 
@@ -23,8 +25,12 @@ class SamPrompt:
     Attributes:
         points: (x, y) of positive points, in pixels of the original image; pixel centres lie at whole numbers.
         box: (x0, y0, x1, y1), the first and the last pixel of each axis, or None.
-        multimask: "off" asks for the single mask, "on" for the alternatives, of which the one with the best predicted IoU is taken;
-            "auto" asks for the single mask where a box or two or more points say what is meant, and for alternatives otherwise.
+        multimask: "off" asks for the single mask, "on" for the alternatives, of which the one with the highest predicted IoU is returned;
+            "auto" asks for the single mask with a box or with two or more points, and for alternatives with a single point, which is
+            ambiguous.
+
+    >>> SamPrompt(points=((10, 20),)).alternatives
+    True
     """
 
     points: tuple[tuple[float, float], ...] = ()
@@ -39,9 +45,9 @@ class SamPrompt:
         return self.multimask == "on"
 
     def check(self, size: tuple[int, int]) -> None:
-        """Every pixel named lies in an image of this (height, width).
+        """Refuse a prompt that leaves an image of this (height, width).
 
-        A box covers x1 - x0 + 1 pixels: less than one for a patch of a tiny image, but always more than none.
+        A box covers x1 - x0 + 1 pixels, which is less than one for a patch of a tiny image, but always more than 0.
 
         Raises:
             InvalidPrompt: there is neither a point nor a box; a coordinate is outside the image or not a number; the box is empty.
@@ -67,7 +73,7 @@ class SamPrompt:
 
 @dataclass(frozen=True)
 class SamMask:
-    """The answer to one prompt.
+    """The mask of one prompt.
 
     Attributes:
         logits: float32 (height, width) of the original image, on the CPU, not thresholded; the mask is where they are above 0.
@@ -79,11 +85,32 @@ class SamMask:
 
 
 @runtime_checkable
-class Promptable(Protocol):
-    """What the SAM stage needs of a model. An object of your own that has these two methods can stand in for SAM."""
+class Promptable(Protocol[Embedding]):
+    """The two methods that the SAM stage calls. Any object that has them can be passed as `sam=` to `fseg.Segmenter`.
 
-    def embed(self, image: Image.Image) -> Any:
-        """The image (RGB), encoded once; what it returns only `masks` has to understand."""
+    A SAM that fills each prompt's box:
 
-    def masks(self, embedding: Any, prompts: Sequence[SamPrompt]) -> list[SamMask]:
-        """One mask a prompt, in order, each as if its prompt had been the only one."""
+    >>> class FilledBoxes:
+    ...     def embed(self, image):
+    ...         return image.height, image.width
+    ...     def masks(self, embedding, prompts):
+    ...         filled = []
+    ...         for prompt in prompts:
+    ...             x0, y0, x1, y1 = map(round, prompt.box)
+    ...             logits = torch.full(embedding, -1.0)
+    ...             logits[y0 : y1 + 1, x0 : x1 + 1] = 1.0
+    ...             filled.append(SamMask(logits, score=1.0))
+    ...         return filled
+    >>> isinstance(FilledBoxes(), Promptable)
+    True
+    """
+
+    def embed(self, image: Image.Image) -> Embedding:
+        """The image (RGB), encoded once; only `masks` uses the result."""
+
+    def masks(self, embedding: Embedding, prompts: Sequence[SamPrompt]) -> list[SamMask]:
+        """One mask for each prompt, in order, the same as if its prompt had been the only one."""
+
+
+AnySam: TypeAlias = Promptable[Any]
+"""A SAM whose embeddings only it reads."""

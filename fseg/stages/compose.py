@@ -1,29 +1,29 @@
-"""The label map: where the masks of several classes overlap, and what the pixels without a mask become."""
+"""The label map: one label for each pixel, where masks overlap and where there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from attrs import field, frozen
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fseg.checks import one_of
+from fseg.checks import check_choice, checked
 from fseg.errors import InvalidClasses, NoMap
 from fseg.evidence import Evidence
+from fseg.vocabulary.labels import BACKGROUND, IGNORED
 from probe.tokens.layout import Box
 
 FILLS = ("background", "none", "argmax_response")
-BACKGROUND = 0
-UNLABELLED = 255
 
 
 def upsample(values: Float[Tensor, "row col"], image_size: tuple[int, int], view: Box | None = None) -> Float[Tensor, "height width"]:
     """A map at the size of the image, (height, width) in pixels: bilinear, corners not aligned.
 
     Args:
-        view: what the map covers, (x0, y0, x1, y1) in pixels of the image; its edges are repeated beyond it. None: all of the image.
+        view: the area that the map covers, (x0, y0, x1, y1) in pixels of the image; beyond it, the map's edge values are repeated. None:
+            the whole image.
     """
     maps = values[None, None].float()
     if view is None:
@@ -31,31 +31,30 @@ def upsample(values: Float[Tensor, "row col"], image_size: tuple[int, int], view
     x0, y0, x1, y1 = view
     x = (torch.arange(image_size[1]) + 0.5 - x0) / (x1 - x0) * 2 - 1
     y = (torch.arange(image_size[0]) + 0.5 - y0) / (y1 - y0) * 2 - 1
-    where = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None].to(maps)
-    return torch.nn.functional.grid_sample(maps, where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+    positions = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None].to(maps)
+    return torch.nn.functional.grid_sample(maps, positions, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
 
 
 def _relevance(e: Evidence) -> Float[Tensor, "row col"]:
-    """D~, or the response where a fusion left no D~."""
-    relevance = e.raw_distance if e.raw_distance is not None else e.response
-    if relevance is None:
+    """The map that weighs the mask of a class."""
+    if e.relevance is None:
         raise NoMap(f"{e.name} has no response map to weigh its mask by: run the respond stage on it first.")
-    return relevance
+    return e.relevance
 
 
-@dataclass(frozen=True)
+@frozen
 class Compose:
     """The last stage.
 
     Attributes:
-        fill: what the pixels without a mask become: "background" (0), or, for data sets in which every pixel has a class, "none" (255) or
+        fill: the label of pixels without a mask: "background" (0), or, for data sets in which every pixel has a class, "none" (255) or
             "argmax_response" (the class whose D~, at the size of the image, is largest there).
+
+    >>> Compose("argmax_response")
+    Compose(fill='argmax_response')
     """
 
-    fill: str = "background"
-
-    def __post_init__(self) -> None:
-        one_of("compose.fill", self.fill, FILLS)
+    fill: str = field(default="background", validator=checked(check_choice, FILLS))
 
     def __call__(
         self,
@@ -64,9 +63,9 @@ class Compose:
         image_size: tuple[int, int],
         indices: Sequence[int],
     ) -> Int64[Tensor, "height width"]:
-        """One label a pixel: of the classes whose mask covers it, the one with the largest sigmoid(logit) * D~.
+        """For each pixel, of the classes whose mask covers it, the one with the largest sigmoid(logit) * D~.
 
-        D~ is brought to the size of the image and its negative values set to 0. Ties go to the class that comes first.
+        D~ is resized to the image, and its negative values are set to 0. Ties go to the class that comes first.
 
         Args:
             evidence: the classes that have a response.
@@ -78,17 +77,17 @@ class Compose:
             on the CPU: 0 background, i + 1 for class i of the user's list, 255 where `fill` leaves a pixel without a class.
 
         Raises:
-            InvalidClasses: `fill` is not "background" and a class has the label 255 as well.
+            InvalidClasses: `fill` is not "background" and a class has the label 255, too.
         """
-        if self.fill != "background" and UNLABELLED - 1 in indices:
+        if self.fill != "background" and IGNORED - 1 in indices:
             raise InvalidClasses(
-                f'compose.fill="{self.fill}" marks pixels without a class with {UNLABELLED}, which is the label of class number '
-                f'{UNLABELLED} as well. Ask for at most {UNLABELLED - 1} classes, or use compose.fill="background".'
+                f'compose.fill="{self.fill}" marks pixels without a class with {IGNORED}, which is the label of class number '
+                f'{IGNORED} as well. Ask for at most {IGNORED - 1} classes, or use compose.fill="background".'
             )
-        labels = torch.full(image_size, BACKGROUND if self.fill == "background" else UNLABELLED, dtype=torch.int64)
+        labels = torch.full(image_size, BACKGROUND if self.fill == "background" else IGNORED, dtype=torch.int64)
         if self.fill == "argmax_response":
             _paint_largest(labels, evidence, indices)
-        # A running argmax: a stack of 171 classes at the size of a photograph does not fit into memory.
+        # A running argmax: the scores of 171 classes at full image size would not fit into memory together.
         best = torch.full(image_size, -1.0)
         for e, logit, index in zip(evidence, logits, indices, strict=True):
             if logit is None:

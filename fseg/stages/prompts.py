@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from attrs import field, frozen
 from jaxtyping import Bool
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
-from fseg.checks import flag, one_of, whole
+from fseg.checks import check_bool, check_choice, check_int, checked
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
 
@@ -20,18 +20,20 @@ Box = tuple[float, float, float, float]
 
 
 def components(mask: Bool[Tensor, "row col"], min_patches: int = 2) -> list[NDArray[np.intp]]:
-    """The 8-connected components that are left once those of fewer than `min_patches` cells are dropped; the largest, if all would be.
+    """The 8-connected components of at least `min_patches` cells; the largest component, if all are smaller.
 
     Returns:
         one array (cell, 2) of (row, col) each, in the order of their first cells, row by row.
     """
+    from scipy import ndimage  # imported with the first mask: `import fseg` does not wait for SciPy
+
     labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
-    found = [np.argwhere(labels == number) for number in range(1, count + 1)]
-    return [cells for cells in found if len(cells) >= min_patches] or sorted(found, key=len, reverse=True)[:1]
+    every = [np.argwhere(labels == number) for number in range(1, count + 1)]
+    return [cells for cells in every if len(cells) >= min_patches] or sorted(every, key=len, reverse=True)[:1]
 
 
 def centroid(cells: NDArray[np.intp], snap: bool = False) -> tuple[float, float]:
-    """Mean (row, col) of a component; snapped: its cell that lies nearest to that mean, which the mean of a ring does not hit."""
+    """Mean (row, col) of a component, or with `snap` its cell nearest to that mean: the mean of a ring lies outside the ring."""
     mean = cells.mean(axis=0)
     row, col = cells[((cells - mean) ** 2).sum(axis=1).argmin()] if snap else mean
     return float(row), float(col)
@@ -61,34 +63,32 @@ def bounding_box(mask: Bool[Tensor, "row col"], image_size: tuple[int, int], vie
 
 
 def _inside(position: float, length: int) -> float:
-    # Only where an image has fewer pixels than the grid has cells can a cell's centre fall half a pixel outside it.
+    # A cell's centre lies outside the image, by up to half a pixel, only if the image has fewer pixels than the grid has cells.
     return min(max(position, 0.0), length - 1.0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Prompt:
     """The fourth stage.
 
     Attributes:
         kind: what SAM is given (Table 4): "point", "box" or "both".
-        min_patches: components of fewer cells give no point; where all have fewer, the largest gives one.
+        min_patches: components of fewer cells give no point; if all have fewer, the largest gives one.
         snap: move each point to the nearest cell of its component.
+
+    >>> Prompt("box")
+    Prompt(kind='box', min_patches=2, snap=False)
     """
 
-    kind: str = "both"
-    min_patches: int = 2
-    snap: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("prompt.kind", self.kind, KINDS)
-        whole("prompt.min_patches", self.min_patches, at_least=1)
-        flag("prompt.snap", self.snap)
+    kind: str = field(default="both", validator=checked(check_choice, KINDS))
+    min_patches: int = field(default=2, validator=checked(check_int, at_least=1))
+    snap: bool = field(default=False, validator=checked(check_bool))
 
     def __call__(self, e: Evidence) -> Evidence:
-        """The evidence with `points`, one a component of the denoised M_r, and `box`, around the whole M_r.
+        """The evidence with `points`, one for each component of the denoised M_r, and `box`, around the whole M_r.
 
-        Flags: "no-prompt" where M_r is empty and gives neither, "few-patches" where a point is of a component that is smaller than
-        `min_patches`.
+        Flags: "no-prompt" where M_r is empty, so that there is neither; "few-patches" where the point belongs to a component that is smaller
+        than `min_patches`.
 
         Raises:
             NoMap: there is no M_r yet.
@@ -100,7 +100,8 @@ class Prompt:
         box = None if self.kind == "point" else bounding_box(e.refined, e.image_size, e.view)
         if self.kind == "box":
             return replace(e, box=box)
-        found = components(e.refined, self.min_patches)
-        middles = [centroid(cells, self.snap) for cells in found]
-        points = tuple(to_pixel(row, col, e.grid, e.image_size, e.view) for row, col in middles)
-        return replace(e, points=points, box=box).flagged(*["few-patches"] * (len(found[0]) < self.min_patches))
+        kept = components(e.refined, self.min_patches)
+        centres = [centroid(cells, self.snap) for cells in kept]
+        points = tuple(to_pixel(row, col, e.grid, e.image_size, e.view) for row, col in centres)
+        flags = ["few-patches"] if len(kept[0]) < self.min_patches else []
+        return replace(e, points=points, box=box).flagged(*flags)

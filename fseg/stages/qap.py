@@ -1,4 +1,4 @@
-"""Question-Answer Pipeline (paper, section 3.2): which classes are in the image, and the words that lead back to where they are."""
+"""Question-Answer Pipeline (paper, section 3.2): which classes are in the image, and the tokens of the answer that name them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from attrs import Attribute, field, frozen
+
 import probe
-from fseg.checks import flag, number, one_of, shown, text, whole
+from fseg.checks import check_bool, check_choice, check_int, check_number, check_text, checked, shown
 from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
 from fseg.vocabulary.questions import QUESTIONS, Article, affirmation, question
@@ -28,13 +30,13 @@ def says_yes(text: str) -> bool:
 
 
 def sentences(text: str, at: tuple[int, int]) -> tuple[int, int] | None:
-    """Where S_1 of Eq. 2 lies in an answer, as characters (start, stop), given where the class name lies.
+    """The characters (start, stop) of S_1 of Eq. 2 in an answer, given those of the class name.
 
-    S_0 ends with the first sentence-final mark after the name, so a full stop within a name ("st. bernard") does not end it; S_1 is the
-    rest. A bare "Yes." before the sentence that names the class belongs to S_0.
+    S_0 ends at the first sentence-ending punctuation after the name, so a full stop within a name ("st. bernard") does not end it; S_1 is
+    the rest. A bare "Yes." before the sentence that names the class belongs to S_0.
 
     Returns:
-        None where a whole sentence comes before the name: S_0 then does not name the class. Two equal numbers where nothing follows S_0.
+        None if a whole sentence precedes the name: S_0 then does not name the class. Two equal numbers if nothing follows S_0.
     """
     opening = _OPENING.match(text)
     if _SENTENCE_END.search(text, opening.end() if opening else 0, at[0]):
@@ -46,20 +48,20 @@ def sentences(text: str, at: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
-    """The answer with its spans "class", the tokens of the name, and "description", the tokens of S_1 (perhaps none).
+    """The answer with its spans "class", the tokens of the name, and "description", the tokens of S_1 (possibly empty).
 
     Returns:
-        None where S_0 does not name the class.
+        None if S_0 does not name the class.
     """
     tokens = answer.tokens
     text = tokens.text("answer")
-    found = tokens.find(name, within="answer")
-    description = sentences(text, found[0]) if found else None
+    occurrences = tokens.find(name, within="answer")
+    description = sentences(text, occurrences[0]) if occurrences else None
     if description is None:
         return None
     return answer.with_spans(
         {
-            "class": tokens.characters(*found[0], within="answer"),
+            "class": tokens.characters(*occurrences[0], within="answer"),
             "description": tokens.characters(*description, within="answer"),
         }
     )
@@ -67,16 +69,16 @@ def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
 
 @dataclass(frozen=True)
 class ClassAnswer:
-    """What the model said about one name of one class.
+    """The model's answer about one name of one class.
 
     Attributes:
         name: the class.
         asked_as: the synonym in the question.
-        present: it said yes.
-        answer: of a class that is present, with the spans "class" and "description" named; of an absent one, as it was given.
+        present: the answer is yes.
+        answer: for a class that is present, with the spans "class" and "description"; for an absent one, as it was generated.
         text: the answer's text.
         margin: logit of yes minus logit of no at the first answer position; None without a gate.
-        flags: "class-forced" (S_0 did not name the class and was written for the model), "presence-assumed", "presence-by-gate",
+        flags: "class-forced" (S_0 did not name the class and was teacher-forced), "presence-assumed", "presence-by-gate",
             "no-description" (no S_1).
     """
 
@@ -89,47 +91,45 @@ class ClassAnswer:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+def _check_template(_: object, field: Attribute[str | None], template: str | None) -> None:
+    if template is None:
+        return
+    check_text(f"ask.{field.name}", template)
+    if template not in TEMPLATES and "{question}" not in template:
+        raise InvalidOption(
+            f"ask.template={shown(template)}: takes {', '.join(map(repr, TEMPLATES))}, a text with {{question}} and <image> in it, "
+            "or nothing for the processor's own."
+        )
+
+
+@frozen
 class Ask:
     """The first stage.
 
     Attributes:
-        question: a wording of `fseg.vocabulary.questions.QUESTIONS` (Table 2).
+        question: a key of `fseg.vocabulary.questions.QUESTIONS` (Table 2).
         article: before the class name: "a", "auto" ("an" before a vowel) or "none".
-        template: the chat template, by name or as text with `{question}` and `<image>` in it; None for the processor's own.
-        max_new_tokens: longest answer.
+        template: the chat template, by name or as text that contains `{question}` and `<image>`; None for the processor's own.
+        max_new_tokens: the maximum length of an answer.
         gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides.
         threshold: of the gate, in logits.
-        presence: "ask" the model; "assume" that every class is in the image and have it describe each; or "gate", the gate alone decides,
-            nothing is generated (`max_new_tokens` says nothing), and S_0 is written behind the question, without a description.
+        presence: "ask" the model; "assume" that every class is in the image and have the model describe it; or "gate": the gate alone
+            decides, nothing is generated (`max_new_tokens` is unused), and S_0 is teacher-forced, without a description.
+
+    >>> Ask(question="photo", gate=True).threshold
+    0.0
     """
 
-    question: str = "class"
-    article: Article = "a"
-    template: str | None = None
-    max_new_tokens: int = 128
-    gate: bool = False
-    threshold: float = 0.0
-    presence: str = "ask"
-
-    def __post_init__(self) -> None:
-        one_of("ask.question", self.question, tuple(QUESTIONS))
-        one_of("ask.article", self.article, ARTICLES)
-        whole("ask.max_new_tokens", self.max_new_tokens, at_least=1)
-        flag("ask.gate", self.gate)
-        number("ask.threshold", self.threshold)
-        one_of("ask.presence", self.presence, PRESENCES)
-        if self.template is None:
-            return
-        text("ask.template", self.template)
-        if self.template not in TEMPLATES and "{question}" not in self.template:
-            raise InvalidOption(
-                f"ask.template={shown(self.template)}: takes {', '.join(map(repr, TEMPLATES))}, a text with {{question}} and <image> in it, "
-                "or nothing for the processor's own."
-            )
+    question: str = field(default="class", validator=checked(check_choice, tuple(QUESTIONS)))
+    article: Article = field(default="a", validator=checked(check_choice, ARTICLES))
+    template: str | None = field(default=None, validator=_check_template)
+    max_new_tokens: int = field(default=128, validator=checked(check_int, at_least=1))
+    gate: bool = field(default=False, validator=checked(check_bool))
+    threshold: float = field(default=0.0, validator=checked(check_number))
+    presence: str = field(default="ask", validator=checked(check_choice, PRESENCES))
 
     def __call__(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> list[ClassAnswer]:
-        """Ask about every name of every class, all in one go.
+        """Ask about every name of every class, in one batch of questions.
 
         Args:
             session: one image, opened.
@@ -142,68 +142,74 @@ class Ask:
             InvalidClasses: no class, one that appears twice, or one without a name.
         """
         names = [(name, synonym) for name, synonyms in check_classes(classes).items() for synonym in synonyms]
+        choice = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold)
         if self.presence == "assume":
-            assumed = self._affirmed(session, names)
-            return [_present(*pair, answer, None, "presence-assumed") for pair, answer in zip(names, assumed, strict=True)]
-        gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold)
+            described = self._described(session, names)
+            return [_present(*pair, answer, None, "presence-assumed") for pair, answer in zip(names, described, strict=True)]
         if self.presence == "gate":
-            return self._by_gate(session, names, gate)
-        answers = session.ask(
-            [self._question(synonym) for _, synonym in names], max_new_tokens=self.max_new_tokens, gate=gate if self.gate else None
-        )
-        silent = [place for place, answer in enumerate(answers) if says_yes(answer.text) and name_spans(answer, names[place][1]) is None]
-        forced = dict(zip(silent, self._affirmed(session, [names[place] for place in silent]), strict=True))
+            return self._by_gate(session, names, choice)
+        return self._by_answer(session, names, choice if self.gate else None)
+
+    def _by_answer(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice | None) -> list[ClassAnswer]:
+        """A class is present if its answer's first word is yes. If S_0 does not name the class, S_0 is forced and S_1 generated again."""
+        answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, gate=gate)
+        spanned = {i: name_spans(answer, names[i][1]) for i, answer in enumerate(answers) if says_yes(answer.text)}
+        unnamed = [i for i, answer in spanned.items() if answer is None]
+        forced = dict(zip(unnamed, self._described(session, [names[i] for i in unnamed]), strict=True))
         result = []
-        for place, ((name, synonym), answer) in enumerate(zip(names, answers, strict=True)):
-            if place in forced:
-                result.append(_present(name, synonym, forced[place], answer.margin, "class-forced"))
-            elif says_yes(answer.text) and (spanned := name_spans(answer, synonym)) is not None:
-                result.append(_present(name, synonym, spanned, answer.margin))
+        for i, (pair, answer) in enumerate(zip(names, answers, strict=True)):
+            if i in forced:
+                result.append(_present(*pair, forced[i], answer.margin, "class-forced"))
+            elif (yes := spanned.get(i)) is not None:
+                result.append(_present(*pair, yes, answer.margin))
             else:
-                result.append(ClassAnswer(name, synonym, False, answer, answer.text, answer.margin))
+                result.append(_absent(*pair, answer))
         return result
 
-    def _question(self, name: str) -> str:
-        return question(name, self.question, self.article)
-
     def _by_gate(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice) -> list[ClassAnswer]:
-        """One forward of each question, none of an answer."""
-        scored = session.ask([self._question(synonym) for _, synonym in names], max_new_tokens=0, gate=gate)
-        passing = [place for place, answer in enumerate(scored) if answer.margin is not None and answer.margin > gate.threshold]
-        said = [names[place][1] for place in passing]
-        written = session.answer([self._question(synonym) for synonym in said], [affirmation(synonym, self.article) for synonym in said])
-        yes = dict(zip(passing, self._spanned([names[place] for place in passing], written), strict=True))
+        """A class is present if its margin exceeds the threshold. Each question takes one forward; nothing is generated."""
+        scored = session.ask(self._questions(names), max_new_tokens=0, gate=gate)
+        passing = [i for i, answer in enumerate(scored) if answer.margin is not None and answer.margin > gate.threshold]
+        passing_names = [names[i] for i in passing]
+        written = session.answer(self._questions(passing_names), self._affirmations(passing_names))
+        yes = dict(zip(passing, _with_spans(passing_names, written), strict=True))
         return [
-            _present(name, synonym, yes[place], answer.margin, "presence-by-gate")
-            if place in yes
-            else ClassAnswer(name, synonym, False, answer, answer.text, answer.margin)
-            for place, ((name, synonym), answer) in enumerate(zip(names, scored, strict=True))
+            _present(*pair, yes[i], answer.margin, "presence-by-gate") if i in yes else _absent(*pair, answer)
+            for i, (pair, answer) in enumerate(zip(names, scored, strict=True))
         ]
 
-    def _affirmed(self, session: probe.Session, names: Sequence[tuple[str, str]]) -> list[probe.Answer]:
-        """The answers that begin with S_0 as the question asks for it, their spans named."""
+    def _described(self, session: probe.Session, names: Sequence[tuple[str, str]]) -> list[probe.Answer]:
+        """Answers that begin with the S_0 that the question asks for, S_1 generated, with named spans."""
         if not names:
             return []
-        begin = [affirmation(synonym, self.article) for _, synonym in names]
-        return self._spanned(
-            names, session.ask([self._question(synonym) for _, synonym in names], max_new_tokens=self.max_new_tokens, begin=begin)
-        )
+        answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, begin=self._affirmations(names))
+        return _with_spans(names, answers)
 
-    @staticmethod
-    def _spanned(names: Sequence[tuple[str, str]], answers: Sequence[probe.Answer]) -> list[probe.Answer]:
-        """Answers that name their classes, the spans named."""
-        spanned = []
-        for (name, synonym), answer in zip(names, answers, strict=True):
-            found = name_spans(answer, synonym)
-            if found is None:
-                raise InvalidClasses(
-                    f'The name "{synonym}" of class "{name}" is not found as a word in the answer that was written for it, '
-                    f"{answer.text!r}. Ask about the class by a name of letters and digits."
-                )
-            spanned.append(found)
-        return spanned
+    def _questions(self, names: Sequence[tuple[str, str]]) -> list[str]:
+        return [question(synonym, self.question, self.article) for _, synonym in names]
+
+    def _affirmations(self, names: Sequence[tuple[str, str]]) -> list[str]:
+        return [affirmation(synonym, self.article) for _, synonym in names]
+
+
+def _with_spans(names: Sequence[tuple[str, str]], answers: Sequence[probe.Answer]) -> list[probe.Answer]:
+    """Answers that name their classes, with the spans "class" and "description"."""
+    result = []
+    for (name, synonym), answer in zip(names, answers, strict=True):
+        spanned = name_spans(answer, synonym)
+        if spanned is None:
+            raise InvalidClasses(
+                f'The name "{synonym}" of class "{name}" is not found as a word in the answer that was written for it, '
+                f"{answer.text!r}. Ask about the class by a name of letters and digits."
+            )
+        result.append(spanned)
+    return result
 
 
 def _present(name: str, asked_as: str, answer: probe.Answer, margin: float | None, *flags: str) -> ClassAnswer:
     described = len(answer.tokens.span("description")) > 0
     return ClassAnswer(name, asked_as, True, answer, answer.text, margin, flags if described else (*flags, "no-description"))
+
+
+def _absent(name: str, asked_as: str, answer: probe.Answer) -> ClassAnswer:
+    return ClassAnswer(name, asked_as, False, answer, answer.text, answer.margin)

@@ -1,25 +1,22 @@
-"""Visual Generation (paper, section 3.4): prototypes of the vision tower refine the responses into masks, Eq. 9 to 12."""
+"""Visual Generation (paper, section 3.4): prototypes of the vision tower's features refine the responses into masks, Eq. 9 to 12."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
+from attrs import field, frozen
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import probe
-from fseg.checks import flag, number, one_of, whole
+from fseg.checks import check_bool, check_choice, check_int, check_number, checked
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
+from fseg.fusions.distance import ALPHA, BETA, dynamic_threshold
 
 MASKS = ("M_v", "M^_f", "both")
-
-
-def background_response(responses: Float[Tensor, "class row col"], alpha: float, beta: float) -> Float[Tensor, ""]:
-    """D_f^bg: a share of the peak over all classes and cells, but never above `beta`."""
-    return (alpha * responses.max()).clamp(max=beta)
 
 
 def guidance(responses: Float[Tensor, "class row col"], background: Float[Tensor, ""]) -> Int[Tensor, "row col"]:
@@ -31,13 +28,13 @@ def guidance(responses: Float[Tensor, "class row col"], background: Float[Tensor
 def prototypes(
     features: Float[Tensor, "row col feature"], guide: Bool[Tensor, "row col"], epsilon: float = 1e-6
 ) -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
-    """p+ and p- of Eq. 10: the mean feature inside the guide, and outside it; zeros for a side without a cell, whatever epsilon is."""
+    """p+ and p- of Eq. 10: the mean feature inside the guide, and outside it; zeros for a side that has no cell."""
     return _mean(features, guide, epsilon), _mean(features, ~guide, epsilon)
 
 
 def _mean(features: Float[Tensor, "row col feature"], cells: Bool[Tensor, "row col"], epsilon: float) -> Float[Tensor, " feature"]:
     total = (features * cells[..., None]).sum((0, 1))
-    # Without a cell, 0 / epsilon is 0 however small epsilon is, so that this is the value of 0 / 0.
+    # Where there is no cell, 0 / (0 + epsilon) is 0 for every epsilon > 0; epsilon = 0 gives the same.
     return total / (cells.sum() + epsilon) if cells.any() else total
 
 
@@ -46,7 +43,7 @@ def prototype_mask(
 ) -> Bool[Tensor, "row col"]:
     """M_v of Eq. 11: the cells whose feature is closer, by cosine, to the mean inside the guide than to the mean outside it.
 
-    Nothing inside the guide: no prototype, and an empty mask. Nothing outside it: p- is 0, and so is every cosine to it.
+    An empty guide has no prototype and gives an empty mask. If the guide covers every cell, p- is 0, and so is every cosine to it.
     """
     if not guide.any():
         return torch.zeros_like(guide)
@@ -55,10 +52,10 @@ def prototype_mask(
 
 
 def _on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple[int, int]) -> Float[Tensor, "row col feature"]:
-    """Patch features as cell features: the mean of the patches that a family merges into one image token, or the patch itself.
+    """Features on the grid of image tokens: the mean of the patches that are merged into one token, or the patch itself.
 
     Raises:
-        NoMap: the patches are no whole number to a cell, so that they lie elsewhere than the cells.
+        NoMap: a token does not cover a whole number of patches.
     """
     patches = (features.shape[0], features.shape[1])
     if any(count % cells for count, cells in zip(patches, grid, strict=True)):
@@ -69,50 +66,47 @@ def _on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple
     return torch.nn.functional.adaptive_avg_pool2d(features.permute(2, 0, 1), grid).permute(1, 2, 0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Refine:
-    """The third stage, which sees all classes of an image at once.
+    """The third stage; it processes all classes of an image together.
 
     Attributes:
         mask: what M_r is (Table 6): "M_v", "M^_f" (the class's guide alone), or "both" (Eq. 12).
-        alpha, beta: of the background response; the paper uses those of Eq. 4. alpha lies in 0..1; beta is at least 0, and has no upper
-            limit, since the responses of a fusion of one's own may be of any scale.
-        vision_layer: whose features the prototypes are made of, a `hidden_states` index of the tower.
+        alpha, beta: of the background response D_bg, which is Eq. 4's threshold over all classes. In a recipe they change with those of the
+            respond stage (see `Recipe.with_`). alpha lies in 0..1; beta is at least 0, without an upper limit, because a fusion of your own
+            may return responses of any scale.
+        vision_layer: the layer whose features make the prototypes, a `hidden_states` index of the vision tower.
         epsilon: of Eq. 10, from 0 to 1.
-        fallback: take the guide where M_r is empty.
+        fallback: use the guide where M_r is empty.
+
+    >>> Refine(mask="M_v").reads()
+    [Vision(layers=(-2,))]
     """
 
-    mask: str = "both"
-    alpha: float = 0.75
-    beta: float = 0.19
-    vision_layer: int = -2
-    epsilon: float = 1e-6
-    fallback: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("refine.mask", self.mask, MASKS)
-        number("refine.alpha", self.alpha, at_least=0, at_most=1)
-        number("refine.beta", self.beta, at_least=0)
-        whole("refine.vision_layer", self.vision_layer)
-        number("refine.epsilon", self.epsilon, at_least=0, at_most=1)
-        flag("refine.fallback", self.fallback)
+    mask: str = field(default="both", validator=checked(check_choice, MASKS))
+    alpha: float = field(default=ALPHA, validator=checked(check_number, at_least=0, at_most=1))
+    beta: float = field(default=BETA, validator=checked(check_number, at_least=0))
+    vision_layer: int = field(default=-2, validator=checked(check_int))
+    epsilon: float = field(default=1e-6, validator=checked(check_number, at_least=0, at_most=1))
+    fallback: bool = field(default=False, validator=checked(check_bool))
 
     def reads(self) -> list[probe.Read]:
-        """What the model has to be read for."""
+        """The activations that this stage needs."""
         return [probe.Vision(layers=(self.vision_layer,))]
 
     def __call__(self, evidence: Sequence[Evidence]) -> list[Evidence]:
-        """The evidence of all classes, those that have a response with `guide`, `prototype_mask` and `refined`.
+        """The evidence of all classes; those that have a response get `guide`, `prototype_mask` and `refined`.
 
-        Flags: "suppressed" where Eq. 9 leaves a class no cell, "fallback" where M_r was empty and the guide was taken.
+        Flags: "suppressed" where Eq. 9 leaves a class no cell, "fallback" where M_r was empty and the guide was used.
         """
-        responses = {place: e.response for place, e in enumerate(evidence) if e.response is not None}
+        responses = {index: e.response for index, e in enumerate(evidence) if e.response is not None}
         refined = list(evidence)
         if responses:
             stacked = torch.stack(list(responses.values()))
-            winner = guidance(stacked, background_response(stacked, self.alpha, self.beta))
-            for number_of_class, place in enumerate(responses, start=1):
-                refined[place] = self._refine(evidence[place], winner == number_of_class)
+            background = dynamic_threshold(stacked, self.alpha, self.beta)
+            winner = guidance(stacked, background)
+            for label, index in enumerate(responses, start=1):
+                refined[index] = self._refine(evidence[index], winner == label)
         return refined
 
     def _refine(self, e: Evidence, guide: Bool[Tensor, "row col"]) -> Evidence:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 import fseg
 import probe
+from fseg.fusions.attention import attention_map, select_rows
 from fseg.pipeline import Segmenter
 from fseg.recipe import get_recipe
 from fseg.stages.qap import Ask, ClassAnswer
-from fseg.stages.tvr import attention_map, select_rows
 from probe.tokens.spans import Span
 from tests.benchmarks.models import Size, opened, picture
 from tests.benchmarks.questions import NAMES, forced_words, given_length

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fseg.errors import InvalidSam
-from fseg.stages.segment import load_sam
+from fseg.sam.loading import load_sam
 from tests.faults.campaign import Campaign, Outcome
 from tests.unit.fseg.sams import tiny_sam, to_transformers
 

@@ -18,8 +18,9 @@ import probe
 from fseg.evaluation.metric import Counts
 from fseg.glyphs import CLASSES, llava_folder, sam_file, scene
 from fseg.glyphs.evaluate import METHOD, measure
+from fseg.sam.base import SamPrompt
+from fseg.sam.loading import load_sam
 from fseg.sam.weights import read_weights
-from fseg.stages.segment import SamPrompt, load_sam
 from tests.unit.fseg.sams import to_transformers
 
 

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fseg.drawing.label_map import save_labels
 from fseg.errors import InvalidTruth
-from fseg.evaluation.metric import IGNORED
+from fseg.vocabulary.labels import IGNORED
 from probe.inputs.images import OPENING
 
 ABSENT_FROM_COCO = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)

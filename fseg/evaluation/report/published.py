@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fseg.errors import UnknownRecipe
 from fseg.recipe import Recipe
@@ -116,4 +116,4 @@ def ablation(number: int, base: Recipe) -> dict[str, Recipe]:
 
 def row_recipe(number: int, base: Recipe, name: str, value: object) -> Recipe:
     """One row of a table, named after it."""
-    return replace(base.with_({ABLATIONS[number].key: value}), name=f"{base.name}/table-{number}/{name}")
+    return base.with_({ABLATIONS[number].key: value, "name": f"{base.name}/table-{number}/{name}"})

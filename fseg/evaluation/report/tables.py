@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from fseg.checkpoints import backbone_path
 from fseg.errors import InvalidDataSet
 from fseg.evaluation.report.published import ABLATIONS, BANDS, COLUMNS, TABLE_1, ablation, band_name, row_recipe
 from fseg.evaluation.report.results import RESULTS, percent, read_results_file
@@ -44,12 +45,8 @@ def depth(backbone: str) -> int:
     Raises:
         LoadError: there is no such configuration, it does not say, or code of its own would have to be run to read it.
     """
-    if backbone == "glyphs":
-        from fseg.glyphs import llava_folder  # the embedded models are looked for only when asked for
-
-        backbone = str(llava_folder())
     try:
-        return int(AutoConfig.from_pretrained(backbone, trust_remote_code=False).get_text_config().num_hidden_layers)
+        return int(AutoConfig.from_pretrained(backbone_path(backbone), trust_remote_code=False).get_text_config().num_hidden_layers)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         if "trust_remote_code" in str(error):
             raise LoadError(

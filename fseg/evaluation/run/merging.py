@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fseg import toml
 from fseg.errors import InvalidDataSet, RunMismatch
 from fseg.evaluation.datasets.readers import DataSet, Sample, data_set, read_index
 from fseg.evaluation.measure import fills
@@ -16,7 +15,7 @@ from fseg.evaluation.run.record_values import Expected
 from fseg.evaluation.run.records import Record, read_records
 from fseg.evaluation.run.run_folder import MANIFEST, check_ours, check_same, differences, listed, locked, read_manifest, write_json
 from fseg.files import check_writable
-from fseg.recipe import Recipe
+from fseg.recipe import Recipe, toml_of
 
 _OF_A_PART = ("shard", "images")
 """What the manifests of two parts of one set may say differently."""
@@ -42,7 +41,7 @@ def merge(folders: Sequence[Path], root: Path, out: Path) -> dict[str, Any]:
     _check_one_set(folders, manifests)
     declared = data_set(first["data_set"], root)
     _check_classes(first, declared, root)
-    rows = {name: Recipe.from_toml(toml.dumps(values)) for name, values in first["rows"].items()}
+    rows = {name: Recipe.from_toml(toml_of(values)) for name, values in first["rows"].items()}
     expected = Expected({name: fills(declared, recipe) for name, recipe in rows.items()}, declared.labels, declared.background)
     records = _all_records(folders, manifests, expected)
     if names_fingerprint(records) != first["set_names"]:

@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from fseg import strict_json
-from fseg.checkpoints import backbone_place, sam_place
+from fseg.checkpoints import backbone_path, sam_path
 from fseg.errors import RunMismatch
 from fseg.evaluation.run.job import Job
 from fseg.files import write_atomically
@@ -53,8 +53,8 @@ def hashed_meanwhile(job: Job, folder: Path) -> Iterator[Callable[[], Fingerprin
     try:
         hashes = _FileHashes(folder / CACHE, pool)
         waiting = {
-            "backbone": _begin(backbone_place(backbone) if isinstance(backbone, (str, Path)) else backbone.model, hashes, pool),
-            "sam": _begin(sam_place(sam) if isinstance(sam, (str, Path)) else sam, hashes, pool),
+            "backbone": _begin(backbone_path(backbone) if isinstance(backbone, (str, Path)) else backbone.model, hashes, pool),
+            "sam": _begin(sam_path(sam) if isinstance(sam, (str, Path)) else sam, hashes, pool),
         }
 
         def finished() -> Fingerprints:

@@ -16,7 +16,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor
 from transformers import SamConfig, SamModel
 
-from fseg.sam.weights import DECODER_HEADS, PIXEL_MEAN, PIXEL_STD, shape_of
+from fseg.sam.network import PIXEL_MEAN, PIXEL_STD
+from fseg.sam.shapes import DECODER_HEADS, shape_of
 
 
 def tiny_sam(seed: int = 0) -> Sam:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors import safe_open
 import fseg
 import probe
 from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
+from fseg.fusions import registry
 from fseg.sweep import Sweep
 from tests import families, zoo
 from tests.planted import plant
@@ -137,8 +137,7 @@ def test_layer_distances_cover_every_layer(model: probe.Probe, picture: Image.Im
 
 
 def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = importlib.import_module("fseg.fusions.registry")
-    monkeypatch.setattr(registry, "_fusions", dict(registry._fusions))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
     @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])
     def sharp(e, *, layers=(7, 13), power=2.0):  # type: ignore[no-untyped-def]  # as an author writes it

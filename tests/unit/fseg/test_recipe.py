@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import tomllib
 from importlib.metadata import EntryPoint
 
@@ -8,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fseg import toml
 from fseg.errors import InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
+from fseg.fusions import registry
 from fseg.fusions.registry import fusion
 from fseg.plugins import GROUP
 from fseg.recipe import Recipe, get_recipe, recipes
@@ -49,8 +48,7 @@ def test_an_unknown_key_lists_the_known_ones():
 
 
 def test_another_fusion_keeps_the_options_that_it_shares(monkeypatch):
-    module = importlib.import_module("fseg.fusions.registry")
-    monkeypatch.setattr(module, "_fusions", dict(module._fusions))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
     @fusion("sharp", reads=lambda **_: [])
     def sharp(e, *, layers=(7, 13), power=2.0):
@@ -124,10 +122,25 @@ def test_toml_that_is_no_recipe_says_why(text, error, message):
         Recipe.from_toml(text)
 
 
-@pytest.mark.parametrize(("value", "text"), [(True, "true"), (1e16, "1e+16"), ((1, (2.5, "a")), '[1, [2.5, "a"]]'), ("\x01", r'"\u0001"')])
-def test_values_are_written_as_toml_has_them(value, text):
-    assert toml.dumps({"key": value}) == f"key = {text}\n"
-    assert tomllib.loads(toml.dumps({"a key": value})).keys() == {"a key"}
+def test_a_threshold_changes_in_both_stages_unless_they_were_set_apart():
+    both = PLAIN.with_({"respond.alpha": 0.5, "respond.beta": 0.3})
+    assert (both.refine.alpha, both.refine.beta) == (0.5, 0.3)
+    assert Recipe.from_toml('name = "x"\nbackbone = "y"\n[respond]\nbeta = 0.3').refine.beta == 0.3
+    assert Recipe("x", "y", respond=Respond("D", {"beta": 0.3})).refine.beta == 0.3
+    apart = PLAIN.with_({"respond.beta": 0.3, "refine.beta": 0.1})
+    assert (apart.respond.options["beta"], apart.refine.beta) == (0.3, 0.1)
+    assert apart.with_({"respond.beta": 0.4}).refine.beta == 0.1
+
+
+def test_a_fusion_without_a_threshold_leaves_the_background_its_own(monkeypatch):
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @fusion("bare", reads=lambda **_: [])
+    def bare(e):
+        return torch.zeros(e.grid)
+
+    assert PLAIN.with_({"respond.beta": 0.3}).with_({"respond.fusion": "bare"}).refine.beta == 0.3
+    assert Recipe("x", "y", respond=Respond("bare")).refine.beta == 0.19
 
 
 ALL_WAYS = {

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fseg.errors import FsegError
+from fseg.fusions.attention import ENTROPIES
+from fseg.fusions.distance import CLASS_TOKENS
 from fseg.recipe import Recipe, get_recipe
 from fseg.stages.compose import FILLS, Compose
 from fseg.stages.prompts import KINDS, Prompt
 from fseg.stages.qap import ARTICLES, PRESENCES, TEMPLATES, Ask
 from fseg.stages.segment import MULTIMASKS, Sam
-from fseg.stages.tvr import CLASS_TOKENS, ENTROPIES, Respond
+from fseg.stages.tvr import Respond
 from fseg.stages.vgm import MASKS, Refine
 from fseg.vocabulary.questions import QUESTIONS
 

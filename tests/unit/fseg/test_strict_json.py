@@ -57,7 +57,7 @@ def test_a_result_with_a_margin_that_is_not_finite_is_not_saved(tmp_path: Path) 
         Image.new("RGB", (2, 2)), np.zeros((2, 2), dtype=np.int64), ("cat",), {"cat": cat}, fseg.get_recipe("glyphs"), {}, {}
     )
     assert (
-        strict_json.load((replace(result, found={"cat": None}).save(tmp_path / "good") / "result.json").read_bytes())["classes"][0][
+        strict_json.load((replace(result, sam_masks={"cat": None}).save(tmp_path / "good") / "result.json").read_bytes())["classes"][0][
             "margin"
         ]
         is None

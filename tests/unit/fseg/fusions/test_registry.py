@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import pickle
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 import probe
 from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, UnknownFusion
+from fseg.fusions import registry
 from fseg.fusions.registry import Options, band, fusion, fusions, get_fusion
 from fseg.stages.tvr import Respond
 from tests.unit.fseg.fakes import FakeTrace, evidence
@@ -15,8 +15,7 @@ from tests.unit.fseg.fakes import FakeTrace, evidence
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
-    module = importlib.import_module("fseg.fusions.registry")
-    monkeypatch.setattr(module, "_fusions", dict(module._fusions))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
 
 def hidden(layers=(0, 0), **_):
@@ -53,7 +52,7 @@ def test_another_function_of_the_same_name_is_refused_naming_both():
     def other(e, *, layers=(7, 13)):
         return torch.zeros(e.grid)
 
-    with pytest.raises(InvalidFusion, match=r'"D" is fseg\.stages\.tvr\.distance_alone already\. Give .*other another name'):
+    with pytest.raises(InvalidFusion, match=r'"D" is fseg\.fusions\.paper\.distance_alone already\. Give .*other another name'):
         fusion("D", reads=hidden)(other)
 
 

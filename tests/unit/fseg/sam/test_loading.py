@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 from fseg.errors import InvalidOption, InvalidPrompt, InvalidSam
 from fseg.evidence import Evidence
 from fseg.sam.base import SamMask, SamPrompt
-from fseg.sam.network import PromptableSam, SegmentAnythingNetwork, TransformersNetwork
-from fseg.stages.segment import Sam, load_sam
+from fseg.sam.loading import load_sam
+from fseg.sam.network import PromptableSam
+from fseg.sam.segment_anything import SegmentAnythingNetwork
+from fseg.sam.transformers import TransformersNetwork
+from fseg.stages.segment import Sam
 from probe.errors import NotFinite
 from tests.unit.fseg.sams import picture, tiny_sam, to_transformers
 
@@ -160,7 +163,7 @@ def test_the_same_weights_in_transformers_give_the_same_mask(model: modeling.Sam
 def test_the_positions_of_the_image_are_those_of_transformers(model: modeling.Sam) -> None:
     converted = to_transformers(model.state_dict())
     torch.testing.assert_close(
-        TransformersNetwork.of(converted)._positions(8), converted.get_image_wide_positional_embeddings(), atol=1e-5, rtol=0
+        TransformersNetwork.of(converted).positions(8), converted.get_image_wide_positional_embeddings(), atol=1e-5, rtol=0
     )
 
 

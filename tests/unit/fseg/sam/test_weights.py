@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fseg.errors import InvalidSam
-from fseg.sam.weights import build_sam, read_weights, shape_of
+from fseg.sam.segment_anything import build_sam
+from fseg.sam.shapes import shape_of
+from fseg.sam.weights import read_weights
 from tests.unit.fseg.sams import tiny_sam
 
 from segment_anything import sam_model_registry  # isort: skip  after sams, which makes torchvision importable

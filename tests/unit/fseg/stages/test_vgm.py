@@ -17,12 +17,6 @@ def seen(response: list[list[float]], features: torch.Tensor | None = None, name
     return evidence(grid=shape, image_size=shape, name=name, response=values, trace=FakeTrace(features=features))
 
 
-@pytest.mark.parametrize(("peak", "expected"), [(0.2, 0.15), (0.9, 0.19)])
-def test_the_background_is_one_scalar_below_a_ceiling(peak, expected):
-    responses = torch.tensor([[[0.0, peak]], [[0.1, 0.0]]])
-    assert vgm.background_response(responses, 0.75, 0.19).item() == pytest.approx(expected)
-
-
 def test_guidance_is_the_class_of_the_largest_response():
     responses = torch.tensor([[[0.9, 0.3, 0.0]], [[0.2, 0.8, 0.1]]])
     assert vgm.guidance(responses, torch.tensor(0.19)).tolist() == [[1, 2, 0]]

@@ -1,0 +1,117 @@
+"""The paper's fusion D_f = D * M_A (section 3.3, Eq. 8), and its two parts alone: the rows of Table 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+import probe
+from fseg.checks import check_bool, check_choice, check_int, check_number
+from fseg.evidence import Evidence
+from fseg.fusions.attention import ENTROPIES, attention_map, attention_mask, select_rows
+from fseg.fusions.distance import ALPHA, BETA, CLASS_TOKENS, class_distance, dynamic_threshold, suppress
+from fseg.fusions.registry import band, fusion
+
+
+def reliable_response(distance: Float[Tensor, "row col"], mask: Bool[Tensor, "row col"]) -> Float[Tensor, "row col"]:
+    """D_f of Eq. 8: the distance inside the attention mask, 0 elsewhere."""
+    return distance * mask
+
+
+def _distances(e: Evidence, alpha: float, beta: float, class_token: str) -> dict[str, Tensor]:
+    raw = e.fold(class_distance(e.hidden("image"), e.hidden("class"), class_token)).cpu()
+    return {"raw_distance": raw, "distance": suppress(raw, dynamic_threshold(raw, alpha, beta))}
+
+
+def _attentions(
+    e: Evidence, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A_v and M_A, and a flag where there was no attention to take them from."""
+    per_head = entropy == "reference"
+    read = e.attention_heads("description", "image") if per_head else e.attention_rows("description", "image")
+    rows = read.reshape(-1, *e.grid).cpu()
+    chosen = select_rows(rows, top_k, drop_light_rows=drop_light_rows, drop_sinks=drop_sinks, entropy=entropy)
+    if len(chosen):
+        attention = attention_map(rows[chosen])
+        return {"attention": attention, "attention_mask": attention_mask(attention)}, ()
+    return {"attention_mask": torch.ones(e.grid, dtype=torch.bool)}, ("no-attention" if len(rows) else "no-description",)
+
+
+def _distance_reads(layers: Sequence[int], alpha: float, beta: float, class_token: str) -> list[probe.Read]:
+    check_number("alpha", alpha, at_least=0, at_most=1)
+    check_number("beta", beta, at_least=0)
+    check_choice("class_token", class_token, CLASS_TOKENS)
+    return [probe.Hidden(layers=band(layers), at=("image", "class"))]
+
+
+def _attention_reads(
+    layers: Sequence[int], alpha: float, beta: float, class_token: str, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str
+) -> list[probe.Read]:
+    check_int("top_k", top_k, at_least=1)
+    check_bool("drop_light_rows", drop_light_rows)
+    check_bool("drop_sinks", drop_sinks)
+    check_choice("entropy", entropy, tuple(ENTROPIES))
+    rows = probe.Attention(layers="all", query="description", key="image", heads="all" if entropy == "reference" else "mean")
+    return [*_distance_reads(layers, alpha, beta, class_token), rows]
+
+
+@fusion("D", reads=_distance_reads)
+def distance_alone(
+    e: Evidence, *, layers: Sequence[int] = (7, 13), alpha: float = ALPHA, beta: float = BETA, class_token: str = "last"
+) -> dict[str, object]:
+    """Table 5's first row: D_f = D. No attention is read."""
+    maps = _distances(e, alpha, beta, class_token)
+    return {**maps, "response": maps["distance"]}
+
+
+@fusion("M_A", reads=_attention_reads)
+def attention_alone(
+    e: Evidence,
+    *,
+    layers: Sequence[int] = (7, 13),
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    class_token: str = "last",
+    top_k: int = 10,
+    drop_light_rows: bool = True,
+    drop_sinks: bool = False,
+    entropy: str = "probability",
+) -> dict[str, object]:
+    """Table 5's second row: D_f = M_A. D~ is still read: it ranks synonyms and scores the final masks."""
+    distances = _distances(e, alpha, beta, class_token)
+    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy)
+    return {**distances, **attentions, "response": attentions["attention_mask"], "flags": flags}
+
+
+@fusion("D*M_A", reads=_attention_reads)
+def distance_in_attention(
+    e: Evidence,
+    *,
+    layers: Sequence[int] = (7, 13),
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    class_token: str = "last",
+    top_k: int = 10,
+    drop_light_rows: bool = True,
+    drop_sinks: bool = False,
+    entropy: str = "probability",
+) -> dict[str, object]:
+    """The paper's fusion: D_f = D * M_A, Eq. 8.
+
+    Args:
+        layers: the band (l_s, l_e) of Eq. 3, both included, in `hidden_states` indices.
+        alpha: share of the peak in Eq. 4, from 0 to 1.
+        beta: ceiling of the threshold in Eq. 4, at least 0 (below it, cells that Eq. 5 sets to 0 would exceed those that it keeps); from 1
+            on, no cosine reaches it, and there is no ceiling.
+        class_token: which sub-token of the class name stands for it, see `class_distance`.
+        top_k: K of Eq. 6.
+        drop_light_rows, drop_sinks: see `select_rows`.
+        entropy: see `spatial_entropy`; "reference" ranks the rows of single heads, "probability" rows averaged over the heads.
+    """
+    distances = _distances(e, alpha, beta, class_token)
+    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy)
+    response = reliable_response(distances["distance"], attentions["attention_mask"])
+    return {**distances, **attentions, "response": response, "flags": flags}
