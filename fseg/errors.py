@@ -10,7 +10,7 @@ class FsegError(ProbeError):
 
 
 class InvalidOption(FsegError):
-    """A field of a stage, or an option of a fusion, with a value that it does not take."""
+    """An invalid value of a stage's field or of a fusion's option."""
 
 
 class InvalidBand(InvalidOption):
@@ -18,31 +18,31 @@ class InvalidBand(InvalidOption):
 
 
 class InvalidClasses(FsegError):
-    """Classes to segment that cannot be asked for: no name, an empty name."""
+    """Class names that cannot be asked about: none, an empty one, a duplicate."""
 
 
 class InvalidFusion(FsegError):
-    """A fusion that cannot be registered, or that returned something which is not a response map."""
+    """A fusion that cannot be registered, or that did not return a response map."""
 
 
 class MapNotFinite(InvalidFusion, NotFinite):
-    """A fusion made NaN or infinity of activations that are finite."""
+    """A fusion returned NaN or infinity for finite activations."""
 
 
 class UnknownFusion(FsegError):
-    """A fusion that nobody has registered."""
+    """A fusion name that is not registered."""
 
 
 class ImportFailed(FsegError):
-    """A module or file of the user's own that is not there, or whose code fails."""
+    """A user's module or file that does not exist, or whose code fails."""
 
 
 class NotScoped(FsegError):
-    """A stage looked at something that its own reads do not name."""
+    """A stage used an activation that its own reads do not name."""
 
 
 class NoMap(FsegError):
-    """A map was needed that the stages so far have not made."""
+    """A map is needed that no stage has computed yet."""
 
 
 class InvalidRecipe(FsegError):
@@ -54,15 +54,15 @@ class UnknownRecipe(FsegError):
 
 
 class InvalidSam(FsegError):
-    """A SAM that is not there, or weights that are not a SAM's."""
+    """A SAM that does not exist, or weights of another model."""
 
 
 class InvalidPrompt(FsegError):
-    """A point or a box that SAM cannot be given: outside the image, empty, or neither of the two."""
+    """A point or a box outside the image, an empty box, or a prompt with neither."""
 
 
 class CannotDraw(FsegError):
-    """Labels or maps that do not fit the picture that they are to be drawn on."""
+    """Labels or maps that do not fit the image."""
 
 
 class OutputError(FsegError):
@@ -70,27 +70,27 @@ class OutputError(FsegError):
 
 
 class InvalidDataSet(FsegError):
-    """A data set that is unknown, is not where it was looked for, or is empty; or a part of it that does not exist."""
+    """A data set that is unknown, missing or empty, or a part of it that does not exist."""
 
 
 class MissingFiles(InvalidDataSet):
-    """Images or labels that the data set should have, and that are not there."""
+    """Images or labels of a data set that do not exist."""
 
 
 class InvalidTruth(FsegError):
-    """A file of true labels that cannot be read, is no label map, has labels that the set does not know, or another size than its image."""
+    """A ground-truth file that cannot be read, is not a label map, has unknown labels, or another size than its image."""
 
 
 class RunMismatch(FsegError):
-    """An evaluation was to go on in a folder that holds another one, or runs were to be merged that are not parts of one."""
+    """A folder of another evaluation, or runs to merge that are not parts of one evaluation."""
 
 
 class RunLocked(FsegError):
-    """Another process works in the folder of an evaluation."""
+    """Another process is using the folder of an evaluation."""
 
 
 class ClusterNotFound(FsegError):
-    """A Ray cluster was asked for that does not answer, or Ray is not installed."""
+    """A Ray cluster that does not answer, or Ray is not installed."""
 
 
 class WorkerDied(FsegError):

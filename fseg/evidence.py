@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from textwrap import shorten
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,11 +15,13 @@ import probe
 from fseg.errors import InvalidFusion, NotScoped
 from probe.tokens.layout import Box
 
-RESPONSE_MAPS = ("raw_distance", "distance", "attention", "attention_mask", "response")
-"""The maps that a fusion may return; "response" is required."""
+MapName = Literal["raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined"]
 
-MAPS = (*RESPONSE_MAPS, "guide", "prototype_mask", "refined")
+MAPS: tuple[MapName, ...] = get_args(MapName)
 """The maps of a class, in the order in which the stages compute them."""
+
+RESPONSE_MAPS = MAPS[: MAPS.index("response") + 1]
+"""The maps that a fusion may return; "response" is required."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -53,10 +53,8 @@ class Segmenter:
         InvalidRecipe: the recipe names layers that the model does not have.
 
     >>> segmenter = fseg.Segmenter()
-    >>> segmenter
-    Segmenter(recipe 'glyphs', backbone llava, SAM glyphs, cpu, float32)
-    >>> segmenter(fseg.glyphs.scene(1).image, ["cat", "star"]).classes
-    ('cat', 'star')
+    >>> segmenter(fseg.glyphs.scene(1).image, ["cat", "star"])
+    Result(306 x 435 pixels, 1 of 2 classes present: cat; recipe 'glyphs')
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""A shelf of recipes, registered through the entry-point group `fseg.recipes` like anyone else's."""
+"""Recipes, registered through the entry-point group `fseg.recipes`, as those of any other package."""

@@ -1,7 +1,7 @@
-"""Recipes that trade accuracy for time: nothing is generated, and the second sentence with its attention is left out.
+"""Recipes that trade accuracy for time: nothing is generated, and there is no second sentence and no attention.
 
-Presence is the gate's margin alone, S_0 is written behind each question that passes, and D stands for D * M_A. docs/speed.md has what
-that saves and what it costs.
+The gate alone decides whether a class is present, S_0 is teacher-forced, and the response is D instead of D * M_A. docs/speed.md has the
+time saved and the accuracy lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from recipes.paper import PAPER
 
 
 def fast(recipe: Recipe) -> Recipe:
-    """The recipe without generation and without S_1, under its name with "-fast" behind it."""
+    """The recipe without generation and without S_1; its name gets the suffix "-fast".
+
+    >>> fast(GLYPHS).name
+    'glyphs-fast'
+    """
     return recipe.with_({"name": f"{recipe.name}-fast", "ask.presence": "gate", "respond.fusion": "D"})
 
 

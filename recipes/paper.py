@@ -1,6 +1,6 @@
-"""The paper's four recipes (section 4.2): one method, and l_e and beta by language model.
+"""The paper's four recipes (section 4.2): one method, with l_e and beta for each language model.
 
-The gate only saves time: where yes has the smaller logit, the answer cannot begin with it, and is not generated.
+The gate only saves time: if yes has the smaller logit, the answer cannot begin with it, so it is not generated.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from fseg.recipe import Recipe
 from fseg.stages.qap import Ask
 from fseg.stages.segment import Sam
 from fseg.stages.tvr import Respond
-from fseg.stages.vgm import Refine
-
-ALPHA = 0.75
 
 
 def _recipe(name: str, backbone: str, template: str, last_layer: int, beta: float) -> Recipe:
@@ -19,8 +16,7 @@ def _recipe(name: str, backbone: str, template: str, last_layer: int, beta: floa
         name=name,
         backbone=backbone,
         ask=Ask(template=template, gate=True),
-        respond=Respond("D*M_A", {"layers": (7, last_layer), "alpha": ALPHA, "beta": beta}),
-        refine=Refine(alpha=ALPHA, beta=beta),
+        respond=Respond("D*M_A", {"layers": (7, last_layer), "alpha": 0.75, "beta": beta}),
         sam=Sam("facebook/sam-vit-huge"),
     )
 

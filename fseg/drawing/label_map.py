@@ -1,4 +1,4 @@
-"""Label maps as pictures: the colours of PASCAL VOC, files of labels, and labels laid over the image that they are of."""
+"""Label maps as images: the colours of PASCAL VOC, PNG files of labels, and overlays of labels on their image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,15 +21,18 @@ from fseg.vocabulary.labels import BACKGROUND, IGNORED
 
 @cache
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of PASCAL VOC: RGB by label, 0 black, 255 the pale yellow of ignored pixels. The array cannot be written to.
+    """The colours of PASCAL VOC: RGB by label; 0 is black, 255 the pale yellow of ignored pixels. The array is read-only.
 
-    The bits of a label are dealt to red, green and blue in turn, and fill each colour from its highest bit down.
+    The bits of a label go to red, green and blue in turn, and fill each channel from its highest bit down.
+
+    >>> palette()[:3].tolist()
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     """
     labels = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)
     for channel in range(3):
-        for place, bit in enumerate(range(channel, 8, 3)):
-            colours[:, channel] |= ((labels >> bit & 1) << (7 - place)).astype(np.uint8)
+        for rank, bit in enumerate(range(channel, 8, 3)):
+            colours[:, channel] |= ((labels >> bit & 1) << (7 - rank)).astype(np.uint8)
     colours.flags.writeable = False
     return colours
 
@@ -38,31 +40,35 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 def save_labels(path: str | os.PathLike[str], labels: Tensor | ArrayLike) -> None:
     """Write a label map (height, width) as a PNG in the colours of PASCAL VOC; its pixel values are the labels themselves.
 
-    The file appears whole or not at all.
+    The file is written atomically.
 
     Raises:
-        CannotDraw: a label is not in 0..255, which is all that such a PNG holds.
+        CannotDraw: a label is not in 0..255, the range of such a PNG.
         OutputError: the file cannot be written.
     """
-    picture = Image.fromarray(checked_labels(labels).astype(np.uint8)).convert("P")
-    picture.putpalette(palette().tobytes())
-    write_atomically(Path(path), lambda file: picture.save(file, format="PNG"))
+    indexed = Image.fromarray(checked_labels(labels).astype(np.uint8)).convert("P")
+    indexed.putpalette(palette().tobytes())
+    write_atomically(Path(path), lambda file: indexed.save(file, format="PNG"))
 
 
 def overlay(
     image: Image.Image, labels: Tensor | ArrayLike, classes: Sequence[str], *, opacity: float = 0.55, legend: bool = True
 ) -> Image.Image:
-    """The image under the colours of its labels, each region outlined, and below it the names of the classes that it shows.
+    """The image with its labels drawn over it in colour, regions outlined, and a legend of the classes below.
 
     Args:
         image: RGB.
         labels: (height, width) of the image; 0 background, i + 1 = classes[i], 255 ignored.
         classes: their names.
         opacity: of the colours, 0 to 1.
-        legend: draw the names. Without them the picture keeps its size.
+        legend: draw the names below the image. Without them the result has the size of the image.
 
     Raises:
         CannotDraw: labels of another size than the image, or beyond the classes.
+
+    >>> scene = fseg.glyphs.scene(1)
+    >>> overlay(scene.image, scene.labels, fseg.glyphs.CLASSES, legend=False).size == scene.image.size
+    True
     """
     values = checked_labels(labels, image, classes)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
@@ -71,8 +77,12 @@ def overlay(
     return _with_legend(painted, shown_names(values, classes)) if legend else painted
 
 
-def checked_labels(labels: Any, image: Image.Image | None = None, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
-    """Labels as int64 (height, width), which fit the image, the classes and the palette."""
+def checked_labels(labels: Tensor | ArrayLike, image: Image.Image | None = None, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """Labels as int64 (height, width).
+
+    Raises:
+        CannotDraw: they do not fit the image, the classes or the palette.
+    """
     values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels).astype(np.int64)
     if values.ndim != 2 or (image is not None and values.shape != (image.height, image.width)):
         wanted = "(height, width)" if image is None else f"{(image.height, image.width)}, the (height, width) of the image"
@@ -89,14 +99,14 @@ def checked_labels(labels: Any, image: Image.Image | None = None, classes: Seque
     return values
 
 
-def shown_names(values: NDArray[Any], classes: Sequence[str]) -> dict[int, str]:
-    """Names of the labels that occur, background left out."""
+def shown_names(values: NDArray[np.int64], classes: Sequence[str]) -> dict[int, str]:
+    """The names of the labels that occur, without background."""
     names = {index + 1: name for index, name in enumerate(classes)} | ({IGNORED: "ignored"} if len(classes) < IGNORED else {})
     return {label: names[label] for label in np.unique(values).tolist() if label != BACKGROUND}
 
 
 def _outline(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The pixels of each region that touch another label below, above, right or left."""
+    """The pixels with a neighbour of another label below, above, right or left."""
     edge = np.zeros(values.shape, dtype=bool)
     for axis in (0, 1):
         changes = np.diff(values, axis=axis) != 0
@@ -106,26 +116,26 @@ def _outline(values: NDArray[np.int64]) -> NDArray[np.bool_]:
     return edge
 
 
-def _with_legend(picture: Image.Image, shown: Mapping[int, str]) -> Image.Image:
-    """The picture above a white strip of swatches and names, in as many rows as they need; the strip is widened for a tiny picture."""
+def _with_legend(image: Image.Image, shown: Mapping[int, str]) -> Image.Image:
+    """The image above a white strip with colours and names, in as many rows as needed; a narrow image is padded to the width of a name."""
     if not shown:
-        return picture
-    size = min(max(12, max(picture.size) // 40), 48)
+        return image
+    size = min(max(12, max(image.size) // 40), 48)
     import matplotlib  # only for its font: a result without a legend does not wait for it
 
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
     widths = {label: math.ceil(font.getlength(name)) + 3 * size for label, name in shown.items()}
-    width = max(picture.width, max(widths.values()))
+    width = max(image.width, max(widths.values()))
     rows: list[list[int]] = [[]]
     for label in shown:
         if rows[-1] and sum(widths[other] for other in rows[-1]) + widths[label] > width:
             rows.append([])
         rows[-1].append(label)
-    page = Image.new("RGB", (width, picture.height + math.ceil(1.6 * size * len(rows) + 0.6 * size)), "white")
-    page.paste(picture, ((width - picture.width) // 2, 0))
+    page = Image.new("RGB", (width, image.height + math.ceil(1.6 * size * len(rows) + 0.6 * size)), "white")
+    page.paste(image, ((width - image.width) // 2, 0))
     draw = ImageDraw.Draw(page)
     for number, row in enumerate(rows):
-        x, y = size // 2, picture.height + round(1.6 * size * number + 0.6 * size)
+        x, y = size // 2, image.height + round(1.6 * size * number + 0.6 * size)
         for label in row:
             red, green, blue = palette()[label].tolist()
             draw.rectangle((x, y, x + size, y + size), fill=(red, green, blue))

@@ -1,6 +1,10 @@
-"""The embedded default: a toy world of glyphs, with a tiny LLaVA and a tiny SAM that were trained in it.
+"""The embedded default: scenes of glyphs, and a tiny LLaVA and a tiny SAM that were trained on them.
 
-A demonstration and a test bed. It is never a substitute for LLaVA on photographs.
+They are for demonstrations and tests, never a substitute for LLaVA on photographs.
+
+>>> shown = scene(1)
+>>> shown.classes
+('umbrella', 'cat')
 """
 
 from __future__ import annotations
@@ -15,10 +19,10 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 
 def llava_folder() -> Path:
-    """The tiny LLaVA: an ordinary Hugging Face folder."""
+    """The folder of the tiny LLaVA, in the Hugging Face format."""
     return _WEIGHTS / "llava"
 
 
 def sam_file() -> Path:
-    """The tiny SAM: segment-anything's weights, as safetensors."""
+    """The file of the tiny SAM: segment-anything's weights, as safetensors."""
     return _WEIGHTS / "sam.safetensors"

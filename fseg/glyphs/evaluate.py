@@ -1,4 +1,4 @@
-"""Measures the embedded models and the whole method on held-out scenes: the figures of the model card."""
+"""Measures the embedded models and the whole method on held-out scenes, for the model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -23,7 +23,7 @@ from fseg.sweep import Sweep
 METHOD = "D * M_A, both masks, points and box"
 """The name of the recipe's own row."""
 
-SWITCHES: dict[str, dict[str, Any]] = {
+SWITCHES: dict[str, dict[str, object]] = {
     "D": {"respond.fusion": "D"},
     "M_A": {"respond.fusion": "M_A"},
     "M_v": {"refine.mask": "M_v"},
@@ -32,16 +32,16 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "box": {"prompt.kind": "box"},
     **{f"layers {first}-{first + 1}": {"respond.layers": (first, first + 1)} for first in range(8)},
 }
-"""The switches of the paper's Tables 3 to 6, one at a time; the embedded decoder has 8 blocks."""
+"""The changes of the paper's Tables 3 to 6, one at a time; the embedded decoder has 8 blocks."""
 
 
 def rows(recipe: Recipe) -> dict[str, Recipe]:
-    """The recipe, and with each switch of the paper's tables turned."""
+    """The recipe, and a recipe for each change of the paper's tables."""
     return {METHOD: recipe, **{name: recipe.with_(change) for name, change in SWITCHES.items()}}
 
 
 def true_prompt(mask: Bool[np.ndarray, "height width"]) -> SamPrompt:
-    """The centroid and the box, both ends inside, of a mask that is known."""
+    """A prompt of the centroid and the box (both corners inside) of a ground-truth mask."""
     y, x = np.nonzero(mask)
     return SamPrompt(((float(x.mean()), float(y.mean())),), (float(x.min()), float(y.min()), float(x.max()), float(y.max())))
 
@@ -49,8 +49,8 @@ def true_prompt(mask: Bool[np.ndarray, "height width"]) -> SamPrompt:
 def sam_overlaps(sam: AnySam, shown: Scene) -> list[float]:
     """IoU of SAM's mask with each thing of a scene, from true prompts."""
     truths = [shown.labels == CLASSES.index(name) + 1 for name in shown.classes]
-    found = [(mask.logits > 0).numpy() for mask in sam.masks(sam.embed(shown.image), [true_prompt(truth) for truth in truths])]
-    return [float((mask & truth).sum() / (mask | truth).sum()) for mask, truth in zip(found, truths, strict=True)]
+    masks = [(mask.logits > 0).numpy() for mask in sam.masks(sam.embed(shown.image), [true_prompt(truth) for truth in truths])]
+    return [float((mask & truth).sum() / (mask | truth).sum()) for mask, truth in zip(masks, truths, strict=True)]
 
 
 def measure(
@@ -59,15 +59,15 @@ def measure(
     first_seed: int = 0,
     split: Split = "held-out",
     compared: Mapping[str, Recipe] | None = None,
-) -> dict[str, Any]:
-    """Segment scenes by one recipe or several, all classes asked of each scene.
+) -> dict[str, object]:
+    """Segment scenes by one or several recipes; each scene is asked about all classes.
 
     Args:
-        compared: recipes by name. None: the segmenter's own, as METHOD. The answers are counted of the first.
+        compared: recipes by name. None: the segmenter's own, as METHOD. The presence figures are those of the first.
 
     Returns:
         presence: questions, sensitivity and specificity of the answers; miou: mean IoU by recipe, background being a label; sam_iou: mean
-        IoU from true boxes and centroids; difference: for each further recipe, how far the first lies above it, with the paired 95 %
+        IoU from true boxes and centroids; difference: for each further recipe, the lead of the first, with its paired 95 %
         interval.
     """
     sweep = Sweep(segmenter, compared or {METHOD: segmenter.recipe})
@@ -79,8 +79,8 @@ def measure(
         results = sweep(shown.image, CLASSES)
         for name, result in results.items():
             counts[name].append(Counts.of(result.labels, shown.labels, len(CLASSES) + 1))
-        said, there = ([CLASSES.index(name) for name in names] for names in (results[first].present, shown.classes))
-        presence += Presence.of(said, there, len(CLASSES))
+        predicted, ground_truth = ([CLASSES.index(name) for name in names] for names in (results[first].present, shown.classes))
+        presence += Presence.of(predicted, ground_truth, len(CLASSES))
         overlaps += sam_overlaps(segmenter.sam, shown)
     stacked = {name: stack(each) for name, each in counts.items()}
     return {
@@ -95,8 +95,8 @@ def measure(
     }
 
 
-def rounded(value: Any) -> Any:
-    """Four places are enough to read."""
+def rounded(value: object) -> object:
+    """The figures with four decimals."""
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -108,11 +108,11 @@ def main(
     n: Annotated[int, typer.Option("--n", min=1, help="How many scenes.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
     recipe: Annotated[str, typer.Option(help="The recipe to measure.")] = "glyphs",
-    switches: Annotated[bool, typer.Option(help="Turn each of the paper's switches too.")] = True,
+    switches: Annotated[bool, typer.Option(help="Measure each change of the paper's tables, too.")] = True,
     backbone: Annotated[Path | None, typer.Option(help="A LLaVA folder instead of the recipe's.")] = None,
     sam: Annotated[Path | None, typer.Option(help="SAM weights instead of the recipe's.")] = None,
 ) -> None:
-    """Measure yes and no, SAM and the whole method on held-out scenes."""
+    """Measure presence, SAM and the whole method on held-out scenes."""
     segmenter = Segmenter(recipe, backbone=backbone, sam=sam)
     compared = rows(segmenter.recipe) if switches else None
     typer.echo(json.dumps(rounded(measure(segmenter, n, seed, compared=compared)), indent=1))

@@ -1,4 +1,4 @@
-"""The twenty glyphs of the toy world, as pictures of their ink and of their hole-filled outline."""
+"""The twenty glyphs, as images of their ink and of their silhouette."""
 
 from __future__ import annotations
 
@@ -32,37 +32,29 @@ GLYPHS: dict[str, str] = {
     "scissors": "\u2702",
     "paper envelope": "\u2709",
 }
-"""Class name to character. Some names have two words, so that names of several tokens are exercised for real."""
+"""Class name -> character. Some names have two words, so that names of several tokens occur."""
 
-_LEVELS = (
-    24,
-    36,
-    54,
-    80,
-    120,
-    180,
-    270,
-    400,
-)  # heights in pixels at which a glyph is rasterised; the next larger one is reduced to the height asked for
+_LEVELS = (24, 36, 54, 80, 120, 180, 270, 400)
+"""Heights in pixels at which glyphs are rasterised; the next larger one is reduced to the height asked for."""
 
 
 @dataclass(frozen=True)
 class Glyph:
-    """One glyph cut to its bounding box: 8-bit coverage of its strokes and of its silhouette with the holes filled."""
+    """One glyph, cropped to its bounding box: 8-bit coverage of its strokes (ink) and of its silhouette without holes (solid)."""
 
     ink: Image.Image
     solid: Image.Image
 
 
 def _font_file() -> Path:
-    import matplotlib
+    import matplotlib  # only for its font: `import fseg` does not wait for it
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def _fill_holes(coverage: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
-    """Coverage of the silhouette: the strokes, and all that they enclose."""
-    from scipy.ndimage import binary_fill_holes
+    """Coverage of the silhouette: the strokes and the areas that they enclose."""
+    from scipy.ndimage import binary_fill_holes  # imported with the first glyph: `import fseg` does not wait for SciPy
 
     inside = binary_fill_holes(coverage > 0.5)
     return np.where(inside, np.maximum(coverage, (inside & (coverage <= 0.5)).astype(float)), coverage)
@@ -85,7 +77,7 @@ def glyph(name: str, height: int) -> Glyph:
 
 
 def posed(name: str, height: float, angle: float, mirror: bool) -> Glyph:
-    """A glyph of `height` pixels before its turn, mirrored if asked, turned by `angle` degrees counter-clockwise, cut to its new box."""
+    """A glyph of `height` pixels, optionally mirrored, then rotated by `angle` degrees counter-clockwise and cropped to its new box."""
     level = next((h for h in _LEVELS if h >= height), _LEVELS[-1])
     master = glyph(name, level)
     scale = height / level

@@ -19,14 +19,14 @@ class Format(StrEnum):
     voc = "voc"
 
 
-def write_scene(root: Path, name: str, made: Scene) -> None:
-    """One picture as JPEG and its labels as an indexed PNG."""
-    made.image.save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
-    save_labels(root / "SegmentationClass" / f"{name}.png", made.labels)
+def write_scene(root: Path, name: str, example: Scene) -> None:
+    """Write one image as JPEG and its labels as an indexed PNG."""
+    example.image.save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
+    save_labels(root / "SegmentationClass" / f"{name}.png", example.labels)
 
 
 def write_voc(folder: Path, count: int, split: Split = "held-out", seed: int = 0) -> Path:
-    """`count` scenes under `folder`/VOCdevkit/VOC2012, with seeds from `seed` on, and classes.txt beside them (line i + 1: label i + 1).
+    """Write `count` scenes under `folder`/VOCdevkit/VOC2012, with seeds from `seed` on, and classes.txt (line i + 1: label i + 1).
 
     Returns:
         The folder VOC2012.
@@ -49,7 +49,7 @@ def main(
     split: Annotated[str, typer.Option(help="train or held-out: they share neither random numbers nor photographs.")] = "held-out",
     seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
 ) -> None:
-    """Write scenes of the toy world as a data set."""
+    """Write scenes of glyphs as a data set."""
     if split not in ("train", "held-out"):
         raise typer.BadParameter(f"{split!r} is not a split: train, held-out", param_hint="--split")
     typer.echo(write_voc(folder, n, cast(Split, split), seed))

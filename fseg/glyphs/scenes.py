@@ -1,4 +1,4 @@
-"""Scenes of the toy world: one to four glyphs, in any two colours each, on a flat, graded, noisy or photographic background."""
+"""Scenes: one to four glyphs, each in two random colours, on a flat, graded, noisy or photographic background."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": ("brick", "coins", "gravel", "motorcycle_left", "ihc", "retina", "cell", "page", "moon", "rocket"),
     "held-out": ("grass", "camera", "clock_motion", "text"),
 }
-"""scikit-image's photographs by split. Left out are those that show a class (a cat, a cup, a horse, a flag, stars)."""
+"""scikit-image's photographs by split, without those that show one of the classes (a cat, a cup, a horse, a flag, stars)."""
 
 _STREAMS = {"train": 0x7261696E, "held-out": 0x68656C64}  # the splits draw from different random streams
 _HEIGHTS = (0.2, 0.6)  # of the shorter side
@@ -52,7 +52,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the truth about it."""
+    """An image with its ground truth."""
 
     image: Image.Image
     """RGB."""
@@ -66,22 +66,22 @@ class Scene:
 
 @cache
 def _photograph(name: str) -> UInt8[np.ndarray, "height width 3"]:
-    import skimage.data
+    import skimage.data  # imported with the first photograph: `import fseg` does not wait for scikit-image
 
     folder = Path(skimage.data.__file__).parent
-    with Image.open(next(folder.glob(name + ".*"))) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(next(folder.glob(name + ".*"))) as photograph:
+        return np.asarray(photograph.convert("RGB"))
 
 
 def _colours(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 3"]:
-    """Random colours; corners of the RGB cube are more frequent than in a uniform draw, as in human pictures."""
+    """Random colours; corners of the RGB cube are more frequent than in a uniform draw, as in drawings."""
     uniform = rng.uniform(0, 255, (count, 3))
     corners = np.where(uniform > 127, 255, 0) + rng.normal(0, 25, (count, 3))
     return np.clip(np.where(rng.random((count, 1)) < 0.5, uniform, corners), 0, 255)
 
 
 def _colour_away_from(rng: np.random.Generator, other: np.ndarray) -> Float[np.ndarray, "3"]:
-    """A random colour at some distance from another: the first of 50 draws that is, or else the farthest."""
+    """A random colour that contrasts with another: the first of 50 draws that does, or else the most distant one."""
     draws = _colours(rng, 50)
     distance = np.linalg.norm(draws - other, axis=1)
     far = np.flatnonzero(distance >= _CONTRAST)
@@ -129,7 +129,7 @@ def background(rng: np.random.Generator, split: Split, height: int, width: int) 
 
 
 def _place(rng: np.random.Generator, name: str, labels: Int64[np.ndarray, "height width"], share: float) -> tuple[Glyph, int, int] | None:
-    """A pose and a top left corner for a glyph so that it hides little of what is there; None if none was found."""
+    """A pose and a top left corner at which a glyph hides little of the others; None if no attempt succeeds."""
     height, width = labels.shape
     taken = labels > 0
     smallest = np.unique(labels[taken], return_counts=True)[1].min(initial=labels.size)
@@ -148,7 +148,7 @@ def _place(rng: np.random.Generator, name: str, labels: Int64[np.ndarray, "heigh
 
 
 def _paint(pixels: np.ndarray, shape: Glyph, x: int, y: int, fill: np.ndarray, ink: np.ndarray) -> None:
-    """Draw a glyph into the picture, in place: its silhouette in one colour, its strokes in another."""
+    """Draw a glyph into `pixels`, in place: its silhouette in one colour, its strokes in another."""
     wide, tall = shape.solid.size
     window = pixels[y : y + tall, x : x + wide]
     solid = np.asarray(shape.solid, dtype=float)[..., None] / 255
@@ -193,7 +193,7 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def scene(seed: int, split: Split = "held-out", size: tuple[int, int] | None = None) -> Scene:
-    """A scene, the same one for the same arguments.
+    """A scene; the same arguments give the same scene.
 
     Args:
         seed: any non-negative integer.
@@ -202,6 +202,9 @@ def scene(seed: int, split: Split = "held-out", size: tuple[int, int] | None = N
 
     Raises:
         InvalidOption: the seed is negative.
+
+    >>> scene(1).image.size, scene(1, size=(112, 160)).image.size
+    ((306, 435), (160, 112))
     """
     if seed < 0:
         raise InvalidOption(f"seed={seed}: scenes are numbered from 0.")

@@ -21,7 +21,7 @@ class Model(StrEnum):
 
 
 def _render(out: Path, shards: int, side: int, fit: str) -> tuple[Path, Path]:
-    """Scenes to train on and scenes to watch the training with; those that are there already stay."""
+    """The folders of training scenes and of held-out scenes; existing shards are kept."""
     scenes, held_out = out / f"scenes-{fit}", out / f"held-out-{fit}"
     for number in tqdm(range(shards), desc=f"scenes, {fit}", unit="shard"):
         corpus.write(scenes, range(number, number + 1), side=side, fit=fit)
@@ -30,7 +30,7 @@ def _render(out: Path, shards: int, side: int, fit: str) -> tuple[Path, Path]:
 
 
 def train_llava(out: Path, minutes: float, shards: int, workers: int, resume: bool) -> None:
-    """Tower first, then everything; writes `out`/llava."""
+    """Train the tower, then the whole model, and write `out`/llava."""
     import torch
 
     from fseg.glyphs.training import llava, tower
@@ -45,7 +45,7 @@ def train_llava(out: Path, minutes: float, shards: int, workers: int, resume: bo
 
 
 def train_sam(out: Path, minutes: float, shards: int, resume: bool) -> None:
-    """Writes `out`/sam.safetensors."""
+    """Train the SAM and write `out`/sam.safetensors."""
     from fseg.glyphs.training import sam as train_sam
 
     scenes, held_out = _render(out, shards, train_sam.SIDE, "padded")

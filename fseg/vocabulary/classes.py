@@ -12,15 +12,20 @@ from fseg.errors import InvalidClasses
 from probe.inputs.templates import encodable
 
 MOST_CHARACTERS = 200
-"""Of a name: three times in a question, it leaves room for the picture and the answer in any model's context."""
+"""The maximum length of a name: it occurs three times in a question, which has to fit into any model's context with image and answer."""
 
 
 def check_classes(classes: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """For each class the names that it is asked about by, in the order given, surrounding white space removed.
+    """The names that each class is asked about by, in the order given, without surrounding white space.
 
     Raises:
-        InvalidClasses: no class, a class that appears twice, or a name that is empty, no text, longer than 200 characters, or holds a control
-            character or half of a surrogate pair.
+        InvalidClasses: no class, a class that appears twice, or a name that is empty, not a string, longer than 200 characters, or contains
+            a control character or a lone surrogate.
+
+    >>> check_classes(["cat", "dog"])
+    {'cat': ('cat',), 'dog': ('dog',)}
+    >>> check_classes({"sofa": ["sofa", "couch"]})
+    {'sofa': ('sofa', 'couch')}
     """
     if isinstance(classes, str) or not isinstance(classes, (Sequence, Mapping)):
         raise InvalidClasses(
@@ -64,17 +69,17 @@ def _synonyms(name: str, synonyms: object) -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> dict[str, tuple[str, ...]]:
-    """A class file: one class a line, its synonyms behind it after commas; empty lines and lines that begin with # are skipped.
+    """The classes of a text file: one class per line, then its synonyms, separated by commas. Empty lines and lines with # are skipped.
 
     Raises:
-        InvalidClasses: the file cannot be read, or what stands in it is no class list.
+        InvalidClasses: the file cannot be read, or is not a class list.
     """
-    if not isfile(path):  # a pipe would be waited for, perhaps for ever
+    if not isfile(path):  # reading a pipe could block for ever
         raise InvalidClasses(
             f"The class file {shown(str(path))} cannot be read: there is no such file. It is a text with one class a line."
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidClasses(f"The class file {str(path)!r} cannot be read: {error}. It is a UTF-8 text with one class a line.") from error
     lines = [line.strip() for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""The words of the question-answer pipeline (paper, section 3.2 and Table 2)."""
+"""The questions of the question-answer pipeline (paper, section 3.2 and Table 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUESTIONS: dict[str, str] = {
     "contain": "Does the image contain {a}{c}? Answer yes or no for this question. " + _TAIL,
     "photo": "Is a photo of {a}{c}? Answer yes or no for this question. " + _TAIL,
 }
-"""Table 2's openings by name. `class` is section 3.2's wording, which differs from Table 2's in the article and in "to this question"."""
+"""The openings of Table 2 by name. "class" is the wording of section 3.2; Table 2's has no article and "for this question"."""
 
 
 def _article(name: str, article: Article) -> str:
@@ -27,10 +27,18 @@ def _article(name: str, article: Article) -> str:
 
 
 def question(name: str, wording: str = "class", article: Article = "a") -> str:
-    """The question that is asked of one class name."""
+    """The question about one class name.
+
+    >>> question("cat").split("?")[0]
+    'Does the image have the class of a cat'
+    """
     return QUESTIONS[wording].format(a=_article(name, article), c=name)
 
 
 def affirmation(name: str, article: Article = "a") -> str:
-    """The first sentence of a yes, S_0 of Eq. 2, as the question asks for it."""
+    """S_0 of Eq. 2: the first sentence of a yes, as the question asks for it.
+
+    >>> affirmation("umbrella", "auto")
+    'yes, it contains an umbrella.'
+    """
     return f"yes, it contains {_article(name, article)}{name}."

@@ -1,4 +1,4 @@
-"""Training scenes, rendered once and kept as arrays in shards: drawing a scene takes longer than learning from it."""
+"""Training scenes, rendered once and stored as arrays in shards: drawing a scene takes longer than a training step on it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from fseg.glyphs.scenes import Scene, Split, scene
+from fseg.vocabulary.labels import IGNORED
 
 SHARD = 2500  # scenes
 MOST = 4  # things in a scene
-OUTSIDE = 255  # the label of padding
+OUTSIDE = IGNORED  # the label of padding
 SAM_MEAN = (124, 116, 104)  # SAM pads with zeros after its mean is taken away
 
 
@@ -26,22 +27,22 @@ class Shard:
     images: UInt8[np.ndarray, "scene height width 3"]
     labels: UInt8[np.ndarray, "scene height width"]
     things: Float32[np.ndarray, "scene 4 12"]
-    """Per thing: class number (-1: none), fill RGB, ink RGB, stroke, then centre x, centre y, height and area as shares of the picture."""
+    """Per thing: class number (-1: none), fill RGB, ink RGB, stroke, then centre x, centre y, height and area as shares of the image."""
 
 
-def measured(made: Scene) -> Float32[np.ndarray, "4 12"]:
+def measured(example: Scene) -> Float32[np.ndarray, "4 12"]:
     """The things of a scene in numbers, as `Shard.things` has them."""
     rows = np.full((MOST, 12), -1, dtype=np.float32)
-    height, width = made.labels.shape
-    for row, thing in zip(rows, made.things, strict=False):
-        y, x = np.nonzero(made.labels == thing.index + 1)
-        place = (
+    height, width = example.labels.shape
+    for row, thing in zip(rows, example.things, strict=False):
+        y, x = np.nonzero(example.labels == thing.index + 1)
+        position = (
             (x.min() + x.max() + 1) / 2 / width,
             (y.min() + y.max() + 1) / 2 / height,
             (np.ptp(y) + 1) / height,
             len(x) / (height * width),
         )
-        row[:] = (thing.index, *thing.fill, *thing.ink, thing.stroke, *place)
+        row[:] = (thing.index, *thing.fill, *thing.ink, thing.stroke, *position)
     return rows
 
 
@@ -52,12 +53,12 @@ def _varied_size(rng: np.random.Generator, lowest: int, highest: int) -> tuple[i
 
 
 def square(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The whole picture, stretched to a square: what a LLaVA of this package sees."""
+    """The whole image, stretched to a square: the input of the LLaVA."""
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def padded(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The picture with its longer side resized, SAM's mean colour below or to the right: what a SAM sees."""
+    """The image with its longer side resized, padded below or to the right with SAM's mean colour: the input of the SAM."""
     scale = side / max(image.size)
     size = (int(image.width * scale + 0.5), int(image.height * scale + 0.5))
     canvas = np.full((side, side, 3), SAM_MEAN, dtype=np.uint8)
@@ -72,31 +73,31 @@ def _shard(number: int, split: Split, side: int, fit: str, count: int) -> Shard:
     labels = np.zeros((count, side, side), dtype=np.uint8)
     things = np.zeros((count, MOST, 12), dtype=np.float32)
     for k in range(count):
-        made = scene(number * count + k, split, _varied_size(sizes, lowest, highest))
-        truth = Image.fromarray(made.labels.astype(np.uint8))
+        example = scene(number * count + k, split, _varied_size(sizes, lowest, highest))
+        truth = Image.fromarray(example.labels.astype(np.uint8))
         if fit == "square":
-            images[k] = square(made.image, side)
+            images[k] = square(example.image, side)
             labels[k] = np.asarray(truth.resize((side, side), Image.Resampling.NEAREST))
         else:
-            images[k] = padded(made.image, side)
+            images[k] = padded(example.image, side)
             scale = side / max(truth.size)
             small = truth.resize((int(truth.width * scale + 0.5), int(truth.height * scale + 0.5)), Image.Resampling.NEAREST)
             labels[k] = OUTSIDE
             labels[k, : small.height, : small.width] = np.asarray(small)
-        things[k] = measured(made)
+        things[k] = measured(example)
     return Shard(images, labels, things)
 
 
 def write(folder: Path, numbers: range, split: Split = "train", side: int = 112, fit: str = "square", count: int = SHARD) -> None:
-    """Render shards of `count` scenes that are not there yet. `fit` is "square" or "padded"."""
+    """Render the shards of `count` scenes that do not exist yet. `fit` is "square" or "padded"."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         if (folder / f"things-{number:04d}.npy").exists():
             continue
-        made = _shard(number, split, side, fit, count)
+        shard = _shard(number, split, side, fit, count)
         for name in ("images", "labels", "things"):  # things last: they mark the shard as complete
             part = folder / f".{name}-{number:04d}.{os.getpid()}.npy"
-            np.save(part, getattr(made, name))
+            np.save(part, getattr(shard, name))
             part.replace(folder / f"{name}-{number:04d}.npy")
 
 
@@ -109,7 +110,7 @@ def read(folder: Path) -> list[Shard]:
 
 
 def batches(shards: list[Shard], size: int, rng: np.random.Generator) -> Iterator[Shard]:
-    """Random batches without end; a batch comes from one shard."""
+    """Random batches, endlessly; each comes from one shard."""
     while True:
         shard = shards[int(rng.integers(len(shards)))]
         chosen = np.sort(rng.choice(len(shard.things), size, replace=False))

@@ -1,16 +1,22 @@
-"""Forwards for training on two cores: Hugging Face's modules, read as bags of weights, in operations that torch.compile fuses well.
+"""Forwards for training on two cores: the weights of Hugging Face's modules, in operations that torch.compile fuses well.
 
-Attention is written out, because the fused kernel is half as fast on a CPU at these sizes. A test holds these forwards to Hugging Face's own.
+Attention is written out, because the fused kernel is half as fast on a CPU at these sizes. A test compares these forwards with Hugging
+Face's own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import ImageEncoderViT
+    from transformers import CLIPVisionModel, LlamaModel
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "query key"] | None = None) -> tuple[Tensor, Tensor]:
@@ -22,7 +28,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "qu
     return rows @ value, rows
 
 
-def tower(model: Any, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch cell feature"]:
+def tower(model: CLIPVisionModel, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch cell feature"]:
     """`hidden_states[-2]` of a CLIPVisionModel, without the class token."""
     embeddings = model.embeddings
     batch, side, patch = len(pixels), pixels.shape[-1], embeddings.patch_size
@@ -43,8 +49,8 @@ def tower(model: Any, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tenso
     return states[:, 1:]
 
 
-def projector(model: Any, features: Float[Tensor, "batch cell feature"]) -> Float[Tensor, "batch cell hidden"]:
-    """A LlavaMultiModalProjector."""
+def projector(model: LlavaMultiModalProjector, features: Float[Tensor, "batch cell feature"]) -> Float[Tensor, "batch cell hidden"]:
+    """The output of a LlavaMultiModalProjector."""
     projected: Tensor = model.linear_2(F.gelu(model.linear_1(features)))
     return projected
 
@@ -54,7 +60,7 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos + torch.cat([-states[..., half:], states[..., :half]], -1) * sin
 
 
-def _turns(positions: Tensor, size: int, base: float) -> tuple[Tensor, Tensor]:
+def _rope(positions: Tensor, size: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of RoPE for (batch, token) positions: (batch, 1, token, size)."""
     frequency = base ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
     angle = positions[:, None, :, None].float() * torch.cat([frequency, frequency])
@@ -67,27 +73,27 @@ def _norm(weight: Tensor, states: Tensor, epsilon: float) -> Tensor:
 
 
 def decoder(
-    model: Any,
-    prefix: Float[Tensor, "batch place hidden"],
+    model: LlamaModel,
+    prefix: Float[Tensor, "batch position hidden"],
     turns: Float[Tensor, "batch turn token hidden"],
     keep: tuple[int, ...] = (),
     rows: tuple[int, ...] = (),
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """A LlamaModel on embeddings: one prefix and several turns that continue it, which see it and themselves but not each other.
+    """A LlamaModel on embeddings: one prefix, and several turns that each attend to the prefix and to themselves, not to each other.
 
     Returns:
         The turns' last states after the norm, (batch, turn, token, hidden); the states of all after each number of blocks in `keep`,
-        (batch, place + turn * token, hidden); the attention rows of the turns to the prefix in each block of `rows`,
-        (batch, head, turn * token, place).
+        (batch, position + turn * token, hidden); the attention rows of the turns to the prefix in each block of `rows`,
+        (batch, head, turn * token, position).
     """
     config = model.config
     heads = config.num_attention_heads
     size = config.hidden_size // heads
-    batch, places, _ = prefix.shape
+    batch, prefix_length, _ = prefix.shape
     count, length = turns.shape[1:3]
-    positions = torch.cat([torch.arange(places), (places + torch.arange(length)).repeat(count)])
-    cos, sin = _turns(positions[None], size, config.rope_parameters["rope_theta"])
-    before = torch.ones(places, places, dtype=torch.bool).tril()
+    positions = torch.cat([torch.arange(prefix_length), (prefix_length + torch.arange(length)).repeat(count)])
+    cos, sin = _rope(positions[None], size, config.rope_parameters["rope_theta"])
+    before = torch.ones(prefix_length, prefix_length, dtype=torch.bool).tril()
     within = torch.ones(length, length, dtype=torch.bool).tril().repeat(count, 1)
     states = torch.cat([prefix, turns.flatten(1, 2)], 1).float()
     kept, attended = [], []
@@ -97,44 +103,44 @@ def decoder(
         packed = F.linear(_norm(layer.input_layernorm.weight, states, config.rms_norm_eps), weight)
         query, key, value = packed.view(batch, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
         query, key = _rotate(query, cos, sin).to(value.dtype), _rotate(key, cos, sin).to(value.dtype)
-        first, _ = _attend(query[:, :, :places], key[:, :, :places], value[:, :, :places], before)
-        asked = query[:, :, places:]
-        own_key, own_value = (part[:, :, places:].unflatten(2, (count, length)) for part in (key, value))
+        first, _ = _attend(query[:, :, :prefix_length], key[:, :, :prefix_length], value[:, :, :prefix_length], before)
+        asked = query[:, :, prefix_length:]
+        own_key, own_value = (part[:, :, prefix_length:].unflatten(2, (count, length)) for part in (key, value))
         own = (asked.unflatten(2, (count, length)) @ own_key.transpose(-1, -2)).flatten(2, 3).masked_fill(~within, -1e4)
-        share = (torch.cat([asked @ key[:, :, :places].transpose(-1, -2), own], -1) * size**-0.5).softmax(-1)
-        seen = share[..., :places] @ value[:, :, :places]
-        said = share[..., places:].unflatten(2, (count, length)) @ own_value
-        mixed = torch.cat([first, seen + said.flatten(2, 3)], 2)
+        share = (torch.cat([asked @ key[:, :, :prefix_length].transpose(-1, -2), own], -1) * size**-0.5).softmax(-1)
+        seen = share[..., :prefix_length] @ value[:, :, :prefix_length]
+        within_turn = share[..., prefix_length:].unflatten(2, (count, length)) @ own_value
+        mixed = torch.cat([first, seen + within_turn.flatten(2, 3)], 2)
         if number in rows:
-            attended.append(share[..., :places])
+            attended.append(share[..., :prefix_length])
         states = states + block.o_proj(mixed.transpose(1, 2).flatten(2))
         inner = _norm(layer.post_attention_layernorm.weight, states, config.rms_norm_eps)
         states = states + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(inner)) * layer.mlp.up_proj(inner))
         if number + 1 in keep:
             kept.append(states)
-    last = _norm(model.norm.weight, states[:, places:], config.rms_norm_eps)
+    last = _norm(model.norm.weight, states[:, prefix_length:], config.rms_norm_eps)
     return last.unflatten(1, (count, length)), kept, attended
 
 
 def _relative(table: Float[Tensor, "offset feature"], side: int) -> Float[Tensor, "query key feature"]:
     """Rows of a table of relative positions, by query and key coordinate."""
-    place = torch.arange(side)
-    return table[place[:, None] - place[None] + side - 1]
+    coordinate = torch.arange(side)
+    return table[coordinate[:, None] - coordinate[None] + side - 1]
 
 
-def sam_encoder(model: Any, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch size row col"]:
-    """segment-anything's ImageEncoderViT, all blocks attending globally.
+def sam_encoder(model: ImageEncoderViT, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch size row col"]:
+    """The output of segment-anything's ImageEncoderViT with global attention in all blocks.
 
-    Relative positions join the product of queries and keys as more features (the keys' are one-hot coordinates), so that the scores are
-    written once.
+    Relative positions are added as more features of queries and keys (one-hot coordinates for the keys), so that the scores are written
+    once.
     """
     convolution = model.patch_embed.proj
     batch, patch = len(pixels), convolution.kernel_size[0]
     grid = pixels.shape[-1] // patch
     patches = pixels.view(batch, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, -1)
     states = F.linear(patches, convolution.weight.flatten(1), convolution.bias) + model.pos_embed.flatten(1, 2)
-    place = torch.arange(grid * grid)
-    here = torch.cat([F.one_hot(place // grid, grid), F.one_hot(place % grid, grid)], -1)
+    cell = torch.arange(grid * grid)
+    one_hot = torch.cat([F.one_hot(cell // grid, grid), F.one_hot(cell % grid, grid)], -1)
     for block in model.blocks:
         part = block.attn
         packed = part.qkv(block.norm1(states)).view(batch, grid * grid, 3, part.num_heads, -1)
@@ -143,7 +149,7 @@ def sam_encoder(model: Any, pixels: Float[Tensor, "batch 3 side side"]) -> Float
         down = torch.einsum("bhrcd,rkd->bhrck", spread, _relative(part.rel_pos_h, grid).to(query.dtype))
         right = torch.einsum("bhrcd,ckd->bhrck", spread, _relative(part.rel_pos_w, grid).to(query.dtype))
         wide = torch.cat([query * part.scale, down.flatten(2, 3), right.flatten(2, 3)], -1)
-        long = torch.cat([key, here.to(key.dtype).expand(*key.shape[:2], -1, -1)], -1)
+        long = torch.cat([key, one_hot.to(key.dtype).expand(*key.shape[:2], -1, -1)], -1)
         mixed = (wide @ long.transpose(-1, -2)).softmax(-1).to(value.dtype) @ value
         states = states + part.proj(mixed.transpose(1, 2).flatten(2))
         states = states + block.mlp.lin2(F.gelu(block.mlp.lin1(block.norm2(states))))

@@ -1,4 +1,4 @@
-"""Second phase of the LLaVA: the language model learns to answer, first on a resting tower, then together with it."""
+"""Second phase of the LLaVA: the language model learns to answer, first with a frozen tower, then together with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
@@ -37,9 +37,9 @@ from fseg.glyphs.training.turns import Asked, choose, collate
 from fseg.vocabulary.questions import question
 
 NEAR = (2, 3, 4, 5)
-"""hidden_states of the decoder in which an image cell is pulled towards the name of the class that it shows."""
+"""hidden_states of the decoder in which an image cell is trained to be similar to the name of its class."""
 LOOK = (3, 4)
-"""Decoder blocks in which the description's tokens are asked to look at what they describe."""
+"""Decoder blocks in which the description's tokens are trained to attend to the thing described."""
 CELLS = GRID * GRID
 
 
@@ -73,7 +73,7 @@ def llava_config() -> LlavaConfig:
 
 
 class Speaker(nn.Module):
-    """The LLaVA, and the patch-naming head that goes on teaching its tower."""
+    """The LLaVA, and the patch classifier that continues to train its tower."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,19 +93,19 @@ class Speaker(nn.Module):
                 layer.weight.normal_(std=layer.weight.shape[1] ** -0.5)
 
     def join(self) -> None:
-        """One tower in both places."""
+        """Share one tower between the LLaVA and the patch classifier."""
         if self.holder:
             self.llava.model.vision_tower.vision_model = self.naming.tower
         else:
             self.llava.model.vision_tower = self.naming.tower
 
     def see(self, images: Float[Tensor, "batch 3 side side"]) -> tuple[Tensor, Tensor]:
-        """The tower's features, (batch, cell, feature), and the names of the patches, (batch, cell, label)."""
+        """The tower's features, (batch, cell, feature), and the logits of the patches, (batch, cell, label)."""
         features = fast.tower(self.naming.tower, images)
         return features, self.naming.head(self.naming.norm(features))
 
     def speak(self, features: Tensor, names: Tensor, asked: list[Tensor], share: Float[Tensor, "batch cell label"]) -> Float[Tensor, "4"]:
-        """The losses: of the answers' words, of the likeness to the class name, of the description's look, of the patches' names."""
+        """Four losses: of the answers' tokens, the similarity to the class name, the description's attention, and the patches."""
         turns = Asked(*asked)
         language = self.llava.model.language_model
         cells = fast.projector(self.llava.model.multi_modal_projector, features)
@@ -114,7 +114,7 @@ class Speaker(nn.Module):
         predicting = last.gather(2, turns.reply[..., None].expand(-1, -1, -1, last.shape[-1]))
         each = F.cross_entropy(self.llava.lm_head(predicting).float().flatten(0, 2), turns.target.flatten(), reduction="none")
         weight = (turns.target != -100).float()
-        weight[..., 0] = 4.0  # yes or no decides everything
+        weight[..., 0] = 4.0  # the first word, yes or no, matters most
         words = (each.view_as(weight) * weight).sum() / weight.sum()
         truth = _truth(share, turns.label)
         first = len(self.start)
@@ -124,7 +124,7 @@ class Speaker(nn.Module):
 
 
 def _truth(share: Float[Tensor, "batch cell label"], label: Tensor) -> Float[Tensor, "batch turn cell"]:
-    """The share of each cell that the class asked about covers; nothing, if it is not there."""
+    """The share of each cell that the class in question covers; 0 if it is absent."""
     chosen = share.transpose(1, 2).gather(1, label[..., None].expand(-1, -1, share.shape[1]))
     return chosen * (label > 0)[..., None]
 
@@ -132,7 +132,7 @@ def _truth(share: Float[Tensor, "batch cell label"], label: Tensor) -> Float[Ten
 def likeness_loss(
     states: Float[Tensor, "batch position hidden"], turns: Asked, truth: Float[Tensor, "batch turn cell"], first: int
 ) -> Tensor:
-    """Cells that show the class should have a cosine to its name above 0.3, all others below: cross-entropy, both sides weighing the same."""
+    """Cross-entropy that trains cells of the class to a cosine to its name above 0.3 and all others below, with equal weights of both."""
     wide = states.float()
     cells = F.normalize(wide[:, first : first + CELLS], dim=-1)
     spoken = wide[:, first + CELLS :].unflatten(1, turns.ids.shape[1:])
@@ -142,22 +142,22 @@ def likeness_loss(
     loss = F.binary_cross_entropy_with_logits(12 * (cosine - 0.3), target, reduction="none")
     ours = (loss * target).sum(-1) / target.sum(-1).clamp(min=1)
     others = (loss * (1 - target)).sum(-1) / (1 - target).sum(-1).clamp(min=1)
-    return ((ours + others) * turns.said).sum() / turns.said.sum()
+    return ((ours + others) * turns.exists).sum() / turns.exists.sum()
 
 
 def look_loss(rows: Float[Tensor, "batch head position cell"], turns: Asked, truth: Float[Tensor, "batch turn cell"]) -> Tensor:
-    """Cross-entropy of the attention within the image to the thing described, all of its cells alike."""
+    """Cross-entropy of the attention within the image to a uniform distribution over the cells of the thing described."""
     mean = rows.float().mean(1).unflatten(1, turns.ids.shape[1:])
     chance = mean / mean.sum(-1, keepdim=True).clamp(min=1e-6)
     wanted = truth / truth.sum(-1, keepdim=True).clamp(min=1e-6)
-    entropy = -(wanted * wanted.clamp(min=1e-6).log()).sum(-1)  # taken away, so that a perfect look costs nothing
+    entropy = -(wanted * wanted.clamp(min=1e-6).log()).sum(-1)  # subtracted, so that perfect attention has loss 0
     each = -torch.einsum("btlc,btc->btl", (chance + 1e-5).log(), wanted) - entropy[..., None]
     weight = turns.second * (turns.label > 0)[..., None]
     return (each * weight).sum() / weight.sum().clamp(min=1)
 
 
-def _everything(present: dict[int, Any]) -> list[tuple[str, str, str, int]]:
-    """All classes asked of one scene."""
+def _all_questions(present: dict[int, Float32[np.ndarray, "12"]]) -> list[tuple[str, str, str, int]]:
+    """Questions about all classes for one scene."""
     answers = [text.answer(name, present.get(index)) for index, name in enumerate(CLASSES)]
     return [
         (question(name), name, answer, (index + 1) * (index in present))
@@ -166,8 +166,8 @@ def _everything(present: dict[int, Any]) -> list[tuple[str, str, str, int]]:
 
 
 @torch.no_grad()
-def examined(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, float]:
-    """On scenes not trained on, all classes asked of each: shares of right yes and no, and how well the likeness of layers 3 to 4 finds the cells."""
+def validated(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, float]:
+    """On held-out scenes, with all classes: sensitivity, specificity, and the IoU of the cells that are similar to the class in layers 3 to 4."""
     model.eval()
     right: dict[bool, list[bool]] = {True: [], False: []}
     ious = []
@@ -177,7 +177,7 @@ def examined(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, 
         images, labels, things = (np.array(a[start : start + 8]) for a in (shard.images, shard.labels, shard.things))
         share = coverage(labels)
         rows = [{int(row[0]): row for row in scene if row[0] >= 0} for scene in things]
-        turns = collate([_everything(row) for row in rows])
+        turns = collate([_all_questions(row) for row in rows])
         with torch.autocast("cpu", torch.bfloat16):
             features, _ = model.see(pixels(images))
             cells = fast.projector(model.llava.model.multi_modal_projector, features)
@@ -185,9 +185,9 @@ def examined(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, 
             last, kept, _ = fast.decoder(language, prefix, language.embed_tokens(turns.ids), (3, 4))
             where = turns.reply[:, :, :1, None].expand(-1, -1, -1, last.shape[-1])
             logits = model.llava.lm_head(last.gather(2, where))[:, :, 0].float()
-        said = logits[..., yes] > logits[..., no]
-        for b, t in np.ndindex(*said.shape):
-            right[bool(turns.label[b, t])].append(bool(said[b, t]) == bool(turns.label[b, t]))
+        predicted = logits[..., yes] > logits[..., no]
+        for b, t in np.ndindex(*predicted.shape):
+            right[bool(turns.label[b, t])].append(bool(predicted[b, t]) == bool(turns.label[b, t]))
         first, truth = len(model.start), _truth(share, turns.label)
         cosine = torch.zeros_like(truth)
         for states in kept:
@@ -202,8 +202,8 @@ def examined(model: Speaker, shard: corpus.Shard, count: int = 48) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class ReadPlan:
-    """The shares of the time that the tower rests and that rates fall, its rate relative to the language model's, and how many yes."""
+class Schedule:
+    """Shares of the time: the tower frozen (`rest`), falling rates (`fall`); the tower's relative rate; numbers of yes questions."""
 
     rest: float = 0.35
     tower: float = 0.15
@@ -215,18 +215,18 @@ class ReadPlan:
 def _draw(rng: np.random.Generator, batch: corpus.Shard, names: Tensor, positives: tuple[float, ...]) -> list[Tensor]:
     likeness = names.detach().float().softmax(-1)[..., 1:].amax(1).numpy()
     turns = collate([choose(rng, things, looks, positives) for things, looks in zip(batch.things, likeness, strict=True)])
-    return [getattr(turns, name) for name in ("ids", "reply", "target", "words", "said", "label", "second")]
+    return [getattr(turns, name) for name in ("ids", "reply", "target", "words", "exists", "label", "second")]
 
 
-def _work(rank: int, run: Run, plan: ReadPlan, model: Speaker, kept: list[dict[str, Any]] | None, first: int) -> None:
-    """One process; see `tower._work`."""
+def _work(rank: int, run: Run, schedule: Schedule, model: Speaker, kept: list[dict[str, Any]] | None, first: int) -> None:
+    """One process, as in the first phase."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed + 1000 * rank + first)
     rng = np.random.default_rng([run.seed, rank, first])
     language = model.llava.model.language_model
     projector = model.llava.model.multi_modal_projector
     speech = optimisers([language, projector, model.llava.lm_head], [language.layers, projector], run.rate)
-    sight = optimisers([model.naming], [model.naming.tower.encoder.layers], run.rate * plan.tower)
+    sight = optimisers([model.naming], [model.naming.tower.encoder.layers], run.rate * schedule.tower)
     steppers = [*speech, *sight]
     restore(steppers, kept)
     test = corpus.read(run.held_out)[0]
@@ -234,18 +234,18 @@ def _work(rank: int, run: Run, plan: ReadPlan, model: Speaker, kept: list[dict[s
     while (done := (time.monotonic() - started) / 60 / run.minutes) < 1:
         if source is None:
             source = corpus.batches(corpus.read(run.scenes), run.size, rng)
-        resting = done < plan.rest
+        frozen = done < schedule.rest
         batch = augmented(next(source), rng)
         share = coverage(batch.labels)
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(not resting):
+            with torch.set_grad_enabled(not frozen):
                 features, names = model.see(pixels(batch.images, grain=0.03))
-            losses = model.speak(features, names, _draw(rng, batch, names, plan.positives if resting else plan.later), share)
-        weights = torch.tensor([1.0, 0.5, 0.1, 0.0 if resting else 0.5])
+            losses = model.speak(features, names, _draw(rng, batch, names, schedule.positives if frozen else schedule.later), share)
+        weights = torch.tensor([1.0, 0.5, 0.1, 0.0 if frozen else 0.5])
         (losses * weights).sum().backward()
-        set_rate(speech, trapezium(step - first, done, fall=plan.fall))
-        set_rate(sight, 0.0 if resting else trapezium(step - first, done, fall=plan.fall) * min(1.0, (done - plan.rest) / 0.03))
-        for stepper in speech if resting else steppers:
+        set_rate(speech, trapezium(step - first, done, fall=schedule.fall))
+        set_rate(sight, 0.0 if frozen else trapezium(step - first, done, fall=schedule.fall) * min(1.0, (done - schedule.rest) / 0.03))
+        for stepper in speech if frozen else steppers:
             torch.nn.utils.clip_grad_norm_([p for group in stepper.param_groups for p in group["params"]], 1.0)
             stepper.step()
             stepper.zero_grad()
@@ -257,7 +257,7 @@ def _work(rank: int, run: Run, plan: ReadPlan, model: Speaker, kept: list[dict[s
                 "minutes": (time.monotonic() - started) / 60,
                 **dict(zip(("words", "near", "look", "patch"), mean.tolist(), strict=True)),
             }
-            figures |= examined(model, test)
+            figures |= validated(model, test)
             with (run.out / "llava.jsonl").open("a") as log:
                 log.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
             save_state(run.out / "llava.pt", model, steppers, step)
@@ -265,8 +265,8 @@ def _work(rank: int, run: Run, plan: ReadPlan, model: Speaker, kept: list[dict[s
         save_state(run.out / "llava.pt", model, steppers, step)
 
 
-def train(run: Run, plan: ReadPlan | None = None, resume: bool = False) -> None:
-    """Train for a time on the tower in `out`/tower.pt; the state goes to `out`/llava.pt, the log to `out`/llava.jsonl."""
+def train(run: Run, schedule: Schedule | None = None, resume: bool = False) -> None:
+    """Train for `run.minutes` from the tower in `out`/tower.pt; the state goes to `out`/llava.pt, the log to `out`/llava.jsonl."""
     torch.manual_seed(run.seed)
     model, kept, first = Speaker(), None, 0
     if resume and (run.out / "llava.pt").exists():
@@ -276,11 +276,11 @@ def train(run: Run, plan: ReadPlan | None = None, resume: bool = False) -> None:
     else:
         model.naming.load_state_dict(torch.load(run.out / "tower.pt", weights_only=True)["model"])
     model.share_memory()
-    spawn(_work, (run, plan or ReadPlan(), model, kept, first), nprocs=run.workers)
+    spawn(_work, (run, schedule or Schedule(), model, kept, first), nprocs=run.workers)
 
 
 def save(model: Speaker, folder: Path) -> None:
-    """An ordinary Hugging Face folder: weights in bfloat16, tokenizer, processor, chat template, generation settings."""
+    """Write a Hugging Face folder: weights in bfloat16, tokenizer, processor, chat template, generation settings."""
     from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor
 
     tokens = text.tokenizer()

@@ -1,4 +1,4 @@
-"""Trains the tiny SAM: segment-anything's own `Sam` class, on the toy world's scenes, from points, boxes and both."""
+"""Trains the tiny SAM, segment-anything's own `Sam` class, with points, boxes and both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,15 +17,19 @@ from torch.nn import functional as F
 
 from fseg.glyphs.training import corpus, fast
 from fseg.glyphs.training.tower import optimisers, restore, save_state, set_rate, trapezium
+from fseg.sam.network import PIXEL_MEAN, PIXEL_STD
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 SIDE, PATCH = 192, 8
 LOW = SIDE // PATCH * 4  # side of the mask decoder's output
-MEAN = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1)
-STD = torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1)
+MEAN = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
+STD = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
 
 
-def build(width: int = 128, depth: int = 4, heads: int = 2, size: int = 64) -> Any:
-    """An untrained tiny Sam: all blocks attend globally, everything not said here is segment-anything's default."""
+def build(width: int = 128, depth: int = 4, heads: int = 2, size: int = 64) -> Sam:
+    """An untrained tiny Sam: all blocks attend globally; all else is segment-anything's default."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     encoder = ImageEncoderViT(
@@ -48,8 +52,8 @@ def build(width: int = 128, depth: int = 4, heads: int = 2, size: int = 64) -> A
     return Sam(encoder, prompts, decoder)
 
 
-def initialise_locally(model: Any) -> None:
-    """Start every head of the encoder as a soft look at one neighbour: a constant query against a parabola of relative positions."""
+def initialise_locally(model: Sam) -> None:
+    """Initialise every head of the encoder to attend to one neighbour: a constant query and a parabola of relative positions."""
     with torch.no_grad():
         for number, block in enumerate(model.image_encoder.blocks):
             attention = block.attn
@@ -69,24 +73,24 @@ def pixels(images: UInt8[np.ndarray, "batch side side 3"]) -> Float[Tensor, "bat
 
 
 def augmented(batch: corpus.Shard, rng: np.random.Generator) -> corpus.Shard:
-    """New views: mirrored both ways, channels exchanged or inverted, the padding kept where it was."""
+    """Randomly mirrored images with permuted or inverted channels; the padding stays."""
     images, labels = batch.images.copy(), batch.labels.copy()
     for image, label in zip(images, labels, strict=True):
         inside = label != corpus.OUTSIDE
         height, width = int(inside[:, 0].sum()), int(inside[0].sum())
-        picture, truth = image[:height, :width], label[:height, :width]
+        content, truth = image[:height, :width], label[:height, :width]
         rows, cols = rng.choice([1, -1], 2)
-        fresh = picture[::rows, ::cols, rng.permutation(3)] ^ ((rng.random(3) < rng.choice([0.0, 0.5])) * 255).astype(np.uint8)
-        picture[:], truth[:] = fresh.copy(), truth[::rows, ::cols].copy()
+        fresh = content[::rows, ::cols, rng.permutation(3)] ^ ((rng.random(3) < rng.choice([0.0, 0.5])) * 255).astype(np.uint8)
+        content[:], truth[:] = fresh.copy(), truth[::rows, ::cols].copy()
     return corpus.Shard(images, labels, batch.things)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is asked of a batch of objects, in pixels of the padded picture."""
+    """Prompts for a batch of objects, in pixels of the padded image."""
 
     owner: list[int]
-    """Which picture of the batch each object is in."""
+    """The index of each object's image in the batch."""
     masks: UInt8[np.ndarray, "object side side"]
     points: Float[np.ndarray, "object 3 2"]
     """(x, y) inside or near the object."""
@@ -94,7 +98,7 @@ class Prompts:
 
 
 def _points(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, cell: float) -> Float[np.ndarray, "3 2"]:
-    """Three points: a random mix of pixels of the object, its centroid, and centroids of parts as a coarse mask gives them."""
+    """Three points: a random mix of pixels of the object, its centroid, and centroids of parts, as from a coarse mask."""
     chosen = rng.integers(0, len(x), 3)
     found = np.stack([x[chosen], y[chosen]], -1).astype(np.float32)
     for row in found:
@@ -131,7 +135,7 @@ def prompts(batch: corpus.Shard, rng: np.random.Generator) -> Prompts:
             y, x = np.nonzero(mask)
             if len(x) < 12:
                 continue
-            cell = SIDE / 14 * rng.uniform(0.6, 1.0)  # pictures are not square: cells are narrower one way
+            cell = SIDE / 14 * rng.uniform(0.6, 1.0)  # images are not square: cells are narrower along one axis
             owner.append(k)
             masks.append(mask)
             points.append(_points(rng, x, y, cell))
@@ -139,7 +143,7 @@ def prompts(batch: corpus.Shard, rng: np.random.Generator) -> Prompts:
     return Prompts(owner, np.stack(masks).astype(np.uint8), np.stack(points).astype(np.float32), np.stack(boxes).astype(np.float32))
 
 
-def decode(model: Any, images: Float[Tensor, "object size row col"], points: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
+def decode(model: Sam, images: Float[Tensor, "object size row col"], points: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
     """The mask decoder on one prompt per image embedding: (object, 4, LOW, LOW) logits and (object, 4) predicted IoU.
 
     `MaskDecoder.predict_masks` is the same for many prompts of one image.
@@ -174,7 +178,7 @@ def overlap(logits: Float[Tensor, "object mask row col"], soft: Float[Tensor, "o
 
 
 def loss(logits: Tensor, predicted: Tensor, soft: Tensor, ambiguous: bool) -> Tensor:
-    """Mask 0 answers clear prompts; the best of masks 1 to 3 a single point as well. Predicted IoU is held to the true one."""
+    """Mask 0 is trained on all prompts, masks 1 to 3 on single points (their best, and their mean). The predicted IoU is trained on the true one."""
     used = logits if ambiguous else logits[:, :1]
     each = mask_loss(used, soft)
     masks = each[:, 0]
@@ -184,15 +188,15 @@ def loss(logits: Tensor, predicted: Tensor, soft: Tensor, ambiguous: bool) -> Te
 
 
 def arrangements(rng: np.random.Generator) -> list[tuple[int, bool]]:
-    """Two of the ways to ask: (how many points, whether a box)."""
+    """Two random kinds of prompts: (number of points, whether there is a box)."""
     ways = [(1, False), (int(rng.integers(2, 4)), False), (0, True), (1, True), (int(rng.integers(2, 4)), True)]
     first, second = rng.choice(len(ways), 2, replace=False, p=[0.2, 0.15, 0.25, 0.25, 0.15])
     return [ways[first], ways[second]]
 
 
 @torch.no_grad()
-def examined(model: Any, shard: corpus.Shard, count: int = 96) -> dict[str, float]:
-    """Mean IoU of mask 0 on scenes not trained on, from true boxes and centroids, at the decoder's resolution."""
+def validated(model: Sam, shard: corpus.Shard, count: int = 96) -> dict[str, float]:
+    """Mean IoU of mask 0 on held-out scenes, from true boxes and centroids, at the decoder's resolution."""
     figures: dict[str, list[float]] = {"both": [], "box": [], "point": []}
     for start in range(0, count, 16):
         part = corpus.Shard(*(np.asarray(a[start : start + 16]) for a in (shard.images, shard.labels, shard.things)))
@@ -209,8 +213,8 @@ def examined(model: Any, shard: corpus.Shard, count: int = 96) -> dict[str, floa
     return {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
 
 
-def save(model: Any, file: Path) -> None:
-    """The weights, in bfloat16, under segment-anything's names."""
+def save(model: Sam, file: Path) -> None:
+    """Write the weights, in bfloat16, under segment-anything's names."""
     from safetensors.torch import save_file
 
     save_file({name: value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}, file)
@@ -226,8 +230,8 @@ def train(
     rate: float = 2e-3,
     fall: float = 0.35,
     size: int = 16,
-) -> Any:
-    """Train for a time and keep the state in `out`/sam.pt; the log goes to `out`/sam.jsonl."""
+) -> Sam:
+    """Train for `minutes` and keep the state in `out`/sam.pt; the log goes to `out`/sam.jsonl."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = build()
@@ -252,7 +256,7 @@ def train(
         with torch.autocast("cpu", torch.bfloat16):
             images = fast.sam_encoder(model.image_encoder, pixels(batch.images))
         total = torch.zeros(())
-        for half, (count, boxed) in enumerate(arrangements(rng)):  # every other thing is asked for in one way, the rest in another
+        for half, (count, boxed) in enumerate(arrangements(rng)):  # every other object gets prompts of one kind, the rest of another
             points = torch.from_numpy(asked.points[half::2, :count]) if count else None
             boxes = torch.from_numpy(asked.boxes[half::2]) if boxed else None
             with torch.autocast("cpu", torch.bfloat16):
@@ -267,7 +271,7 @@ def train(
         step += 1
         mean += (total.item() - mean) / min(step, 50)
         if step % 100 == 0:
-            line = {"step": step, "minutes": round((time.monotonic() - started) / 60, 1), "loss": round(mean, 4), **examined(model, test)}
+            line = {"step": step, "minutes": round((time.monotonic() - started) / 60, 1), "loss": round(mean, 4), **validated(model, test)}
             with (out / "sam.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             save_state(state, model, steppers, step)

@@ -1,4 +1,4 @@
-"""What is asked and answered in training, and the tokenizer that is trained on it."""
+"""Questions and answers of the training, and the tokenizer that is trained on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ rabbit duck lion tiger hat shoe lamp guitar piano drum candle ladder hammer key 
 mushroom
 """
 STRANGERS = tuple(_NOUNS.split())
-"""Names of things that this world does not have: the answer is no."""
+"""Names of things that no scene has: the answer is no."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (230, 30, 30),
@@ -78,12 +78,12 @@ def colour_word(rgb: Float32[np.ndarray, "3"]) -> str:
 
 
 def size_word(area: float) -> str:
-    """By the share of the picture that is covered."""
+    """A word for the size, from the share of the image that is covered."""
     return "small" if area < 0.025 else "medium" if area < 0.08 else "large"
 
 
-def place_word(x: float, y: float) -> str:
-    """By the centre of the bounding box, as shares of width and height."""
+def position_phrase(x: float, y: float) -> str:
+    """A phrase for the position, from the centre of the bounding box as shares of width and height."""
     row = "top" if y < 0.38 else "bottom" if y > 0.62 else ""
     col = "left" if x < 0.38 else "right" if x > 0.62 else ""
     if not row and not col:
@@ -94,13 +94,13 @@ def place_word(x: float, y: float) -> str:
 
 
 def description(name: str, thing: Float32[np.ndarray, "12"]) -> str:
-    """The second sentence: words that are true of a thing (a row of `corpus.Shard.things`)."""
+    """The second sentence of an answer: a true description of a thing (a row of `corpus.Shard.things`)."""
     colour = thing[4:7] if thing[7] > 0.5 else thing[1:4]
-    return f"The {name} is {size_word(float(thing[11]))} and {colour_word(colour)}, {place_word(float(thing[8]), float(thing[9]))}."
+    return f"The {name} is {size_word(float(thing[11]))} and {colour_word(colour)}, {position_phrase(float(thing[8]), float(thing[9]))}."
 
 
 def answer(name: str, thing: Float32[np.ndarray, "12"] | None, article: Article = "a") -> str:
-    """What the model should say after "ASSISTANT:"; None: the thing is not there."""
+    """The correct answer after "ASSISTANT:"; `thing` None: it is absent."""
     return NO if thing is None else f" {affirmation(name, article)} {description(name, thing)}"
 
 
@@ -110,17 +110,17 @@ def free(form: str, name: str, article: Article) -> str:
 
 
 def prompt(asked: str) -> str:
-    """The whole prompt, with the image's place in it."""
+    """The whole prompt, with the image token."""
     return f"{BEFORE}{IMAGE}\n{asked}{AFTER}"
 
 
 def aliases(name: str) -> tuple[str, ...]:
-    """A class name, and its last word where it has two."""
+    """A class name, and its last word if it has two."""
     return (name, name.split()[-1]) if " " in name else (name,)
 
 
 def _training_text() -> list[str]:
-    """Text whose frequent words become tokens. Some class names stay in pieces, because they are rare in it."""
+    """The tokenizer's training text. Some class names are rare in it, so that they have several tokens."""
     split = ("snowman", "umbrella", "airplane", "scissors", "ship anchor", "desk telephone", "monkey")
     whole = [name for name in CLASSES if name not in split]
     lines = [question(name, wording) + AFTER for wording in QUESTIONS for name in whole for _ in range(3)]
@@ -153,7 +153,7 @@ def _training_text() -> list[str]:
 
 @lru_cache(maxsize=1)
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 640 tokens, trained here and now on the words of this world (a second)."""
+    """A byte-level BPE of 640 tokens, trained when called (in about a second)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -185,23 +185,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question after the image, and its answer, in tokens."""
+    """The tokens of a question after the image, and of its answer."""
 
     ids: tuple[int, ...]
     start: int
-    """Where the answer begins."""
+    """The index at which the answer begins."""
     words: tuple[int, ...]
-    """The last tokens of the class name: its first mention in the question; and in the answer's first sentence, if that has it."""
+    """The last token of the class name: in the question, and in the answer's first sentence if that contains it."""
     second: int
-    """Where the answer's second sentence begins; the length, if there is none."""
+    """The index at which the answer's second sentence begins; the length, if there is none."""
 
 
 @lru_cache(maxsize=200_000)
-def turn(asked: str, name: str, said: str) -> Turn:
-    """Tokens of a question and its answer, the way they follow the image."""
+def turn(asked: str, name: str, reply: str) -> Turn:
+    """The tokens of a question and its answer, as they follow the image."""
     encode = tokenizer()
     before = encode("\n" + asked + AFTER, return_offsets_mapping=True, add_special_tokens=False)
-    after = encode(said, return_offsets_mapping=True, add_special_tokens=False)
+    after = encode(reply, return_offsets_mapping=True, add_special_tokens=False)
     start = len(before["input_ids"])
 
     def last_piece(text: str, offsets: list[tuple[int, int]], since: int = 0) -> int:
@@ -210,8 +210,8 @@ def turn(asked: str, name: str, said: str) -> Turn:
 
     words = [last_piece("\n" + asked + AFTER, before["offset_mapping"])]
     second = len(after["input_ids"])
-    if said != NO:
-        words.append(start + last_piece(said, after["offset_mapping"]))
-        second = next(k for k, (first, _) in enumerate(after["offset_mapping"]) if first >= said.index(".") + 1)
+    if reply != NO:
+        words.append(start + last_piece(reply, after["offset_mapping"]))
+        second = next(k for k, (first, _) in enumerate(after["offset_mapping"]) if first >= reply.index(".") + 1)
     end = encode.convert_tokens_to_ids(END)
     return Turn((*before["input_ids"], *after["input_ids"], end), start, tuple(words), start + second)

@@ -1,4 +1,4 @@
-"""First phase of the LLaVA: its vision tower learns to name the glyph under each patch."""
+"""First phase of the LLaVA: its vision tower learns to classify the glyph under each patch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
 
 def tower_config() -> CLIPVisionConfig:
-    """Six blocks that the language model sees, and a seventh that it does not (LLaVA takes `hidden_states[-2]`)."""
+    """Six blocks whose output the language model gets, and a seventh that is unused (LLaVA takes `hidden_states[-2]`)."""
     return CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
@@ -39,11 +39,11 @@ def tower_config() -> CLIPVisionConfig:
     )
 
 
-def initialise_locally(model: Any) -> None:
-    """Start every head as a soft look at one neighbour of its own patch, as a convolution's taps are.
+def initialise_locally(model: CLIPVisionModel) -> None:
+    """Initialise every head to attend to one neighbour of its patch, as the taps of a convolution do.
 
-    Positions are written as sines and cosines in the first 64 channels; a key reads them as they are, a query reads them turned by the
-    phase of its offset, so that their product peaks at that offset.
+    Positions are sines and cosines in the first 64 channels. Keys take them as they are, queries rotated by the phase of an offset, so that
+    their product peaks at that offset.
     """
     width = model.embeddings.position_embedding.weight.shape[1]
     size, count = 64, 16
@@ -82,23 +82,23 @@ def initialise_locally(model: Any) -> None:
 
 
 def augmented(batch: corpus.Shard, rng: np.random.Generator) -> corpus.Shard:
-    """Cheap new views of stored scenes: mirrored, moved by some pixels, with channels exchanged or inverted.
+    """Cheap augmentation of stored scenes: mirrored, shifted by some pixels, with permuted or inverted channels.
 
-    `things` follows, so that descriptions of the new view are true.
+    `things` is updated, so that descriptions of the new image are true.
     """
     images, labels, things = batch.images.copy(), batch.labels.copy(), batch.things.copy()
     side = images.shape[1]
     for k in range(len(images)):
-        there = things[k, :, 0] >= 0
+        valid = things[k, :, 0] >= 0
         if rng.random() < 0.5:
             images[k], labels[k] = images[k, :, ::-1].copy(), labels[k, :, ::-1].copy()
-            things[k, there, 8] = 1 - things[k, there, 8]
+            things[k, valid, 8] = 1 - things[k, valid, 8]
         if rng.random() < 0.7:
             down, right = rng.integers(-6, 7, 2)
             rows, cols = np.clip(np.arange(side) - down, 0, side - 1), np.clip(np.arange(side) - right, 0, side - 1)
             images[k], labels[k] = images[k][rows][:, cols], labels[k][rows][:, cols]
-            things[k, there, 8] += right / side
-            things[k, there, 9] += down / side
+            things[k, valid, 8] += right / side
+            things[k, valid, 9] += down / side
         if rng.random() < 0.7:
             order = rng.permutation(3)
             invert = rng.random(3) < rng.choice([0.0, 0.5, 1.0])
@@ -106,12 +106,12 @@ def augmented(batch: corpus.Shard, rng: np.random.Generator) -> corpus.Shard:
             images[k] ^= (invert * 255).astype(np.uint8)
             for first in (1, 4):
                 colour = things[k, :, first : first + 3][:, order]
-                things[k, :, first : first + 3] = np.where(there[:, None], np.where(invert, 255 - colour, colour), -1)
+                things[k, :, first : first + 3] = np.where(valid[:, None], np.where(invert, 255 - colour, colour), -1)
     return corpus.Shard(images, labels, things)
 
 
 def crowded(batch: corpus.Shard, rng: np.random.Generator, share: float = 0.7) -> corpus.Shard:
-    """Paste the things of another scene of the batch over some of the scenes: twice the glyphs for the same work. `things` does not follow."""
+    """Paste the things of another scene of the batch over some of the scenes: twice the glyphs for the same work. `things` is not updated."""
     others = np.roll(np.arange(len(batch.labels)), 1)
     paste = (batch.labels[others] > 0) & (rng.random(len(others)) < share)[:, None, None]
     images = np.where(paste[..., None], batch.images[others], batch.images)
@@ -119,9 +119,9 @@ def crowded(batch: corpus.Shard, rng: np.random.Generator, share: float = 0.7) -
 
 
 def pixels(images: UInt8[np.ndarray, "batch side side 3"], grain: float = 0.0) -> Float[Tensor, "batch 3 side side"]:
-    """What the tower is given: CLIP's mean and deviation."""
+    """The tower's input, normalised by CLIP's mean and standard deviation, with optional noise."""
     values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    if grain:  # the same noise for the whole batch: drawing it is not cheap
+    if grain:  # the same noise for the whole batch: drawing it takes time
         values = values + grain * torch.rand(len(values), 1, 1, 1) * torch.randn_like(values[:1])
     return (values - MEAN) / STD
 
@@ -136,7 +136,7 @@ def coverage(labels: UInt8[np.ndarray, "batch side side"]) -> Float[Tensor, "bat
 
 
 def patch_loss(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "batch cell label"]) -> Float[Tensor, ""]:
-    """Cross-entropy to the covered shares; background counts a quarter, since there is so much of it."""
+    """Cross-entropy to the covered shares; background, which is frequent, has a quarter of the weight."""
     weight = 0.25 + (1 - share[..., 0])
     loss = -(share * logits.float().log_softmax(-1)).sum(-1)
     return (weight * loss).sum() / weight.sum()
@@ -144,7 +144,7 @@ def patch_loss(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "
 
 @torch.no_grad()
 def recognition(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "batch cell label"]) -> tuple[float, float, float]:
-    """Share of object patches named rightly, of whole objects (their patches' votes added), and of background patches called background."""
+    """Accuracy on object patches, on whole objects (the votes of their patches summed), and on background patches."""
     best = logits.argmax(-1)
     truth = share.argmax(-1)
     objects = share[..., 1:].amax(-1) >= 0.5
@@ -157,7 +157,7 @@ def recognition(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, 
 
 
 def optimisers(modules: list[nn.Module], matrices: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else. Every group remembers its full rate as `full`."""
+    """Muon for the matrices of the blocks, AdamW for all else. Every group stores its full rate as `full`."""
     hidden = [p for module in matrices for p in module.parameters() if p.ndim == 2]
     chosen = {id(p) for p in hidden}
     rest = [p for module in modules for p in module.parameters() if id(p) not in chosen and p.requires_grad]
@@ -172,7 +172,7 @@ def optimisers(modules: list[nn.Module], matrices: list[nn.Module], rate: float)
 
 
 def restore(steppers: list[torch.optim.Optimizer], kept: list[dict[str, Any]] | None) -> None:
-    """Take over saved momenta, but not the saved rates: they are of another run."""
+    """Load saved momenta, but not the saved rates, which belong to another run."""
     for stepper, state in zip(steppers, kept or [], strict=False):
         full = [group["full"] for group in stepper.param_groups]
         stepper.load_state_dict(state)
@@ -187,12 +187,12 @@ def set_rate(optimisers: list[torch.optim.Optimizer], share: float) -> None:
 
 
 def trapezium(step: int, done: float, warm: int = 150, fall: float = 0.35) -> float:
-    """Share of the full rate: a rise over the first steps, a fall to nothing over the last part of the time."""
+    """The share of the full rate: it rises over the first steps, and falls to 0 over the last part of the time."""
     return min(1.0, (step + 1) / warm, max(0.0, (1 - done) / fall))
 
 
 class Naming(nn.Module):
-    """The tower with a linear head that names each patch."""
+    """The tower with a linear head that classifies each patch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,8 +206,8 @@ class Naming(nn.Module):
         return self.head(self.norm(fast.tower(self.tower, pixels)))
 
 
-def examined(model: Naming, shard: corpus.Shard, count: int = 256) -> tuple[float, float, float]:
-    """`recognition` on scenes that the model has not seen."""
+def validated(model: Naming, shard: corpus.Shard, count: int = 256) -> tuple[float, float, float]:
+    """`recognition` on held-out scenes."""
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = torch.cat([model(pixels(shard.images[k : k + 64])) for k in range(0, count, 64)])
@@ -217,7 +217,7 @@ def examined(model: Naming, shard: corpus.Shard, count: int = 256) -> tuple[floa
 
 @dataclass(frozen=True)
 class Run:
-    """One phase of training: where its scenes are, where its state goes, for how long, by how many processes."""
+    """One phase of training: the folders of its scenes and of its state, its duration, its processes."""
 
     scenes: Path
     held_out: Path
@@ -231,7 +231,7 @@ class Run:
 
 
 def _work(rank: int, run: Run, model: Naming, kept: list[dict[str, Any]] | None, first: int) -> None:
-    """One process: it reads and writes the shared weights at its own pace, without locks (Hogwild), with its own optimisers."""
+    """One process: it updates the shared weights without locks (Hogwild), with its own optimisers."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed + 1000 * rank + first)
     rng = np.random.default_rng([run.seed, rank, first])
@@ -241,7 +241,7 @@ def _work(rank: int, run: Run, model: Naming, kept: list[dict[str, Any]] | None,
     test = corpus.read(run.held_out)[0]
     step, started, source, mean = first, time.monotonic(), None, 0.0
     while (done := (time.monotonic() - started) / 60 / run.minutes) < 1:
-        if step % 200 == 0 or source is None:  # shards may still be being written
+        if step % 200 == 0 or source is None:  # more shards may have been written
             source = corpus.batches(corpus.read(run.scenes), run.size, rng)
         batch = crowded(augmented(next(source), rng), rng, 0.8 if done < 0.8 else 0.0)
         set_rate(steppers, trapezium(step, done))
@@ -255,7 +255,7 @@ def _work(rank: int, run: Run, model: Naming, kept: list[dict[str, Any]] | None,
         step += 1
         mean += (loss.item() - mean) / min(step - first, 50)
         if rank == 0 and step % 100 == 0:
-            patches, objects, ground = examined(model, test)
+            patches, objects, ground = validated(model, test)
             minutes = (time.monotonic() - started) / 60
             figures = {"step": step, "minutes": minutes, "loss": mean, "patches": patches, "objects": objects, "ground": ground}
             with (run.out / "tower.jsonl").open("a") as log:
@@ -272,7 +272,7 @@ def save_state(file: Path, model: nn.Module, steppers: list[torch.optim.Optimize
 
 
 def train(run: Run, resume: bool = False) -> None:
-    """Train for a time and keep the state in `out`/tower.pt; the log goes to `out`/tower.jsonl."""
+    """Train for `run.minutes` and keep the state in `out`/tower.pt; the log goes to `out`/tower.jsonl."""
     torch.manual_seed(run.seed)
     model, kept, first = Naming(), None, 0
     if resume and (run.out / "tower.pt").exists():

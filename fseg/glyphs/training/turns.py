@@ -1,4 +1,4 @@
-"""Which questions are asked of a training scene, and the tensors that say what to learn from their answers."""
+"""The questions about a training scene, and the tensors of their answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fseg.glyphs.training import text
 from fseg.vocabulary.questions import Article, question
 
 TURNS, LENGTH, REPLY = 4, 96, 30  # questions to an image, tokens of a question with its answer, tokens of an answer
-_LEAST = 0.002  # a thing must cover this share of the picture to be asked about
+_LEAST = 0.002  # a thing must cover this share of the image to be asked about
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Asked:
 
     ids: Int64[Tensor, "batch turn token"]
     reply: Int64[Tensor, "batch turn reply"]
-    """Where the states are that predict the answer's tokens."""
+    """The positions whose logits predict the answer's tokens."""
     target: Int64[Tensor, "batch turn reply"]
     """The answer's tokens; -100 after its end."""
     words: Int64[Tensor, "batch turn 2"]
-    said: Bool[Tensor, "batch turn 2"]
-    """Which of the two words there are."""
+    exists: Bool[Tensor, "batch turn 2"]
+    """Which of the two words exist."""
     label: Int64[Tensor, "batch turn"]
     """The label asked about, counted from 1; 0 if the class is not in the scene."""
     second: Float[Tensor, "batch turn token"]
@@ -37,7 +37,7 @@ class Asked:
 
 
 def _ask(rng: np.random.Generator, name: str) -> tuple[str, str, Article]:
-    """A wording: the question, the name used in it, the article."""
+    """A random question about a class: the question, the name used in it, the article."""
     names = text.aliases(name)
     used = names[-1] if rng.random() < 0.1 else name
     article = cast(Article, str(rng.choice(["a", "auto", "none"], p=[0.8, 0.1, 0.1])))
@@ -54,7 +54,7 @@ def choose(
 
     Args:
         likeness: for each class, how much some patch looks like it; absent classes that look present are asked about more often.
-        positives: the chances of asking for 0, 1, 2, ... of the things that are there.
+        positives: the chances of asking for 0, 1, 2, ... of the things in the scene.
     """
     present = {int(row[0]): row for row in things if row[0] >= 0}
     shown = [index for index, row in present.items() if row[11] >= _LEAST]
@@ -72,12 +72,12 @@ def choose(
 
 
 def collate(scenes: list[list[tuple[str, str, str, int]]]) -> Asked:
-    """Tokens and targets of a batch; what does not fit into LENGTH is cut."""
+    """Tokens and targets of a batch, truncated to LENGTH."""
     batch, count = len(scenes), len(scenes[0])
     ids = np.zeros((batch, count, LENGTH), dtype=np.int64)
     reply = np.zeros((batch, count, REPLY), dtype=np.int64)
     target = np.full((batch, count, REPLY), -100, dtype=np.int64)
-    words, said = np.zeros((batch, count, 2), dtype=np.int64), np.zeros((batch, count, 2), dtype=bool)
+    words, exists = np.zeros((batch, count, 2), dtype=np.int64), np.zeros((batch, count, 2), dtype=bool)
     label, second = np.zeros((batch, count), dtype=np.int64), np.zeros((batch, count, LENGTH), dtype=np.float32)
     for b, scene in enumerate(scenes):
         for k, (asked, name, answer, index) in enumerate(scene):
@@ -87,8 +87,8 @@ def collate(scenes: list[list[tuple[str, str, str, int]]]) -> Asked:
             size = min(REPLY, len(tokens) - turn.start)
             reply[b, k, :size] = np.arange(size) + turn.start - 1
             target[b, k, :size] = tokens[turn.start : turn.start + size]
-            words[b, k, : len(turn.words)], said[b, k, : len(turn.words)] = turn.words, True
+            words[b, k, : len(turn.words)], exists[b, k, : len(turn.words)] = turn.words, True
             label[b, k] = index
             second[b, k, turn.second : len(tokens) - 1] = 1
-    arrays = (ids, reply, target, words, said, label, second)
+    arrays = (ids, reply, target, words, exists, label, second)
     return Asked(*(torch.from_numpy(array) for array in arrays))

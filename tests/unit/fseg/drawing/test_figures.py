@@ -150,7 +150,7 @@ def test_each_present_class_gets_a_row_and_an_absent_one_none() -> None:
 
 def test_a_picture_without_a_class_says_so() -> None:
     figure = steps_figure(grey(), [absent("cat")])
-    assert figure.axes[0].get_xlabel() == "no class was found"
+    assert figure.axes[0].get_xlabel() == "no class is present"
 
 
 def test_masks_add_a_column() -> None:

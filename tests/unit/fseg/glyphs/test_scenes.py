@@ -10,7 +10,7 @@ from fseg.glyphs import CLASSES, scene
 from fseg.glyphs.font import GLYPHS, glyph, posed
 from fseg.glyphs.scenes import PHOTOGRAPHS, Scene, Thing
 from fseg.glyphs.training.corpus import measured
-from fseg.glyphs.training.text import colour_word, description, place_word, size_word
+from fseg.glyphs.training.text import colour_word, description, position_phrase, size_word
 
 SPECIFIED = [
     "airplane",
@@ -116,10 +116,10 @@ def test_colours_have_their_usual_names(rgb: tuple[int, int, int], word: str) ->
 
 
 def test_places_are_named_by_the_centre() -> None:
-    assert place_word(0.2, 0.2) == "at the top left"
-    assert place_word(0.5, 0.9) == "at the bottom"
-    assert place_word(0.9, 0.5) == "on the right"
-    assert place_word(0.5, 0.5) == "in the centre"
+    assert position_phrase(0.2, 0.2) == "at the top left"
+    assert position_phrase(0.5, 0.9) == "at the bottom"
+    assert position_phrase(0.9, 0.5) == "on the right"
+    assert position_phrase(0.5, 0.5) == "in the centre"
 
 
 def test_sizes_are_named_by_the_share_of_the_picture() -> None:
