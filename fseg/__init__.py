@@ -2,7 +2,7 @@
 
 from fseg.errors import FsegError
 from fseg.evidence import Evidence
-from fseg.fusions.registry import band, fusion, fusions, get_fusion
+from fseg.fusion_methods.registry import band, fusion, fusions, get_fusion
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.result import Failure, Result

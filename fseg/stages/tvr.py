@@ -9,7 +9,7 @@ from attrs import field, frozen
 import probe
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
-from fseg.fusions.registry import Fusion, Option, Options, get_fusion
+from fseg.fusion_methods.registry import Fusion, Option, Options, get_fusion
 
 
 @frozen

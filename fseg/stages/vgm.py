@@ -14,7 +14,7 @@ import probe
 from fseg.checks import check_bool, check_choice, check_int, check_number, checked
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
-from fseg.fusions.distance import ALPHA, BETA, dynamic_threshold
+from fseg.fusion_methods.distance import ALPHA, BETA, dynamic_threshold
 
 MASKS = ("M_v", "M^_f", "both")
 

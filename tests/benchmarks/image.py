@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fseg
 import probe
-from fseg.fusions.attention import attention_map, select_rows
+from fseg.fusion_methods.attention import attention_map, select_rows
 from fseg.pipeline import Segmenter
 from fseg.recipe import get_recipe
 from fseg.stages.qap import Ask, ClassAnswer

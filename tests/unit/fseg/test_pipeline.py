@@ -14,7 +14,7 @@ from safetensors import safe_open
 import fseg
 import probe
 from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
-from fseg.fusions import registry
+from fseg.fusion_methods import registry
 from fseg.sweep import Sweep
 from tests import families, zoo
 from tests.planted import plant

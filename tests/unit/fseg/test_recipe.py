@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fseg.errors import InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
-from fseg.fusions import registry
-from fseg.fusions.registry import fusion
+from fseg.fusion_methods import registry
+from fseg.fusion_methods.registry import fusion
 from fseg.plugins import GROUP
 from fseg.recipe import Recipe, get_recipe, recipes
 from fseg.stages.qap import Ask

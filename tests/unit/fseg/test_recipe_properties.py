@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fseg.errors import FsegError
-from fseg.fusions.attention import ENTROPIES
-from fseg.fusions.distance import CLASS_TOKENS
+from fseg.fusion_methods.attention import ENTROPIES
+from fseg.fusion_methods.distance import CLASS_TOKENS
 from fseg.recipe import Recipe, get_recipe
 from fseg.stages.compose import FILLS, Compose
 from fseg.stages.prompts import KINDS, Prompt

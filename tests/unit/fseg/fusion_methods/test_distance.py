@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fseg.fusions import distance as eq
+from fseg.fusion_methods import distance as eq
 
 
 def test_distance_is_the_mean_cosine_over_the_layers():

@@ -11,9 +11,9 @@ from torch import Tensor
 import probe
 from fseg.checks import check_bool, check_choice, check_int, check_number
 from fseg.evidence import Evidence
-from fseg.fusions.attention import ENTROPIES, attention_map, attention_mask, select_rows
-from fseg.fusions.distance import ALPHA, BETA, CLASS_TOKENS, class_distance, dynamic_threshold, suppress
-from fseg.fusions.registry import band, fusion
+from fseg.fusion_methods.attention import ENTROPIES, attention_map, attention_mask, select_rows
+from fseg.fusion_methods.distance import ALPHA, BETA, CLASS_TOKENS, class_distance, dynamic_threshold, suppress
+from fseg.fusion_methods.registry import band, fusion
 
 
 def reliable_response(distance: Float[Tensor, "row col"], mask: Bool[Tensor, "row col"]) -> Float[Tensor, "row col"]:

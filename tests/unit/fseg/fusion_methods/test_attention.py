@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from fseg.fusions import attention
+from fseg.fusion_methods import attention
 
 
 def test_a_blob_has_lower_spatial_entropy_than_noise():

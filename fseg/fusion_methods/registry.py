@@ -31,7 +31,7 @@ MOST_NESTED = 8
 class Options(Mapping[str, Option]):
     """Options of a fusion: an immutable, hashable mapping; lists become tuples.
 
-    >>> from fseg.fusions.registry import Options
+    >>> from fseg.fusion_methods.registry import Options
     >>> Options({"layers": [7, 13], "alpha": 0.75})
     {'layers': (7, 13), 'alpha': 0.75}
     """
@@ -223,7 +223,7 @@ def get_fusion(name: str) -> Fusion:
     If it is not registered yet, the packages with the entry point `fseg.recipes` are imported first: they may register it.
 
     >>> fseg.get_fusion("D*M_A").origin
-    'fseg.fusions.paper.distance_in_attention'
+    'fseg.fusion_methods.paper.distance_in_attention'
 
     Raises:
         InvalidOption: the name is not a string.

@@ -1,7 +1,0 @@
-"""Fusions: the registry, and one file for each fusion. A fusion of a file in this folder is registered without another line."""
-
-from importlib import import_module
-from pkgutil import iter_modules
-
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
