@@ -1,4 +1,4 @@
-"""How the console scripts end when something went wrong: one message and an exit code, without a traceback."""
+"""Console scripts: how they print the version, and how they end after an error or Ctrl-C, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from probe.errors import ProbeError
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit code of a program that Ctrl-C ended, as shells know it: 130."""
+"""The exit code that shells give a program ended by Ctrl-C: 130."""
 
 
 DISTRIBUTION = "fseg-llava"
@@ -30,33 +30,33 @@ VersionOption = Annotated[bool, typer.Option("--version", callback=_show_version
 
 
 class Commands(TyperGroup):
-    """The commands of a script. Ctrl-C ends each of them with one line, at once."""
+    """The commands of a script. Ctrl-C ends each of them at once, with one line."""
 
     resumable: ClassVar[frozenset[str]] = frozenset()
-    """Commands that go on where they stopped when they are started again."""
+    """Commands that continue an interrupted run when they are started again."""
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # the base class of typer.Context is private
+        """Run the command that the arguments name."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _end_interrupted(goes_on=ctx.invoked_subcommand in self.resumable)
+            _end_interrupted(resumable=ctx.invoked_subcommand in self.resumable)
 
 
-def _end_interrupted(*, goes_on: bool = False) -> NoReturn:
+def _end_interrupted(*, resumable: bool = False) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    again = "goes on from there" if goes_on else "starts from the beginning"
+    again = "goes on from there" if resumable else "starts from the beginning"
     typer.echo(f"Interrupted. What is finished is kept; the same command {again}.", err=True)
     sys.stdout.flush()
-    os._exit(INTERRUPTED)  # without the seconds that the interpreter takes to tear torch down
+    os._exit(INTERRUPTED)  # skips the interpreter's shutdown, which takes seconds once torch is imported
 
 
 def run(app: typer.Typer) -> None:
-    """Run a console script; an error of ours is printed as one message, with exit code 2."""
+    """Run a console script; one of our errors is printed as one message, with exit code 2."""
     try:
         app()
     except ProbeError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:  # while the command line was read
+    except KeyboardInterrupt:  # before a command began
         _end_interrupted()

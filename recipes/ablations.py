@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fseg.evaluation.report.ablations import ablation
 from fseg.evaluation.report.published import ABLATIONS as TABLES
-from fseg.evaluation.report.published import Row, Table, ablation
+from fseg.evaluation.report.published import Row, Table
 from fseg.recipe import Recipe
 from recipes.paper import LLAVA_1_5_VICUNA_7B, LLAVA_1_6_VICUNA_7B
 

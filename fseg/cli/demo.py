@@ -1,23 +1,46 @@
-"""The demonstration: the whole method on held-out scenes of the embedded world."""
+"""`fseg demo`: the whole method on held-out scenes of the embedded model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tqdm import tqdm
+import typer
 
-from fseg.drawing.figures import panel
-from fseg.evaluation.metric import Counts
-from fseg.files import write_atomically
-from fseg.glyphs import CLASSES, Scene, scene
-from fseg.pipeline import Segmenter
-from fseg.result import Result
+from fseg.cli.options import output_path
+from fseg.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from fseg.glyphs import Scene
+    from fseg.result import Result
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Where the images go.", parser=output_path, metavar="PATH")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the first scene; the others follow.")] = 0,
+    scenes: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 4,
+) -> None:
+    """Run the whole method on scenes that the embedded model has never seen.
+
+    Asks the embedded LLaVA about all of its classes, traces its answers, prompts the embedded SAM, and compares with the ground truth.
+    Prints a table and writes an image for each scene. Needs no download.
+    """
+    check_writable(out)
+    run_demo(out, range(seed, seed + scenes))
 
 
 def run_demo(out: Path, seeds: Iterable[int]) -> None:
-    """Segment held-out scenes, print what was found, and write `out/scene-<seed>.png` for each."""
+    """Segment held-out scenes, print the results, and write `out/scene-<seed>.png` for each."""
+    from tqdm import tqdm
+
+    from fseg.cli.models import hide_loading_bars
+    from fseg.drawing.figures import panel
+    from fseg.glyphs import CLASSES, scene
+    from fseg.pipeline import Segmenter
+
+    hide_loading_bars()
     started = time.perf_counter()
     segmenter = Segmenter()
     print(f"{segmenter.recipe.name}: asking about {len(CLASSES)} classes, then segmenting those that get a yes\n")
@@ -25,22 +48,25 @@ def run_demo(out: Path, seeds: Iterable[int]) -> None:
     for seed in tqdm(list(seeds), unit="scene", disable=None):
         shown = scene(seed, split="held-out")
         result = segmenter(shown.image, CLASSES)
-        for line in table(seed, shown, result):
+        for line in table_lines(seed, shown, result):
             tqdm.write(line)
         figure = panel(shown.image, result, truth=shown.labels)
         write_atomically(out / f"scene-{seed}.png", lambda file, figure=figure: figure.savefig(file, format="png", dpi=110))  # type: ignore[misc]
-    print(f"\nPictures: {out}/scene-*.png   ({time.perf_counter() - started:.0f} s)")
+    print(f"\nImages: {out}/scene-*.png   ({time.perf_counter() - started:.0f} s)")
 
 
-def table(seed: int, shown: Scene, result: Result) -> Iterator[str]:
-    """A line for each class that is there or was said to be, then one for all others."""
+def table_lines(seed: int, shown: Scene, result: Result) -> Iterator[str]:
+    """A line for each class that is in the scene or was predicted, then one for all others."""
+    from fseg.evaluation.metric import Counts
+    from fseg.glyphs import CLASSES
+
     ious = Counts.of(result.labels, shown.labels, len(CLASSES) + 1, ignored=None).iou()
     others = 0
     for i, name in enumerate(CLASSES):
-        there, evidence = name in shown.classes, result.evidence[name]
-        if not (there or evidence.present):
+        in_scene, evidence = name in shown.classes, result.evidence[name]
+        if not (in_scene or evidence.present):
             others += 1
             continue
-        iou = f"{ious[i + 1]:.2f}" if there else ""
-        yield f"{seed:>7}  {name:<16} {'yes' if there else 'no':<9} {iou:>5}  {evidence.answer}"
+        iou = f"{ious[i + 1]:.2f}" if in_scene else ""
+        yield f"{seed:>7}  {name:<16} {'yes' if in_scene else 'no':<9} {iou:>5}  {evidence.answer}"
     yield f"{seed:>7}  {f'{others} others':<16} {'no':<9} {'':>5}  (a no each)"

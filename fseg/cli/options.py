@@ -1,4 +1,4 @@
-"""Options that several commands of `fseg` have: which recipe, which models, where they run."""
+"""Options that several commands share: which recipe, which models, where they run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from fseg.errors import OutputError
 
 
-def place(text: str) -> Path:
+def output_path(text: str) -> Path:
     """The path of an --out.
 
     Raises:
@@ -25,7 +25,7 @@ ImportOption = Annotated[
     list[str] | None,
     typer.Option(
         "--import",
-        help="Code that registers fusions of your own: an installed module or a .py file, imported before the recipe is read. Repeatable.",
+        help="Code that registers your own fusions: an installed module or a .py file, imported before the recipe is read. Repeatable.",
         metavar="MODULE_OR_FILE",
     ),
 ]
@@ -36,3 +36,6 @@ SamOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, for the language model.")]
+AssumeOption = Annotated[
+    bool, typer.Option("--assume-present", help="Do not ask whether a class is present: have the model describe each one.")
+]

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from fseg.errors import InvalidTruth
-from fseg.evaluation.datasets.readers import DataSet, Sample
+from fseg.evaluation.datasets.declarations import DataSet
+from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.metric import Counts
 from fseg.evaluation.run.records import Record, Row
 from fseg.recipe import Recipe

@@ -112,7 +112,7 @@ def test_the_demo_prints_a_table_and_draws_a_panel(
 
     monkeypatch.setattr("sys.argv", ["fseg", "demo", "--out", str(tmp_path / "demo"), "--seed", "5", "--scenes", "2"])
     with pytest.raises(SystemExit) as ended:
-        fseg.cli.main()
+        fseg.cli.main.main()
     assert ended.value.code in (0, None)
     printed = capsys.readouterr().out
     assert "yes, it contains" in printed

@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(place: Path, out: Path, *more: str) -> list[str]:
     models = ["--recipe", str(place / "tiny.toml"), "--backbone", str(place / "llava"), "--sam", str(place / "sam.safetensors")]
-    start = [sys.executable, "-c", "from fseg.cli import main; main()", "eval", "--dataset", "folder", "--root", str(place / "set")]
+    start = [sys.executable, "-c", "from fseg.cli.main import main; main()", "eval", "--dataset", "folder", "--root", str(place / "set")]
     return [*start, *models, "--out", str(out), *more]
 
 
@@ -361,7 +361,7 @@ def test_a_wrong_word_is_answered_in_one_line(
 
     monkeypatch.setattr("sys.argv", ["fseg", *command(place, tmp_path / "out", *more)[3:]])
     with pytest.raises(SystemExit) as ended:
-        fseg.cli.main()
+        fseg.cli.main.main()
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -374,7 +374,7 @@ def test_a_table_has_our_figures_beside_the_papers(
     def shell(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["fseg", *arguments])
         with pytest.raises(SystemExit) as ended:
-            fseg.cli.main()
+            fseg.cli.main.main()
         return int(ended.value.code or 0), capsys.readouterr().out
 
     given = command(place, tmp_path / "out", "--limit", "2")[4:]
@@ -383,7 +383,7 @@ def test_a_table_has_our_figures_beside_the_papers(
     rows = [line.split() for line in printed.splitlines()[2:5]]
     assert [row[0] for row in rows] == ["0-2", "1-3", "2-4"]
     assert all(row[2:] == ["-", "-"] for row in rows)
-    assert "3 rows from one look of the model at each image" in printed
+    assert "3 rows from one pass of the model over each image" in printed
     assert "\n".join(printed.splitlines()[:5]) in shell("table", "3", "--results", str(tmp_path))[1]
     assert "FSeg-LLaVA1.5" in shell("table", "1")[1]
 
@@ -393,7 +393,7 @@ def test_data_sets_are_listed_with_what_is_found(place: Path, monkeypatch: pytes
 
     monkeypatch.setattr("sys.argv", ["fseg", "datasets", "--root", str(place / "set")])
     with pytest.raises(SystemExit):
-        fseg.cli.main()
+        fseg.cli.main.main()
     printed = capsys.readouterr().out
     assert "voc21: 1449 images, 21 labels, label 0 is the background" in printed
     assert [line.split() for line in printed.splitlines()[-3:]] == [["images/*", "12"], ["labels/*.png", "12"], ["classes.txt", "1"]]

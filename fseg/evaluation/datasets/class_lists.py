@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fseg.errors import InvalidClasses
-from fseg.evaluation.datasets.readers import DataSet
+from fseg.evaluation.datasets.declarations import DataSet
 from fseg.vocabulary.classes import read_classes
 
 LISTS = ("benchmark", "natural")

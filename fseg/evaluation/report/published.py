@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fseg.errors import UnknownRecipe
-from fseg.recipe import Recipe
-
 COLUMNS = ("voc21", "context60", "coco-object", "coco-stuff", "ade150")
 """The data sets of Table 1."""
 
@@ -100,20 +97,3 @@ ABLATIONS: dict[int, Table] = {
     5: Table("respond.fusion", _words({"D": (67.3, 65.6), "M_A": (27.3, 34.7), "D*M_A": (68.0, 65.9)})),
     6: Table("refine.mask", _words({"M_v": (48.4, 60.0), "M^_f": (67.3, 65.1), "both": (68.0, 65.9)})),
 }
-
-
-def ablation(number: int, base: Recipe) -> dict[str, Recipe]:
-    """The rows of a table as recipes made from `base`, by the rows' names.
-
-    Raises:
-        UnknownRecipe: the paper has no such ablation.
-    """
-    if number not in ABLATIONS:
-        raise UnknownRecipe(f"Table {number} is no ablation of the paper. Ablations: {', '.join(map(str, ABLATIONS))}.")
-    table = ABLATIONS[number]
-    return {name: row_recipe(number, base, name, row.value) for name, row in table.rows.items()}
-
-
-def row_recipe(number: int, base: Recipe, name: str, value: object) -> Recipe:
-    """One row of a table, named after it."""
-    return base.with_({ABLATIONS[number].key: value, "name": f"{base.name}/table-{number}/{name}"})

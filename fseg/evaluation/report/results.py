@@ -12,7 +12,7 @@ from typing import Any
 
 from fseg import strict_json
 from fseg.errors import InvalidDataSet
-from fseg.evaluation.datasets.readers import BACKGROUND, DataSet
+from fseg.evaluation.datasets.declarations import BACKGROUND, DataSet
 from fseg.evaluation.measure import headline
 from fseg.evaluation.metric import Counts, Presence
 from fseg.evaluation.run.content import data_fingerprint
@@ -77,6 +77,21 @@ def read_results_file(path: Path) -> dict[str, Any]:
     if not isinstance(rows, dict) or not all(fits(row, _KINDS_OF_A_ROW) for row in rows.values()) or not fits(results, _KINDS):
         raise InvalidDataSet(f"{str(path)!r} does not hold the results of a run of this version. Name the --out folders of runs alone.")
     return results
+
+
+def read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results.json of runs, anywhere below the folders.
+
+    Raises:
+        InvalidDataSet: a folder without any, or a file that does not read as one.
+    """
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        paths = sorted(folder.rglob(RESULTS))
+        if not paths:
+            raise InvalidDataSet(f"No results.json in {str(folder)!r} or below. Name the --out folder of a finished `fseg eval`.")
+        found += map(read_results_file, paths)
+    return found
 
 
 def label_names(declared: DataSet, classes: Iterable[str]) -> list[str]:

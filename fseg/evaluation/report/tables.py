@@ -6,62 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
-from fseg.checkpoints import backbone_path
-from fseg.errors import InvalidDataSet
-from fseg.evaluation.report.published import ABLATIONS, BANDS, COLUMNS, TABLE_1, ablation, band_name, row_recipe
-from fseg.evaluation.report.results import RESULTS, percent, read_results_file
-from fseg.recipe import Recipe
-from probe.errors import LoadError
-
-LAYERS_TABLE = 3
-BAND = 3
-"""Layers in each row of Table 3 for a model that is less deep than the paper's."""
-
-
-def ablation_rows(number: int, base: Recipe, backbone: str | None = None) -> dict[str, Recipe]:
-    """The recipes of a table's rows. For a model without the paper's layers, Table 3 has every band of three layers that it has.
-
-    Args:
-        backbone: instead of the recipe's, as `Segmenter` takes it by name.
-
-    Raises:
-        UnknownRecipe: the paper has no such ablation.
-    """
-    rows = ablation(number, base)
-    if number != LAYERS_TABLE:
-        return rows
-    last = depth(backbone or base.backbone)
-    if all(deepest <= last for _, deepest in BANDS):
-        return rows
-    bands = [(first, first + BAND - 1) for first in range(last + 2 - BAND)]
-    return {band_name(band): row_recipe(number, base, band_name(band), band) for band in bands}
-
-
-def depth(backbone: str) -> int:
-    """The index of a model's last hidden state, from its configuration alone. Code that comes with a model is not run.
-
-    Raises:
-        LoadError: there is no such configuration, it does not say, or code of its own would have to be run to read it.
-    """
-    try:
-        return int(AutoConfig.from_pretrained(backbone_path(backbone), trust_remote_code=False).get_text_config().num_hidden_layers)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        if "trust_remote_code" in str(error):
-            raise LoadError(
-                f"How many layers {backbone} has cannot be read without running Python code that comes with it, which is not done. "
-                "Name a model whose architecture transformers knows, by --backbone."
-            ) from error
-        reason = str(error).strip().partition("\n")[0]
-        raise LoadError(
-            f"How many layers {backbone} has cannot be read: {reason} Check the name, or give a folder by --backbone."
-        ) from error
-
-
-def passes(rows: Mapping[str, Recipe]) -> int:
-    """How often the model looks at an image for all rows together: once for each way of asking."""
-    return len({recipe.ask for recipe in rows.values()})
+from fseg.evaluation.report.published import ABLATIONS, COLUMNS, TABLE_1
+from fseg.evaluation.report.results import percent
 
 
 def ablation_table(number: int, results: Mapping[str, Any] | None = None) -> str:
@@ -152,21 +98,6 @@ def _mean_of_ours(found: Mapping[str, Mapping[str, Any]]) -> str:
     figures = [100 * found[column]["miou"] for column in COLUMNS if column in found and found[column]["miou"] is not None]
     mark = "*" if any("*" in _ours(one) for one in found.values()) else ""
     return f"{sum(figures) / len(COLUMNS):.1f}{mark}" if len(figures) == len(COLUMNS) else "-"
-
-
-def read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The results.json of runs, anywhere below the folders.
-
-    Raises:
-        InvalidDataSet: a folder without any, or a file that does not read as one.
-    """
-    found: list[dict[str, Any]] = []
-    for folder in folders:
-        paths = sorted(folder.rglob(RESULTS))
-        if not paths:
-            raise InvalidDataSet(f"No results.json in {str(folder)!r} or below. Name the --out folder of a finished `fseg eval`.")
-        found += map(read_results_file, paths)
-    return found
 
 
 def _figure(value: float | None) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
 from fseg.evaluation.datasets.class_lists import class_list
+from fseg.evaluation.datasets.declarations import DataSet, data_set
 from fseg.evaluation.datasets.label_maps import write_mask
-from fseg.evaluation.datasets.readers import DataSet, Sample, check_complete, data_set, read_index
+from fseg.evaluation.datasets.readers import Sample, check_complete, read_index
 from fseg.evaluation.measure import headline, measure, predictions
 from fseg.evaluation.run.content import Prepared, names_fingerprint, prepare
 from fseg.evaluation.run.records import Record
-from fseg.imports import import_named
 from fseg.pipeline import Segmenter
+from fseg.plugins import import_named
 from fseg.recipe import Recipe
 from fseg.result import versions
 from fseg.sweep import Sweep
@@ -64,7 +65,7 @@ class Job:
         shard: of these, every n-th.
         allow_missing: go on where files of the set are missing.
         save_masks: keep the label maps as PNGs; of a job with one row.
-        imports: modules and .py files that register the recipes' fusions (see `fseg.imports`); every worker imports them.
+        imports: modules and .py files that register the recipes' fusions (see `fseg.plugins`); every worker imports them.
     """
 
     data_set: str

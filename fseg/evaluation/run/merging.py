@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fseg.errors import InvalidDataSet, RunMismatch
-from fseg.evaluation.datasets.readers import DataSet, Sample, data_set, read_index
+from fseg.evaluation.datasets.declarations import DataSet, data_set
+from fseg.evaluation.datasets.readers import Sample, read_index
 from fseg.evaluation.measure import fills
 from fseg.evaluation.report.results import write_results
 from fseg.evaluation.run.content import check_unchanged, names_fingerprint

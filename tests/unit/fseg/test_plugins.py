@@ -15,7 +15,7 @@ import pytest
 import fseg
 from fseg.errors import ImportFailed, UnknownFusion, UnknownRecipe
 from fseg.evaluation.run.job import Job, open_models
-from fseg.imports import import_named
+from fseg.plugins import import_named
 
 Install = Callable[..., None]
 
@@ -108,7 +108,7 @@ def test_a_recipe_sent_to_another_process_finds_the_fusion_of_an_imported_file(t
     assert import_named([name]) == (name,)
     recipe = fseg.get_recipe("glyphs").with_({"respond.fusion": "of a file"})
     (tmp_path / "recipe").write_bytes(pickle.dumps(recipe))
-    code = "import sys, pickle; from fseg.imports import import_named; import_named(sys.argv[1:2]); import torch; torch.zeros(1)"
+    code = "import sys, pickle; from fseg.plugins import import_named; import_named(sys.argv[1:2]); import torch; torch.zeros(1)"
     code += "; print(pickle.load(open(sys.argv[2], 'rb')).respond.reads())"
     ran = subprocess.run([sys.executable, "-c", code, name, str(tmp_path / "recipe")], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

@@ -8,7 +8,7 @@ import pytest
 
 from fseg.errors import InvalidClasses
 from fseg.evaluation.datasets.class_lists import LISTS, class_list
-from fseg.evaluation.datasets.readers import BENCHMARKS, data_set
+from fseg.evaluation.datasets.declarations import BENCHMARKS, data_set
 from tests.unit.fseg.evaluation import trees
 
 FIRST_LABEL = {"voc21": 1, "context60": 1, "coco-object": 1, "coco-stuff": 0, "ade150": 0}

@@ -11,8 +11,9 @@ from PIL import Image
 
 import fseg
 from fseg.errors import InvalidTruth
-from fseg.evaluation.datasets.label_maps import as_they_are
-from fseg.evaluation.datasets.readers import DataSet, Sample, TruthFiles
+from fseg.evaluation.datasets.declarations import DataSet, TruthFiles
+from fseg.evaluation.datasets.label_values import as_they_are
+from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.measure import headline, measure, predictions
 from tests.unit.fseg.fakes import evidence
 

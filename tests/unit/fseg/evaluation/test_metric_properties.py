@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 
-from fseg.evaluation.metric import IGNORED, Counts, Presence, stack
+from fseg.evaluation.metric import Counts, Presence, stack
+from fseg.vocabulary.labels import IGNORED
 
 assert probe.load
 

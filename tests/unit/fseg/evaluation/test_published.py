@@ -11,8 +11,10 @@ import pytest
 
 import fseg
 from fseg.errors import InvalidDataSet, UnknownRecipe
-from fseg.evaluation.report.published import COLUMNS, TABLE_1, ablation
-from fseg.evaluation.report.tables import ablation_markdown, ablation_rows, ablation_table, comparison, passes, read_results
+from fseg.evaluation.report.ablations import ablation, ablation_rows, passes
+from fseg.evaluation.report.published import COLUMNS, TABLE_1
+from fseg.evaluation.report.results import read_results
+from fseg.evaluation.report.tables import ablation_markdown, ablation_table, comparison
 from probe.errors import LoadError
 from tests import zoo
 

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from fseg.errors import InvalidClasses, InvalidDataSet, InvalidTruth, MissingFiles
-from fseg.evaluation.datasets.label_maps import STUFF_IDS, LabelValues, as_they_are, object_ids, read_truth, shifted, stuff_ids, write_mask
-from fseg.evaluation.datasets.readers import BENCHMARKS, check_complete, data_set, found, read_index, tree
+from fseg.evaluation.datasets.declarations import BENCHMARKS, data_set
+from fseg.evaluation.datasets.label_maps import read_truth, write_mask
+from fseg.evaluation.datasets.label_values import STUFF_IDS, LabelValues, as_they_are, object_ids, shifted, stuff_ids
+from fseg.evaluation.datasets.readers import check_complete, counted_tree, read_index, tree
 from tests.unit.fseg.evaluation import trees
 
 
@@ -135,7 +137,7 @@ def test_an_unknown_set_and_a_wrong_root_say_what_there_is(tmp_path: Path) -> No
 def test_a_listing_counts_each_kind_of_file(tmp_path: Path) -> None:
     trees.coco(tmp_path, "000000000139", [[12]], labelTrainIds=[[1]])
     trees.coco(tmp_path, "000000000285", [[12]])
-    assert [line.split() for line in found(BENCHMARKS["coco-stuff"], tmp_path).splitlines()] == [
+    assert [line.split() for line in counted_tree(BENCHMARKS["coco-stuff"], tmp_path).splitlines()] == [
         ["images/val2017/*.jpg", "2"],
         ["annotations/val2017/*_labelTrainIds.png", "1"],
         ["annotations/val2017/*.png", "2"],

@@ -1,0 +1,119 @@
+"""`fseg segment`: image files to label maps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fseg.cli.options import (
+    AssumeOption,
+    BackboneOption,
+    DeviceOption,
+    DtypeOption,
+    ImportOption,
+    RecipeOption,
+    SamOption,
+    output_path,
+)
+from fseg.errors import InvalidClasses
+from fseg.files import check_writable
+from fseg.vocabulary.labels import IGNORED
+from probe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from fseg.result import Failure, Result
+
+MOST_CLASSES = IGNORED
+"""A palette PNG has 256 values, and 0 is the background."""
+
+MOST_REASONS, MOST_NAMES = 10, 3
+"""How many reasons of failures are listed at the end, and how many images with each."""
+
+
+def segment_command(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    out: Annotated[Path, typer.Option(help="A folder; each image gets its own folder in it.", parser=output_path, metavar="PATH")],
+    classes: Annotated[str | None, typer.Option(help='Class names, separated by commas: "cat,potted plant".')] = None,
+    classes_file: Annotated[Path | None, typer.Option(help="One class a line, followed by its synonyms after commas.")] = None,
+    recipe: RecipeOption = "glyphs",
+    imports: ImportOption = None,
+    backbone: BackboneOption = None,
+    sam: SamOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    assume_present: AssumeOption = False,
+) -> None:
+    """Segment images: labels.png, overlay.png, result.json, evidence.safetensors and recipe.toml for each.
+
+    In labels.png 0 is background and i + 1 the i-th class given. Results of an earlier run are replaced; a folder with other files is not.
+
+    Example: fseg segment street.jpg --classes "car,traffic light" --recipe fseg-llava-1.5-vicuna-7b --sam sam_vit_h.pth --device cuda --out out
+    """
+    from tqdm import tqdm
+
+    from fseg.cli.folders import result_folders
+    from fseg.cli.models import open_segmenter
+    from fseg.result import Failure
+
+    names = _classes(classes, classes_file)
+    folders = result_folders(out, images)
+    check_writable(out)
+    segmenter = open_segmenter(recipe, imports, assume_present=assume_present, backbone=backbone, sam=sam, device=device, dtype=dtype)
+    failures = []
+    results = segmenter.map(images, names)
+    for image, folder, result in zip(images, folders, tqdm(results, total=len(images), unit="image", disable=None), strict=True):
+        outcome = _saved(result, image, folder)
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            tqdm.write(f"failed  {outcome}", file=sys.stderr)
+        else:
+            tqdm.write(_line(outcome, folder), file=sys.stdout)
+    if failures:
+        typer.echo("\n".join(_summary(failures, len(images))), err=True)
+        raise typer.Exit(1)
+
+
+def _classes(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]]:
+    from fseg.vocabulary.classes import check_classes, read_classes
+
+    if (listed is None) == (file is None):
+        raise InvalidClasses("Name the classes by --classes a,b or by --classes-file FILE, one of them.")
+    names = read_classes(file) if file is not None else check_classes([name.strip() for name in (listed or "").split(",")])
+    if len(names) > MOST_CLASSES:
+        raise InvalidClasses(f"{len(names)} classes were given; labels.png has room for {MOST_CLASSES}. Segment in two runs.")
+    return names
+
+
+def _saved(result: Result | Failure, image: Path, folder: Path) -> Result | Failure:
+    """The result, saved; or the reason why it could not be saved: the other images go on."""
+    from fseg.result import Failure
+
+    if isinstance(result, Failure):
+        return result
+    try:
+        result.save(folder)
+    except ProbeError as error:
+        return Failure(image, error)
+    return result
+
+
+def _line(result: Result, folder: Path) -> str:
+    return f"{folder}: {', '.join(result.present) or 'none of the classes'}"
+
+
+def _summary(failures: Sequence[Failure], images: int) -> list[str]:
+    """How many images failed, and which ones for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for failure in failures:
+        name = str(failure.image)
+        reason = f"{type(failure.error).__name__}: {failure.error}".replace(repr(name), "the file").replace(name, "the file")
+        reasons.setdefault(reason, []).append(Path(name).name)
+    lines = [f"{len(failures)} of {images} images failed:"]
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))[:MOST_REASONS]:
+        shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+        lines.append(f"  {len(names)}  {reason}  ({shown})")
+    return [*lines, f"  and {len(reasons) - MOST_REASONS} other reasons"] if len(reasons) > MOST_REASONS else lines
