@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,16 @@ from fseg.evaluation.datasets.declarations import DataSet, data_set
 from fseg.evaluation.datasets.label_maps import write_mask
 from fseg.evaluation.datasets.readers import Sample, check_complete, read_index
 from fseg.evaluation.measure import headline, measure, predictions
-from fseg.evaluation.run.content import Prepared, names_fingerprint, prepare
+from fseg.evaluation.run.content import names_fingerprint, prepare
 from fseg.evaluation.run.records import Record
-from fseg.pipeline import Segmenter
+from fseg.pipeline import Segmenter, prepare_ahead
 from fseg.plugins import import_named
 from fseg.recipe import Recipe
 from fseg.result import versions
 from fseg.sweep import Sweep
 
-_AHEAD = 2
-"""Images that are opened and resized in threads while the model works."""
+_THREADS = 2
+"""Threads that open and resize the next images while the model works on one."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
     Raises:
         OutputError: a label map cannot be written.
     """
-    for sample, prepared in _prepared_ahead(sweep, samples):
+    for sample, prepared in prepare_ahead(samples, partial(prepare, sweep.segmenter.model), _THREADS):
         try:
             read = prepared.result()
             results = sweep(read.pictures, task.classes)
@@ -183,13 +182,3 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
         except Exception as error:  # one image among many must not stop the others: its error is its record
             record = Record(sample.name, error=f"{type(error).__name__}: {error}")
         yield record
-
-
-def _prepared_ahead(sweep: Sweep, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Future[Prepared]]]:
-    model = sweep.segmenter.model
-    source = iter(samples)
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        ahead = [(sample, pool.submit(prepare, model, sample)) for sample in islice(source, 1 + _AHEAD)]
-        while ahead:
-            yield ahead.pop(0)
-            ahead += [(sample, pool.submit(prepare, model, sample)) for sample in islice(source, 1)]
