@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +15,7 @@ from fseg.evaluation.datasets.declarations import DATA_SETS
 from fseg.evaluation.report.published import ABLATIONS
 
 if TYPE_CHECKING:
+    from fseg.evaluation.report.summary import RunResults
     from fseg.evaluation.run.job import Job
 
 
@@ -172,7 +172,7 @@ def ablate_command(
     _show(results, out)
 
 
-def _evaluate(job: Job, out: Path, workers: int, threads: int | None, retry_failed: bool, cluster: str | None) -> dict[str, Any]:
+def _evaluate(job: Job, out: Path, workers: int, threads: int | None, retry_failed: bool, cluster: str | None) -> RunResults:
     from fseg.cli.models import hide_loading_bars
     from fseg.evaluation.run.runner import evaluate  # needs POSIX file locks, which segmenting does not
 
@@ -188,9 +188,10 @@ def _cluster(engine: Engine, address: str | None) -> str | None:
     return None
 
 
-def _show(results: Mapping[str, Any], out: Path) -> None:
+def _show(results: RunResults, out: Path) -> None:
     """Print a run's results, and exit with 1 where too many images failed for them to be trusted."""
-    from fseg.evaluation.report.results import table, too_many_failed
+    from fseg.evaluation.report.summary import too_many_failed
+    from fseg.evaluation.report.text import table
 
     typer.echo(f"{table(results)}\n\nwrote {out / 'results.json'}")
     if too_many_failed(results):

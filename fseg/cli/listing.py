@@ -73,6 +73,6 @@ def table_command(
             raise InvalidOption("--markdown is for the ablations, Tables 2 to 6.")
         typer.echo(comparison(measured))
         return
-    fitting = [one for one in measured if any(f"/table-{number}/" in row["recipe"]["name"] for row in one.get("rows", {}).values())]
+    fitting = [one for one in measured if any(f"/table-{number}/" in str(row["recipe"]["name"]) for row in one.get("rows", {}).values())]
     render = ablation_markdown if markdown else ablation_table
     typer.echo("\n\n".join(render(number, one) for one in fitting) if fitting else render(number))

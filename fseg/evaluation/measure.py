@@ -1,10 +1,9 @@
-"""From the results of one image and its truth to what is kept of it."""
+"""From the results and the ground truth of one image to its record."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -13,7 +12,7 @@ from fseg.errors import InvalidTruth
 from fseg.evaluation.datasets.declarations import DataSet
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.metric import Counts
-from fseg.evaluation.run.records import Record, Row
+from fseg.evaluation.run.records import ClassRecord, Record, Row
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.compose import Compose
@@ -25,7 +24,7 @@ NONE, ARGMAX = "none", "argmax_response"
 
 
 def headline(declared: DataSet, recipe: Recipe) -> str:
-    """Which of the `predictions` a recipe's mIoU is of."""
+    """The key of `predictions` that a recipe's mIoU is computed from."""
     return recipe.compose.fill if declared.background or recipe.compose.fill == ARGMAX else NONE
 
 
@@ -35,11 +34,11 @@ def fills(declared: DataSet, recipe: Recipe) -> tuple[str, ...]:
 
 
 def predictions(declared: DataSet, result: Result) -> dict[str, Labels]:
-    """A result in the labels of a set's truth, by what the pixels without a mask became.
+    """A result in the labels of the data set, by how the pixels without a mask were filled.
 
     Returns:
-        where the set has a background: what the recipe composed, under its `compose.fill`. Otherwise two: "none" (255, which costs the
-        truth its recall) and "argmax_response" (the class that responds most there), whichever of the two the recipe names.
+        for a set with a background, what the recipe composed, under its `compose.fill`. Otherwise two label maps, whichever of the two the
+        recipe names: "none" (255, which costs the ground truth's class its recall) and "argmax_response" (the class that responds most).
     """
     if declared.background:
         return {result.recipe.compose.fill: result.labels}
@@ -48,15 +47,15 @@ def predictions(declared: DataSet, result: Result) -> dict[str, Labels]:
         if mask is not None:
             covered |= mask
     indices = [i for i, name in enumerate(result.classes) if result.evidence[name].present]
-    seen = [result.evidence[result.classes[i]] for i in indices]
+    present = [result.evidence[result.classes[i]] for i in indices]
     size = (result.labels.shape[0], result.labels.shape[1])
-    painted = Compose(ARGMAX)(seen, [None] * len(seen), size, indices).numpy()
+    filled = Compose(ARGMAX)(present, [None] * len(present), size, indices).numpy()
     masked = np.where(covered, result.labels, IGNORED)
-    return {NONE: _from_zero(masked), ARGMAX: _from_zero(np.where(covered, result.labels, painted))}
+    return {NONE: _from_zero(masked), ARGMAX: _from_zero(np.where(covered, result.labels, filled))}
 
 
 def _from_zero(labels: Labels) -> Labels:
-    """Classes 1..C as 0..C - 1; pixels without one stay without one."""
+    """Classes 1..C as 0..C - 1; pixels without a class stay 255."""
     return np.where(labels == IGNORED, IGNORED, labels - 1)
 
 
@@ -64,33 +63,34 @@ def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[s
     """Count one image.
 
     Args:
-        truth: as `read_truth` gives it.
+        truth: as `read_truth` returns it.
         results: of the image, by the name of the row.
 
     Raises:
-        InvalidTruth: the truth has another size than the image.
+        InvalidTruth: the ground truth has another size than the image.
         NotFinite: a margin or a score is NaN or infinite.
     """
-    there = tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
-    return Record(sample.name, there, {name: _row(declared, sample, truth, there, result) for name, result in results.items()})
+    ground_truth = tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
+    rows = {name: _row(declared, sample, truth, ground_truth, result) for name, result in results.items()}
+    return Record(sample.name, ground_truth, rows)
 
 
-def _row(declared: DataSet, sample: Sample, truth: Labels, there: tuple[int, ...], result: Result) -> Row:
+def _row(declared: DataSet, sample: Sample, truth: Labels, ground_truth: tuple[int, ...], result: Result) -> Row:
     if truth.shape != result.labels.shape:
         raise InvalidTruth(
             f"The labels {str(sample.truth)!r} have {truth.shape[0]} x {truth.shape[1]} pixels (height x width), their image "
             f"{result.labels.shape[0]} x {result.labels.shape[1]}. Take both from the same distribution; an upright EXIF photo may need turning."
         )
-    said = tuple(i + declared.background for i, name in enumerate(result.classes) if result.evidence[name].present)
+    predicted = tuple(i + declared.background for i, name in enumerate(result.classes) if result.evidence[name].present)
     counts = {fill: Counts.of(labels, truth, declared.labels) for fill, labels in predictions(declared, result).items()}
-    shown = sorted({*said, *there})
-    return Row(counts, said, tuple(_answered(result, label, label - declared.background) for label in shown))
+    kept = sorted({*predicted, *ground_truth})
+    return Row(counts, predicted, tuple(_class_record(result, label, label - declared.background) for label in kept))
 
 
-def _answered(result: Result, label: int, index: int) -> dict[str, Any]:
+def _class_record(result: Result, label: int, index: int) -> ClassRecord:
     e = result.evidence[result.classes[index]]
     margin, score = (_finite(e.name, kind, value) for kind, value in (("margin", e.margin), ("score", e.score)))
-    return {"label": label, "asked_as": e.asked_as, "answer": e.answer, "margin": margin, "score": score, "flags": list(e.flags)}
+    return ClassRecord(label, e.asked_as, e.answer, margin, score, e.flags)
 
 
 def _finite(name: str, kind: str, value: float | None) -> float | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Integer
 from numpy import ndarray as Array
 
 from fseg.vocabulary.labels import IGNORED
@@ -15,7 +14,11 @@ from fseg.vocabulary.labels import IGNORED
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Pixels by class: where prediction and truth agree, where each is.
+    """Pixel counts of each class: in both prediction and ground truth, and in each of them.
+
+    >>> counts = Counts.of(np.array([[1, 1]]), np.array([[1, 0]]), classes=2)
+    >>> counts.iou().tolist(), counts.mean_iou()
+    ([0.0, 0.5], 0.25)
 
     Attributes:
         intersection, prediction, truth: int64, one entry a class; a leading axis holds several images.
@@ -26,19 +29,27 @@ class Counts:
     truth: Int64[Array, "*image classes"]
 
     @classmethod
-    def of(cls, predicted: Array[Any, Any], true: Array[Any, Any], classes: int, *, ignored: int | None = IGNORED) -> Counts:
+    def of(
+        cls,
+        predicted: Integer[Array, "..."],
+        true: Integer[Array, "..."],
+        classes: int,
+        *,
+        ignored: int | None = IGNORED,
+    ) -> Counts:
         """Count one image.
 
         Args:
             predicted, true: (height, width) labels in 0..classes - 1.
             classes: how many labels there are, background included.
-            ignored: truth that is left out; None counts every pixel. A prediction outside 0..classes - 1 still costs the truth its recall.
+            ignored: pixels of this true label are not counted; None counts every pixel. A prediction outside 0..classes - 1 still costs the
+                true class its recall.
 
         Raises:
             ValueError: the two differ in size, or the truth has a label beyond the classes.
         """
         if predicted.shape != true.shape:
-            raise ValueError(f"The prediction is {predicted.shape} pixels, the truth {true.shape}: they have to be of one size.")
+            raise ValueError(f"The prediction is {predicted.shape} pixels, the truth {true.shape}: they need the same size.")
         counted = np.ones(true.shape, dtype=bool) if ignored is None else true != ignored
         truth, prediction = true[counted].astype(np.int64), predicted[counted].astype(np.int64)
         if truth.size and not (truth.min() >= 0 and truth.max() < classes):
@@ -86,10 +97,13 @@ class Counts:
 class Presence:
     """Answers to "is this class in the image?", over classes and images.
 
+    >>> Presence.of(predicted={1, 2}, ground_truth={2}, classes=20)
+    Presence(hits=1, misses=0, false_alarms=1, rejections=18)
+
     Attributes:
-        hits: in the truth, and said to be there.
-        misses: in the truth, and not said.
-        false_alarms: said, and not in the truth.
+        hits: predicted, and in the ground truth.
+        misses: in the ground truth alone.
+        false_alarms: predicted alone.
         rejections: neither.
     """
 
@@ -99,30 +113,30 @@ class Presence:
     rejections: int = 0
 
     @classmethod
-    def of(cls, said: Collection[int], there: Collection[int], classes: int) -> Presence:
+    def of(cls, predicted: Collection[int], ground_truth: Collection[int], classes: int) -> Presence:
         """Count one image.
 
         Args:
-            said, there: the classes that got a yes, and those of which the truth has a pixel.
+            predicted, ground_truth: the classes that got a yes, and those that the ground truth has a pixel of.
             classes: how many were asked about.
         """
-        hits, either = len(set(said) & set(there)), len(set(said) | set(there))
-        return cls(hits, len(set(there)) - hits, len(set(said)) - hits, classes - either)
+        hits, either = len(set(predicted) & set(ground_truth)), len(set(predicted) | set(ground_truth))
+        return cls(hits, len(set(ground_truth)) - hits, len(set(predicted)) - hits, classes - either)
 
     def __add__(self, other: Presence) -> Presence:
         return Presence(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def precision(self) -> float:
-        """The share of the yes that is right; NaN without any."""
-        yes = self.hits + self.false_alarms
-        return self.hits / yes if yes else float("nan")
+        """The share of the predicted classes that is right; NaN without any."""
+        predicted = self.hits + self.false_alarms
+        return self.hits / predicted if predicted else float("nan")
 
     @property
     def recall(self) -> float:
-        """The share of the classes in the truth that got a yes; NaN without any."""
-        there = self.hits + self.misses
-        return self.hits / there if there else float("nan")
+        """The share of the ground truth's classes that is predicted; NaN without any."""
+        present = self.hits + self.misses
+        return self.hits / present if present else float("nan")
 
 
 def _mean_of_known(values: Float[Array, " classes"]) -> float:
@@ -136,11 +150,11 @@ def stack(counts: list[Counts]) -> Counts:
 
 
 def bootstrap_difference(first: Counts, second: Counts, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """How far the mIoU of `first` lies above that of `second`, paired by image.
+    """The mIoU of `first` minus that of `second`, with its interval, paired by image.
 
     Args:
         first, second: counts of the same images, with a leading image axis.
-        draws: how often the images are drawn anew, with replacement.
+        draws: bootstrap samples of the images, with replacement.
 
     Returns:
         (difference, lower, upper): of all images, and the 95 % interval of the draws.
@@ -149,7 +163,7 @@ def bootstrap_difference(first: Counts, second: Counts, *, draws: int = 2000, se
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(images, np.full(images, 1 / images), size=draws)
 
-    def drawn(counts: Counts) -> Array[Any, Any]:
+    def drawn(counts: Counts) -> Float[Array, " draws"]:
         weighted = Counts(weights @ counts.intersection, weights @ counts.prediction, weights @ counts.truth)
         return np.asarray(np.nanmean(weighted.iou(), axis=1))
 

@@ -66,8 +66,8 @@ def fast(scenes: int = 100, first_seed: int = 0) -> list[dict[str, object]]:
             result = segmenter(shown.image, CLASSES)
             times[name].append(time.perf_counter() - start)
             counts[name].append(Counts.of(result.labels, shown.labels, len(CLASSES) + 1))
-            said, there = ([CLASSES.index(one) for one in given] for given in (result.present, shown.classes))
-            presence[name] += Presence.of(said, there, len(CLASSES))
+            predicted, ground_truth = ([CLASSES.index(one) for one in given] for given in (result.present, shown.classes))
+            presence[name] += Presence.of(predicted, ground_truth, len(CLASSES))
     return [
         {
             "recipe": name,

@@ -17,14 +17,14 @@ import numpy as np
 
 from fseg.errors import FsegError
 from fseg.evaluation.metric import Counts
-from fseg.evaluation.run.record_values import Expected
-from fseg.evaluation.run.records import FOLDER, Record, RecordFile, Row, cut_torn_lines, read_records, to_json
+from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
+from fseg.evaluation.run.records import ClassRecord, Expected, Record, Row, to_json
 from fseg.files import clear_temporary, write_atomically
 from tests.faults.campaign import Campaign, Outcome
 
 LABELS = 3
 EXPECTED = Expected({"row": ("background",)}, LABELS, background=True)
-ANSWER = {"label": 1, "asked_as": "cat", "answer": "yes, " * 500, "margin": 0.5, "score": 0.5, "flags": []}
+ANSWER = ClassRecord(label=1, asked_as="cat", answer="yes, " * 500, margin=0.5, score=0.5, flags=())
 RECORDS = [
     Record(f"{number:02}", (1,), {"row": Row({"background": Counts(*np.full((3, LABELS), number))}, (1,), (ANSWER,))}, ("0" * 32, "f" * 32))
     for number in range(4)

@@ -19,9 +19,10 @@ from fseg.errors import RunMismatch, WorkerDied
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.ray_cluster import connected
 from fseg.evaluation.distribution.workers import MASKS, threads_of_each
+from fseg.evaluation.run.differences import differences
 from fseg.evaluation.run.job import Task, open_models, work
-from fseg.evaluation.run.records import FOLDER, Record, RecordFile
-from fseg.evaluation.run.run_folder import differences
+from fseg.evaluation.run.record_files import FOLDER, RecordFile
+from fseg.evaluation.run.records import Record
 from fseg.files import write_atomically
 from fseg.result import versions
 from probe.errors import DeviceNotFound, ProbeError

@@ -20,7 +20,8 @@ from fseg.errors import WorkerDied
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution import worker_process
 from fseg.evaluation.run.job import Task, open_models, work
-from fseg.evaluation.run.records import FOLDER, Record, RecordFile
+from fseg.evaluation.run.record_files import FOLDER, RecordFile
+from fseg.evaluation.run.records import Record
 from probe.errors import DeviceNotFound, ProbeError
 
 MASKS = "masks"

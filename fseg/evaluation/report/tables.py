@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fseg.evaluation.report.published import ABLATIONS, COLUMNS, TABLE_1
-from fseg.evaluation.report.results import percent
+from fseg.evaluation.report.summary import RunResults
+from fseg.evaluation.report.text import percent
 
 
-def ablation_table(number: int, results: Mapping[str, Any] | None = None) -> str:
-    """A table of the paper's ablations, with the figures of a run beside the printed ones.
+def ablation_table(number: int, results: RunResults | None = None) -> str:
+    """A table of the paper's ablations, with the figures of a run next to the printed ones.
 
     Args:
         results: of `fseg ablate`; None: the printed figures alone.
     """
-    rows = _beside_the_papers(number, results)
+    rows = _next_to_the_papers(number, results)
     width = max(len(name) for name, *_ in rows)
     lines = [_ablation_title(number, results), f"{'':<{width}}  {'ours':>6}  {'LLaVA-1.5':>9}  {'LLaVA-1.6':>9}"]
     lines += [f"{name:<{width}}  {ours:>6}  {first:>9}  {second:>9}" for name, ours, first, second in rows]
     return "\n".join(lines)
 
 
-def ablation_markdown(number: int, results: Mapping[str, Any] | None = None) -> str:
+def ablation_markdown(number: int, results: RunResults | None = None) -> str:
     """The same table in Markdown, under its title."""
     lines = [f"{_ablation_title(number, results)}.", "", "| | ours | LLaVA-1.5 | LLaVA-1.6 |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join((f'`{name}`', *figures))} |" for name, *figures in _beside_the_papers(number, results)]
+    lines += [f"| {' | '.join((f'`{name}`', *figures))} |" for name, *figures in _next_to_the_papers(number, results)]
     return "\n".join(lines)
 
 
-def _ablation_title(number: int, results: Mapping[str, Any] | None) -> str:
+def _ablation_title(number: int, results: RunResults | None) -> str:
     where = f"ours on {results['data_set']}, {results['images']} images; " if results else ""
     return f"Table {number}: {ABLATIONS[number].key}, mIoU in percent ({where}the paper on VOC21)"
 
 
-def _beside_the_papers(number: int, results: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+def _next_to_the_papers(number: int, results: RunResults | None) -> list[tuple[str, str, str, str]]:
     """Each row's name, our figure, and the two that the paper prints."""
     table = ABLATIONS[number]
     ours = {name: row["miou"] for name, row in results["rows"].items()} if results else {}
@@ -43,7 +43,7 @@ def _beside_the_papers(number: int, results: Mapping[str, Any] | None) -> list[t
     return [(name, percent(ours.get(name)).strip(), _figure(first), _figure(second)) for name, (first, second) in printed.items()]
 
 
-def comparison(results: Sequence[Mapping[str, Any]] = ()) -> str:
+def comparison(results: Sequence[RunResults] = ()) -> str:
     """Table 1: what was published, the two methods that the paper leaves out, and a row for each recipe that was measured.
 
     Args:
@@ -71,13 +71,13 @@ def comparison(results: Sequence[Mapping[str, Any]] = ()) -> str:
     return "\n".join(lines)
 
 
-def _measured(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
+def _measured(results: Sequence[RunResults]) -> list[tuple[str, str, list[str]]]:
     """A row for each recipe, class list and model; the same set measured twice makes a second row."""
-    rows: list[tuple[tuple[str, str], dict[str, Mapping[str, Any]]]] = []
+    rows: list[tuple[tuple[str, str], dict[str, RunResults]]] = []
     for one in results:
         if one.get("data_set") not in COLUMNS or "miou" not in one:
             continue
-        key = (f"{one['recipe']['name']}, {one['class_list']}", Path(one["models"]["backbone"]).name)
+        key = (f"{one['recipe']['name']}, {one['class_list']}", Path(str(one["models"]["backbone"])).name)
         row = next((found for known, found in rows if known == key and one["data_set"] not in found), None)
         if row is None:
             row = {}
@@ -86,16 +86,21 @@ def _measured(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list
     return [(*key, [*(_ours(found.get(column)) for column in COLUMNS), _mean_of_ours(found)]) for key, found in rows]
 
 
-def _ours(one: Mapping[str, Any] | None) -> str:
+def _ours(one: RunResults | None) -> str:
     if one is None or one["miou"] is None:
         return "-"
+    return f"{100 * one['miou']:.1f}{'*' if _is_partial(one) else ''}"
+
+
+def _is_partial(one: RunResults) -> bool:
+    """Whether a run did not count the whole set."""
     whole = one["images_of_the_whole_set"]
-    partial = one["limit"] or one["shard"] != "1/1" or one["missing_files"] or one["failed"] or (whole and one["images"] != whole)
-    return f"{100 * one['miou']:.1f}{'*' if partial else ''}"
+    incomplete = one["limit"] or one["missing_files"] or one["failed"] or one["shard"] != "1/1"
+    return bool(incomplete or (whole and one["images"] != whole))
 
 
-def _mean_of_ours(found: Mapping[str, Mapping[str, Any]]) -> str:
-    figures = [100 * found[column]["miou"] for column in COLUMNS if column in found and found[column]["miou"] is not None]
+def _mean_of_ours(found: Mapping[str, RunResults]) -> str:
+    figures = [100 * miou for column in COLUMNS if column in found and (miou := found[column]["miou"]) is not None]
     mark = "*" if any("*" in _ours(one) for one in found.values()) else ""
     return f"{sum(figures) / len(COLUMNS):.1f}{mark}" if len(figures) == len(COLUMNS) else "-"
 

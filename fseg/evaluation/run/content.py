@@ -1,4 +1,4 @@
-"""Hashes of a data set: of the names of its images, and of the bytes of each image and its truth, taken as they are read."""
+"""Hashes of a data set: of its image names, and of the bytes of each image and label file, taken as they are read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fseg.evaluation.run.records import Record
 from probe.inputs.images import read_image
 
 _READERS = 4
-"""Threads that read files again on resuming."""
+"""Threads that read the files of finished images again when a run is continued."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image as the model takes it, its truth, and the hashes of both files."""
+    """An image, prepared for the model, its ground truth, and the hashes of the two files."""
 
-    pictures: probe.PreparedImages
+    images: probe.PreparedImages
     truth: Labels
     content: tuple[str, str]
 
@@ -42,39 +42,35 @@ def prepare(model: probe.Probe, sample: Sample) -> Prepared:
 
 
 def check_unchanged(samples: Iterable[Sample], records: Mapping[str, Record]) -> None:
-    """Check that the files of finished images are those that were counted.
+    """Check that the files of finished images have the bytes that were counted.
 
     Raises:
-        RunMismatch: some hold other bytes now, or cannot be read; the message names the first.
+        RunMismatch: some have other bytes now, or cannot be read; the message names the first.
     """
-    finished = [(sample, content) for sample in samples if (content := _content(records.get(sample.name))) is not None]
+    finished = [(sample, record.content) for sample in samples if (record := records.get(sample.name)) is not None and record.content]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(lambda sample: (_hash_of(sample.image), _hash_of(sample.truth)), (sample for sample, _ in finished)))
-    changed = [(sample, now, then) for (sample, then), now in zip(finished, found, strict=True) if now != then]
+        hashes = list(pool.map(lambda sample: (_hash_of(sample.image), _hash_of(sample.truth)), (sample for sample, _ in finished)))
+    changed = [(sample, now, then) for (sample, then), now in zip(finished, hashes, strict=True) if now != then]
     if changed:
         sample, now, then = changed[0]
         path = sample.image if now[0] != then[0] else sample.truth
         raise RunMismatch(
             f"The files of {len(changed)} of {len(finished)} finished images hold other bytes than when they were counted, the first "
-            f"{str(path)!r}. Put them back, or start this run in a folder of its own (--out)."
+            f"{str(path)!r}. Put them back, or start this run in a new folder (--out)."
         )
 
 
 def names_fingerprint(names: Iterable[str]) -> str:
-    """A hash of the names of a set's images, in whatever order."""
+    """A hash of a set's image names, the same in any order."""
     return _hash(strict_json.dump(sorted(names)))
 
 
 def data_fingerprint(records: Iterable[Record]) -> str:
-    """A hash of the names and bytes of all images and truths that were counted, the same in whatever order, parts or processes they were.
+    """A hash of the names and bytes of all counted images and label files, the same for any order, parts and processes.
 
     A failed image counts by its name alone.
     """
     return _hash(strict_json.dump(sorted([record.image, *(record.content or ("", ""))] for record in records)))
-
-
-def _content(record: Record | None) -> tuple[str, str] | None:
-    return None if record is None else record.content
 
 
 def _hash_of(path: Path) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from attrs import evolve
 
 import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
@@ -17,6 +19,7 @@ from fseg.evaluation.datasets.label_maps import write_mask
 from fseg.evaluation.datasets.readers import Sample, check_complete, read_index
 from fseg.evaluation.measure import headline, measure, predictions
 from fseg.evaluation.run.content import names_fingerprint, prepare
+from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Record
 from fseg.pipeline import Segmenter, prepare_ahead
 from fseg.plugins import import_named
@@ -100,24 +103,24 @@ class Task:
     names: tuple[str, ...]
     missing: int
 
-    def manifest(self) -> dict[str, Any]:
-        """What the run is of, but for the models, as plain values: two runs are the same where these are."""
-        return {
-            "data_set": self.declared.name,
-            "labels": self.declared.labels,
-            "class_list": self.job.class_list,
-            "classes": [[name, *names] for name, names in self.classes.items()],
-            "rows": {name: recipe.to_dict() for name, recipe in self.job.rows.items()},
-            "asked_models": {"backbone": _named(self.job.backbone), "sam": _named(self.job.sam), "dtype": self.job.dtype},
-            "limit": self.job.limit,
-            "shard": str(self.job.shard),
-            "save_masks": self.job.save_masks,
-            "missing_files": self.missing,
-            "images": len(self.samples),
-            "set_images": len(self.names),
-            "set_names": names_fingerprint(self.names),
-            "versions": versions(),
-        }
+    def manifest(self) -> Manifest:
+        """What the run evaluates; its models are known once a worker has opened them."""
+        return Manifest(
+            data_set=self.declared.name,
+            labels=self.declared.labels,
+            class_list=self.job.class_list,
+            classes=tuple((name, *names) for name, names in self.classes.items()),
+            rows={name: recipe.to_dict() for name, recipe in self.job.rows.items()},
+            asked_models={"backbone": _named(self.job.backbone), "sam": _named(self.job.sam), "dtype": self.job.dtype},
+            limit=self.job.limit,
+            shard=str(self.job.shard),
+            save_masks=self.job.save_masks,
+            missing_files=self.missing,
+            images=len(self.samples),
+            set_images=len(self.names),
+            set_names=names_fingerprint(self.names),
+            versions=versions(),
+        )
 
 
 def _named(model: Any) -> str | None:
@@ -171,8 +174,8 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
     for sample, prepared in prepare_ahead(samples, partial(prepare, sweep.segmenter.model), _THREADS):
         try:
             read = prepared.result()
-            results = sweep(read.pictures, task.classes)
-            record = replace(measure(task.declared, sample, read.truth, results), content=read.content)
+            results = sweep(read.images, task.classes)
+            record = evolve(measure(task.declared, sample, read.truth, results), content=read.content)
             if task.job.save_masks:
                 (result,) = results.values()
                 labels = predictions(task.declared, result)[headline(task.declared, result.recipe)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
 import torch
+from attrs import evolve
 from tqdm import tqdm
 
 from fseg.errors import ClusterNotFound, InvalidRecipe
@@ -18,18 +18,21 @@ from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.workers import MASKS, devices, run_workers
 from fseg.evaluation.measure import fills, headline
 from fseg.evaluation.report.results import write_results
+from fseg.evaluation.report.summary import RunResults
 from fseg.evaluation.run.content import check_unchanged
+from fseg.evaluation.run.differences import check_same
 from fseg.evaluation.run.job import Job, Task, look_up, open_models, work
-from fseg.evaluation.run.record_values import Expected
-from fseg.evaluation.run.records import FOLDER, Record, RecordFile, cut_torn_lines, read_records
-from fseg.evaluation.run.run_folder import MANIFEST, check_ours, check_same, locked, read_manifest, write_json
-from fseg.evaluation.run.weights import WEIGHTS, Fingerprints, check_weights, hashed_meanwhile
+from fseg.evaluation.run.manifest import MANIFEST, Models, read_manifest
+from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
+from fseg.evaluation.run.records import Expected, Record
+from fseg.evaluation.run.run_folder import check_ours, locked, write_json
+from fseg.evaluation.run.weights import Fingerprints, check_weights, hashed_meanwhile
 from fseg.files import check_writable, clear_temporary
 
 
 def evaluate(
     job: Job, out: Path, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False, cluster: str | None = None
-) -> dict[str, Any]:
+) -> RunResults:
     """Evaluate a job, or go on with it: images that have a record are not done again.
 
     Args:
@@ -87,25 +90,27 @@ class _Folder:
         check_ours(out)
         self.manifest = read_manifest(out)
         if self.manifest is not None:
-            check_same(out, {key: value for key, value in self.manifest.items() if key != "models"}, task.manifest())
+            check_same(out, self.manifest.without_models(), task.manifest().to_dict())
 
     def begin(self, models: Mapping[str, str], weights: Fingerprints) -> None:
-        """Write down which models answer, or check that they are the same as before."""
+        """Write the manifest with the models that were opened, or check that they are the same as before."""
         if self.manifest is None:
-            self.manifest = {**self.task.manifest(), "models": {**models, WEIGHTS: weights}}
-            write_json(self.out / MANIFEST, self.manifest)
-        there = {key: value for key, value in self.manifest["models"].items() if key != WEIGHTS}
-        check_same(self.out, {"models": there}, {"models": models})
-        check_weights(self.out, self.manifest["models"], weights)
+            self.manifest = evolve(self.task.manifest(), models=Models(**models, weights=weights))
+            write_json(self.out / MANIFEST, self.manifest.to_dict())
+        check_same(self.out, {"models": self._models().names()}, {"models": models})
+        check_weights(self.out, self._models(), weights)
 
     def check_weights(self, weights: Fingerprints) -> None:
-        """Check the weights of a run that has nothing left to do, as far as this machine has them: it may be another one."""
-        assert self.manifest is not None, "a run with a record has a manifest"
-        known = {kind: found for kind, found in weights.items() if found is not None}
-        check_weights(self.out, self.manifest["models"], known)
+        """Check the weights of a finished run, those that this machine has: it may be another machine."""
+        check_weights(self.out, self._models(), {kind: found for kind, found in weights.items() if found is not None})
+
+    def _models(self) -> Models:
+        models = self.manifest.models if self.manifest is not None else None
+        assert models is not None, "a run with a record has a manifest with models"
+        return models
 
     def records(self) -> dict[str, Record]:
-        """What is done, by image. What a kill left of a line is cut off."""
+        """The records so far, by image. An incomplete last line, left by a kill, is cut off."""
         declared, job = self.task.declared, self.task.job
         of_rows = {name: fills(declared, recipe) for name, recipe in job.rows.items()}
         names = frozenset(sample.name for sample in self.task.samples)
@@ -114,7 +119,7 @@ class _Folder:
         check_unchanged(self.task.samples, records)
         return records
 
-    def finish(self, records: Sequence[Record]) -> dict[str, Any]:
+    def finish(self, records: Sequence[Record]) -> RunResults:
         """Write the results."""
         assert self.manifest is not None, "a run with a record has a manifest"
         return write_results(self.out, self.manifest, self.task.declared, self.task.job.rows, records)

@@ -18,11 +18,9 @@ from fseg import strict_json
 from fseg.checkpoints import backbone_path, sam_path
 from fseg.errors import RunMismatch
 from fseg.evaluation.run.job import Job
+from fseg.evaluation.run.manifest import Models
 from fseg.files import write_atomically
 from probe.errors import LoadError
-
-WEIGHTS = "weights"
-"""The key of the fingerprints among a manifest's models."""
 
 CACHE = ".fseg-weights.json"
 """In a run's folder: the hashes of files that were hashed before, so that a run that goes on does not read them again."""
@@ -67,23 +65,23 @@ def hashed_meanwhile(job: Job, folder: Path) -> Iterator[Callable[[], Fingerprin
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def check_weights(folder: Path, models: Mapping[str, Any], found: Mapping[str, str | None]) -> None:
-    """Check that weights are those that a run began with.
+def check_weights(folder: Path, models: Models, found: Mapping[str, str | None]) -> None:
+    """Check that the weights are those with which a run began.
 
     Args:
         models: of the run's manifest.
-        found: fingerprints of those that are there now.
+        found: the fingerprints now, under "backbone" and "sam".
 
     Raises:
         RunMismatch: some are others.
     """
-    before = models.get(WEIGHTS, {})
-    changed = [kind for kind, fingerprint in found.items() if before.get(kind) != fingerprint]
+    changed = [kind for kind, fingerprint in found.items() if models.weights.get(kind) != fingerprint]
     if changed:
-        shown = "; ".join(f"{models.get(kind)}: {before.get(kind)} then, {found[kind]} now" for kind in changed)
+        names = models.names()
+        shown = "; ".join(f"{names[kind]}: {models.weights.get(kind)} then, {found[kind]} now" for kind in changed)
         raise RunMismatch(
             f"The weights of the {' and the '.join(changed)} are not those with which the run in {str(folder)!r} began ({shown}). "
-            "Put them back, or start this run in a folder of its own (--out)."
+            "Put them back, or start this run in a new folder (--out)."
         )
 
 

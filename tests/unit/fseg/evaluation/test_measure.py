@@ -15,6 +15,7 @@ from fseg.evaluation.datasets.declarations import DataSet, TruthFiles
 from fseg.evaluation.datasets.label_values import as_they_are
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.measure import headline, measure, predictions
+from fseg.evaluation.run.records import ClassRecord
 from tests.unit.fseg.fakes import evidence
 
 WITH = DataSet("with", "images", "labels", (TruthFiles(".png", as_they_are(3)),), 3, background=True)
@@ -37,11 +38,11 @@ def result(labels: list[list[int]], fill: str = "background") -> fseg.Result:
 
 def test_with_a_background_labels_are_taken_as_they_are() -> None:
     record = measure(WITH, SAMPLE, np.array([[1, 2], [0, 255]]), {"m": result([[1, 2], [0, 0]])})
-    assert record.there == (1, 2)
+    assert record.ground_truth == (1, 2)
     row = record.rows["m"]
-    assert row.said == (1, 2)
+    assert row.predicted == (1, 2)
     assert row.counts["background"].intersection.tolist() == [1, 1, 1]
-    assert row.classes[1] == {"label": 2, "asked_as": "dog", "answer": "yes, it contains a dog.", "margin": None, "score": 0.5, "flags": []}
+    assert row.classes[1] == ClassRecord(2, "dog", "yes, it contains a dog.", margin=None, score=0.5, flags=())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_pixel_without_a_class_costs_the_truth_its_recall() -> None:
     row = measure(WITHOUT, SAMPLE, np.array([[0, 1], [0, 1]]), {"m": result([[1, 2], [0, 0]])}).rows["m"]
     assert row.counts["none"].mean_iou() == 0.5
     assert row.counts["argmax_response"].mean_iou() == 1.0
-    assert row.said == (0, 1)
+    assert row.predicted == (0, 1)
 
 
 def test_the_recipe_says_which_fill_its_figure_is_of() -> None:

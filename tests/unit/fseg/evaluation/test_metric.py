@@ -42,7 +42,7 @@ def test_counts_add_up_over_images_in_int64() -> None:
 
 
 def test_sizes_and_labels_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="have to be of one size"):
+    with pytest.raises(ValueError, match="they need the same size"):
         Counts.of(PREDICTED.T, TRUE, 3)
     with pytest.raises(ValueError, match="label 1, the class list ends at 0"):
         Counts.of(PREDICTED, TRUE, 1)
@@ -94,7 +94,7 @@ def test_without_a_counted_pixel_nothing_is_known() -> None:
 
 
 def test_presence_counts_each_class_once() -> None:
-    presence = Presence.of(said=[1, 2, 3], there=[2, 3, 7], classes=20)
+    presence = Presence.of(predicted=[1, 2, 3], ground_truth=[2, 3, 7], classes=20)
     assert presence == Presence(hits=2, misses=1, false_alarms=1, rejections=16)
     assert presence + presence == Presence(4, 2, 2, 32)
     assert (presence.precision, presence.recall) == (2 / 3, 2 / 3)

@@ -95,10 +95,10 @@ LABELS = st.sets(st.integers(0, 9))
 
 @given(st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=6))
 def test_every_class_of_every_image_is_one_of_four_answers(answers: list[tuple[set[int], set[int]]]) -> None:
-    one_by_one = [Presence.of(said, there, 10) for said, there in answers]
+    one_by_one = [Presence.of(predicted, ground_truth, 10) for predicted, ground_truth in answers]
     whole = sum(one_by_one, Presence())
     assert whole == sum(reversed(one_by_one), Presence())
     assert whole.hits + whole.misses + whole.false_alarms + whole.rejections == 10 * len(answers)
-    assert whole.hits == sum(len(said & there) for said, there in answers)
+    assert whole.hits == sum(len(predicted & ground_truth) for predicted, ground_truth in answers)
     for value in (whole.precision, whole.recall):
         assert np.isnan(value) or 0 <= value <= 1

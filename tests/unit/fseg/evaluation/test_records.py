@@ -6,21 +6,21 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from fseg.errors import OutputError, RunMismatch
 from fseg.evaluation.metric import Counts
-from fseg.evaluation.run.record_values import Expected
-from fseg.evaluation.run.records import Record, RecordFile, Row, cut_torn_lines, from_json, read_records, to_json
+from fseg.evaluation.run.record_files import RecordFile, cut_torn_lines, read_records
+from fseg.evaluation.run.records import ClassRecord, Expected, Record, Row, from_json, to_json
 
 COUNTS = Counts.of(np.array([[0, 3, 3]]), np.array([[0, 3, 255]]), 5)
-ANSWER = {"label": 3, "asked_as": "cat", "answer": "yes, «it» does", "margin": 1.5, "score": None, "flags": []}
+ANSWER = ClassRecord(label=3, asked_as="cat", answer="yes, «it» does", margin=1.5, score=None, flags=())
 RECORD = Record("2007_000033", (3,), {"method": Row({"background": COUNTS}, (3, 4), (ANSWER,))}, content=("0" * 32, "f" * 32))
 EXPECTED = Expected({"method": ("background",)}, labels=5, background=True)
 
@@ -39,9 +39,9 @@ def test_a_record_reads_back_as_it_was() -> None:
     assert b'"3": [1, 1, 1]' in line  # class 3: hit, predicted and true once
     assert b'"4"' not in line
     back = from_json(line, EXPECTED)
-    assert (back.image, back.there, back.error, back.content) == ("2007_000033", (3,), None, ("0" * 32, "f" * 32))
+    assert (back.image, back.ground_truth, back.error, back.content) == ("2007_000033", (3,), None, ("0" * 32, "f" * 32))
     row = back.rows["method"]
-    assert (row.said, row.classes) == ((3, 4), (ANSWER,))
+    assert (row.predicted, row.classes) == ((3, 4), (ANSWER,))
     assert row.counts["background"].intersection.tolist() == [1, 0, 0, 1, 0]
     assert row.counts["background"].truth.dtype == np.int64
 
@@ -127,22 +127,31 @@ NO_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an image of another run": (lambda v: v.update(image="2007_000032"), "the run has no image '2007_000032'"),
     "a row of another job": (lambda v: v["rows"].update(other=row(v)), "rows: the keys are method, other, not method"),
     "a row too few": (lambda v: v["rows"].clear(), "rows: the keys are"),
-    "an unknown key": (lambda v: v.update(comment="mine"), "the keys are image, content, there, rows, comment"),
-    "no content": (lambda v: v.update(content=None), "the content is not two hashes"),
-    "a label beyond the classes": (lambda v: v.update(there=[5]), r"labels lie in 1\.\.4, not \[5\]"),
-    "the background as a class": (lambda v: row(v).update(said=[0]), r"labels lie in 1\.\.4, not \[0\]"),
+    "an unknown key": (lambda v: v.update(comment="mine"), "record: unknown keys: comment"),
+    "no content": (lambda v: v.update(content=None), "content: not a list"),
+    "a content that is no hash": (lambda v: v.update(content=["0" * 32, "f"]), "the content is not two hashes"),
+    "a label beyond the classes": (lambda v: v.update(ground_truth=[5]), r"labels lie in 1\.\.4, not \[5\]"),
+    "the background as a class": (lambda v: row(v).update(predicted=[0]), r"labels lie in 1\.\.4, not \[0\]"),
     "counts of a label beyond the classes": (lambda v: row(v)["counts"]["background"].update({"5": [1, 1, 1]}), "the label '5' of 5"),
-    "counts of another fill": (lambda v: row(v)["counts"].update(none={}), "the keys are background, none"),
+    "counts of another fill": (lambda v: row(v)["counts"].update(none={}), "counts: the keys are background, none"),
     "more hits than predictions": (lambda v: row(v)["counts"]["background"].update({"4": [2, 1, 2]}), "2 pixels agree, of 1 predicted"),
     "more hits than truth": (
         lambda v: row(v)["counts"]["background"].update({"4": [2, 2, 1]}),
         "2 pixels agree, of 2 predicted and 1 true",
     ),
     "a negative count": (lambda v: row(v)["counts"]["background"].update({"4": [-1, 0, 0]}), "-1 pixels agree"),
-    "half a pixel": (lambda v: row(v)["counts"]["background"].update({"4": [0.5, 1, 1]}), "not three whole numbers"),
+    "half a pixel": (
+        lambda v: row(v)["counts"]["background"].update({"4": [0.5, 1, 1]}),
+        r"counts\['background'\]\['4'\]\[0\]: not an integer",
+    ),
     "a count beyond int64": (lambda v: row(v)["counts"]["background"].update({"4": [0, 10**30, 0]}), "0 pixels agree"),
-    "an answer that is a number": (lambda v: row(v)["classes"][0].update(answer=1), "answer is no text"),
-    "a list": (lambda v: v.update(rows=[1]), "rows: no mapping"),
+    "an answer that is a number": (
+        lambda v: row(v)["classes"][0].update(answer=1),
+        r"rows\['method'\]\.classes\[0\]\.answer: not a string",
+    ),
+    "a list": (lambda v: v.update(rows=[1]), "record.rows: not an object"),
+    "two counts": (lambda v: row(v)["counts"]["background"].update({"4": [0, 0]}), "label 4 are not three integers"),
+    "the keys of format 1": (lambda v: v.update(there=v.pop("ground_truth")), "record.ground_truth: the key 'ground_truth' is missing"),
 }
 
 
@@ -150,7 +159,7 @@ NO_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_only_a_record_of_this_run_counts_even_where_the_checksum_is_right(wrong: str) -> None:
     mine = Expected({"method": ("background",)}, labels=5, background=True, images={RECORD.image})
     change, message = NO_RECORDS[wrong]
-    assert from_json(changed(lambda _: None), mine).there == (3,)
+    assert from_json(changed(lambda _: None), mine).ground_truth == (3,)
     with pytest.raises(ValueError, match=message):
         from_json(changed(change), mine)
 
@@ -188,7 +197,7 @@ def test_two_records_of_an_image_have_to_agree(tmp_path: Path) -> None:
     write(tmp_path, RECORD)
     write(tmp_path, RECORD, worker=1)
     assert list(read_records(tmp_path, EXPECTED)) == [RECORD.image]
-    write(tmp_path, replace(RECORD, content=("1" * 32, "f" * 32)), worker=2)
+    write(tmp_path, evolve(RECORD, content=("1" * 32, "f" * 32)), worker=2)
     with pytest.raises(RunMismatch, match=r"Line 1 of .*worker-2\.jsonl' is a second record of '2007_000033', which differs"):
         read_records(tmp_path, EXPECTED)
 

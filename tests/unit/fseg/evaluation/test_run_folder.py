@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from fseg.errors import OutputError, RunLocked, RunMismatch
 from fseg.evaluation.run import run_folder
-from fseg.evaluation.run.run_folder import LOCK, MOST_SHOWN, check_ours, check_same, differences, listed, locked, read_manifest
+from fseg.evaluation.run.differences import MOST_SHOWN, check_same, differences, listed
+from fseg.evaluation.run.manifest import read_manifest
+from fseg.evaluation.run.run_folder import LOCK, check_ours, locked
 
 
 def test_a_second_run_on_a_folder_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,4 +136,19 @@ def test_a_message_shows_eight_differences() -> None:
 def test_a_file_of_another_program_is_no_manifest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(RunMismatch, match="is no manifest of a run"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(("written", "shown"), [({"data_set": "voc21"}, "1"), ({"data_set": "voc21", "format": 3}, "3")])
+def test_a_run_of_another_version_is_refused_with_what_to_do(tmp_path: Path, written: dict[str, object], shown: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(written))
+    with pytest.raises(
+        RunMismatch, match=rf"in the format {shown} of another version .* reads the format 2\. Finish the run with the version"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_with_a_wrong_value_says_which(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"data_set": 21, "format": 2}))
+    with pytest.raises(RunMismatch, match=r"is no manifest of a run: manifest\.data_set: not a string"):
         read_manifest(tmp_path)

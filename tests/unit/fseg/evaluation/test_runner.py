@@ -19,7 +19,7 @@ import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError, RunMismatch
 from fseg.evaluation.distribution.workers import devices
 from fseg.evaluation.report.ablations import ablation_rows
-from fseg.evaluation.report.results import table
+from fseg.evaluation.report.text import table
 from fseg.evaluation.run import job as job_module
 from fseg.evaluation.run.job import Job, Shard
 from fseg.evaluation.run.runner import evaluate

@@ -1,4 +1,4 @@
-"""Measures the embedded models and the whole method on held-out scenes, for the model card."""
+"""`python -m fseg.evaluation.embedded`: measure the embedded models and the whole method on held-out scenes, for the model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import numpy as np
 import typer
@@ -35,19 +35,43 @@ SWITCHES: dict[str, dict[str, object]] = {
 """The changes of the paper's Tables 3 to 6, one at a time; the embedded decoder has 8 blocks."""
 
 
+class PresenceFigures(TypedDict):
+    """How many questions were asked, and the sensitivity and specificity of the answers."""
+
+    questions: int
+    sensitivity: float
+    specificity: float
+
+
+class Figures(TypedDict):
+    """The figures of the embedded models.
+
+    Attributes:
+        presence: of the answers.
+        miou: mean IoU by recipe, background being a label.
+        difference: for each further recipe, how far the first lies above it, with the paired 95 % interval.
+        sam_iou: mean IoU from true boxes and centroids.
+    """
+
+    presence: PresenceFigures
+    miou: dict[str, float]
+    difference: dict[str, tuple[float, float, float]]
+    sam_iou: float
+
+
 def rows(recipe: Recipe) -> dict[str, Recipe]:
-    """The recipe, and a recipe for each change of the paper's tables."""
+    """The recipe itself, and one recipe for each switch of the paper's tables."""
     return {METHOD: recipe, **{name: recipe.with_(change) for name, change in SWITCHES.items()}}
 
 
 def true_prompt(mask: Bool[np.ndarray, "height width"]) -> SamPrompt:
-    """A prompt of the centroid and the box (both corners inside) of a ground-truth mask."""
+    """The centroid and the box of a known mask, both ends of the box inside."""
     y, x = np.nonzero(mask)
     return SamPrompt(((float(x.mean()), float(y.mean())),), (float(x.min()), float(y.min()), float(x.max()), float(y.max())))
 
 
 def sam_overlaps(sam: AnySam, shown: Scene) -> list[float]:
-    """IoU of SAM's mask with each thing of a scene, from true prompts."""
+    """IoU of SAM's mask with each object of a scene, from true prompts."""
     truths = [shown.labels == CLASSES.index(name) + 1 for name in shown.classes]
     masks = [(mask.logits > 0).numpy() for mask in sam.masks(sam.embed(shown.image), [true_prompt(truth) for truth in truths])]
     return [float((mask & truth).sum() / (mask | truth).sum()) for mask, truth in zip(masks, truths, strict=True)]
@@ -59,16 +83,11 @@ def measure(
     first_seed: int = 0,
     split: Split = "held-out",
     compared: Mapping[str, Recipe] | None = None,
-) -> dict[str, object]:
-    """Segment scenes by one or several recipes; each scene is asked about all classes.
+) -> Figures:
+    """Segment scenes by one recipe or several, asking about all classes in each scene.
 
     Args:
-        compared: recipes by name. None: the segmenter's own, as METHOD. The presence figures are those of the first.
-
-    Returns:
-        presence: questions, sensitivity and specificity of the answers; miou: mean IoU by recipe, background being a label; sam_iou: mean
-        IoU from true boxes and centroids; difference: for each further recipe, the lead of the first, with its paired 95 %
-        interval.
+        compared: recipes by name. None: the segmenter's own, as METHOD. The answers of the first are counted.
     """
     sweep = Sweep(segmenter, compared or {METHOD: segmenter.recipe})
     first, *others = sweep.rows
@@ -96,7 +115,7 @@ def measure(
 
 
 def rounded(value: object) -> object:
-    """The figures with four decimals."""
+    """The value with every float in it rounded to four places."""
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -108,11 +127,11 @@ def main(
     n: Annotated[int, typer.Option("--n", min=1, help="How many scenes.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
     recipe: Annotated[str, typer.Option(help="The recipe to measure.")] = "glyphs",
-    switches: Annotated[bool, typer.Option(help="Measure each change of the paper's tables, too.")] = True,
+    switches: Annotated[bool, typer.Option(help="Also measure each of the paper's switches.")] = True,
     backbone: Annotated[Path | None, typer.Option(help="A LLaVA folder instead of the recipe's.")] = None,
     sam: Annotated[Path | None, typer.Option(help="SAM weights instead of the recipe's.")] = None,
 ) -> None:
-    """Measure presence, SAM and the whole method on held-out scenes."""
+    """Measure the answers, SAM and the whole method on held-out scenes."""
     segmenter = Segmenter(recipe, backbone=backbone, sam=sam)
     compared = rows(segmenter.recipe) if switches else None
     typer.echo(json.dumps(rounded(measure(segmenter, n, seed, compared=compared)), indent=1))
