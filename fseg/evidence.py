@@ -222,14 +222,15 @@ def equal_fields(one: object, other: object) -> bool:
 
 def equal_values(one: object, other: object) -> bool:
     """Whether two values are equal; tensors, arrays and mappings of these are compared by shape, dtype and values."""
-    if one is other:
-        return True
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and one.device == other.device and one.equal(other)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(equal_values(one[key], other[key]) for key in one)
+    match one, other:
+        case Tensor(), Tensor():
+            return one.dtype == other.dtype and one.device == other.device and one.equal(other)
+        case np.ndarray(), np.ndarray():
+            return one.dtype == other.dtype and np.array_equal(one, other)
+        case Mapping(), Mapping():
+            return one.keys() == other.keys() and all(equal_values(one[key], other[key]) for key in one)
+        case (Tensor() | np.ndarray(), _) | (_, Tensor() | np.ndarray()):
+            return False
     return bool(one == other)
 
 

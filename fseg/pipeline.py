@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -157,7 +158,7 @@ class Segmenter:
         An image that fails yields a Failure with its error, and the others continue.
         """
         self.names(classes)
-        for image, prepared in prepare_ahead(images, self.model.prepare, workers):
+        for image, prepared in prefetch(self.model.prepare, images, workers):
             try:
                 result: Result | Failure = self(prepared.result(), classes)
             except Exception as error:  # one bad image must not stop the others
@@ -227,18 +228,22 @@ def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:
     return [recipe.prompt(refined[name]) if name in refined else e for name, e in best.items()]
 
 
-def prepare_ahead(items: Iterable[Item], prepare: Callable[[Item], Prepared], workers: int) -> Iterator[tuple[Item, Future[Prepared]]]:
-    """Each item with the future of `prepare(item)`, in order, while `workers` threads prepare the next ones.
+def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Future[Prepared]]]:
+    """Each item with the future of `prepare(item)`, in order, while threads prepare the next ones.
 
-    >>> [(item, future.result()) for item, future in prepare_ahead([1, 2, 3], lambda item: 10 * item, workers=2)]
-    [(1, 10), (2, 20), (3, 30)]
+    Args:
+        workers: the number of threads, and of items that are prepared ahead; at least one.
+
+    >>> [(item, future.result()) for item, future in prefetch(str.upper, ["a", "b", "c"], workers=2)]
+    [('a', 'A'), ('b', 'B'), ('c', 'C')]
     """
+    workers = max(1, workers)
     source = iter(items)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        ahead = [(item, pool.submit(prepare, item)) for item in islice(source, 1 + workers)]
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque((item, pool.submit(prepare, item)) for item in islice(source, 1 + workers))
         while ahead:
-            yield ahead.pop(0)
-            ahead += [(item, pool.submit(prepare, item)) for item in islice(source, 1)]
+            yield ahead.popleft()
+            ahead.extend((item, pool.submit(prepare, item)) for item in islice(source, 1))
 
 
 def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None, image_size: tuple[int, int]) -> Evidence:

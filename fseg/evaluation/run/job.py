@@ -21,7 +21,7 @@ from fseg.evaluation.measure import headline, measure, predictions
 from fseg.evaluation.run.content import names_fingerprint, prepare
 from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Record
-from fseg.pipeline import Segmenter, prepare_ahead
+from fseg.pipeline import Segmenter, prefetch
 from fseg.plugins import import_named
 from fseg.recipe import Recipe
 from fseg.result import versions
@@ -171,7 +171,7 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
     Raises:
         OutputError: a label map cannot be written.
     """
-    for sample, prepared in prepare_ahead(samples, partial(prepare, sweep.segmenter.model), _THREADS):
+    for sample, prepared in prefetch(partial(prepare, sweep.segmenter.model), samples, _THREADS):
         try:
             read = prepared.result()
             results = sweep(read.images, task.classes)

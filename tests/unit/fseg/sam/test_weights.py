@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fseg.errors import InvalidSam
+from fseg.sam import segment_anything
 from fseg.sam.segment_anything import build_sam
 from fseg.sam.shapes import shape_of
 from fseg.sam.weights import read_weights
@@ -44,6 +45,32 @@ def test_the_released_architectures_are_told_from_their_shapes(
     assert (shape.image_side, shape.patch, shape.window, shape.mlp_width) == (1024, 16, 14, 4 * width)
     assert (shape.channels, shape.decoder_depth, shape.decoder_mlp_width, shape.decoder_downsample) == (256, 2, 2048, 2)
     assert (shape.mask_tokens, shape.mask_channels, shape.score_depth, shape.score_width) == (4, 16, 3, 256)
+
+
+def released(name: str) -> State:
+    """Zeros in the shapes of a released SAM, in the memory of one number each."""
+    with torch.device("meta"):
+        shapes = {tensor: value.shape for tensor, value in sam_model_registry[name]().state_dict().items()}
+    return {tensor: torch.zeros(()).expand(shape) for tensor, shape in shapes.items()}
+
+
+def test_a_released_sam_comes_from_segment_anythings_registry(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: State) -> None:
+        raise AssertionError("the shapes are read for other sizes only")
+
+    monkeypatch.setattr(segment_anything, "shape_of", refused)
+    with torch.device("meta"):
+        theirs = sam_model_registry["vit_b"]()
+    assert repr(build_sam(released("vit_b"))) == repr(theirs.eval())
+    with pytest.raises(AssertionError, match="for other sizes only"):
+        build_sam(state)
+
+
+def test_a_released_sam_without_one_tensor_names_it() -> None:
+    weights = released("vit_b")
+    del weights["mask_decoder.iou_prediction_head.layers.1.bias"]
+    with pytest.raises(InvalidSam, match=r"1 missing \(mask_decoder\.iou_prediction_head\.layers\.1\.bias\)"):
+        build_sam(weights)
 
 
 def test_a_small_architecture_is_told_from_its_shapes(state: State) -> None:
