@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from os.path import isfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cattrs
 import tomli_w
@@ -81,13 +81,13 @@ class Recipe:
         """
         return tuple(_flat(self.to_dict()))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The recipe as plain values: a dict for each stage, with the fusion's options in that of `respond`.
 
         >>> fseg.get_recipe("glyphs").to_dict()["prompt"]
         {'kind': 'both', 'min_patches': 2, 'snap': False}
         """
-        values: dict[str, Any] = _CONVERTER.unstructure(self)
+        values: dict[str, object] = _CONVERTER.unstructure(self)
         return values
 
     def with_(self, changes: Mapping[str, object]) -> Recipe:
@@ -116,7 +116,7 @@ class Recipe:
         if unknown:
             fusion = base.respond.fusion
             raise InvalidRecipe(f"No key {shown(unknown[0])} in a recipe with the fusion {fusion!r}. Keys: {', '.join(known)}.")
-        values = base.to_dict()
+        values = _CONVERTER.unstructure(base)
         for key, value in (base._threshold_changes(changes) | dict(changes)).items():
             stage, _, name = key.rpartition(".")
             (values[stage] if stage else values)[name] = value
@@ -187,7 +187,7 @@ def _converter() -> cattrs.Converter:
 _CONVERTER = _converter()
 
 
-def toml_of(values: Mapping[str, Any]) -> str:
+def toml_of(values: Mapping[str, object]) -> str:
     """A recipe's plain values as TOML, without those that are None.
 
     >>> print(toml_of({"name": "mine", "ask": {"template": None, "gate": True}}))
@@ -197,17 +197,16 @@ def toml_of(values: Mapping[str, Any]) -> str:
     gate = true
     <BLANKLINE>
     """
-    tables = {key: _without_none(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    return tomli_w.dumps(tables)
+    return tomli_w.dumps({key: _without_none(value) if isinstance(value, Mapping) else value for key, value in values.items()})
 
 
 def _without_none(table: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in table.items() if value is not None}
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(values: Mapping[str, object]) -> dict[str, object]:
     """Nested tables as dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, Mapping) else {key: value}
     return flat

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class Result:
         """The image with its labels drawn over it."""
         return overlay(self.image, self.labels, self.classes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result without its maps, as plain values: the content of `result.json`."""
         areas = {name: int((self.labels == i + 1).sum()) for i, name in enumerate(self.classes)}
         return {
@@ -162,7 +162,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def _class_to_dict(e: Evidence, label: int, area: int) -> dict[str, Any]:
+def _class_to_dict(e: Evidence, label: int, area: int) -> dict[str, object]:
     return {
         "name": e.name,
         "label": label,

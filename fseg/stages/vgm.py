@@ -51,7 +51,7 @@ def prototype_mask(
     return torch.cosine_similarity(features, inside, dim=-1) > torch.cosine_similarity(features, outside, dim=-1)
 
 
-def _on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple[int, int]) -> Float[Tensor, "row col feature"]:
+def on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple[int, int]) -> Float[Tensor, "row col feature"]:
     """Features on the grid of image tokens: the mean of the patches that are merged into one token, or the patch itself.
 
     Raises:
@@ -110,7 +110,7 @@ class Refine:
         return refined
 
     def _refine(self, e: Evidence, guide: Bool[Tensor, "row col"]) -> Evidence:
-        features = _on_grid(e.scoped(self.reads()).vision().cpu(), e.grid)
+        features = on_grid(e.scoped(self.reads()).vision().cpu(), e.grid)
         near = prototype_mask(features, guide, self.epsilon)
         refined = {"M_v": near, "M^_f": guide, "both": near & guide}[self.mask]
         flags = [] if guide.any() else ["suppressed"]

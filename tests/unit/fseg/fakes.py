@@ -1,4 +1,4 @@
-"""A model's side of the doors that stages look through, small enough to work by hand."""
+"""Stand-ins for traces, answers and sessions, small enough to work by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from probe.tracing.activation import Activation
 
 @dataclass(frozen=True)
 class FakeTrace:
-    """A trace of one answer: layer -> tensor for each place, and attention as (layer, head, query, key)."""
+    """A trace of one answer: layer -> tensor for each span, and attention as (layer, head, query, key)."""
 
     states: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     rows: Tensor | None = None

@@ -53,7 +53,7 @@ def tiny_sam(seed: int = 0) -> Sam:
     return model.eval()
 
 
-def picture(width: int = 70, height: int = 45, seed: int = 0) -> Image.Image:
+def noise(width: int = 70, height: int = 45, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 

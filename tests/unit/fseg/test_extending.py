@@ -69,7 +69,7 @@ def test_a_new_fusion_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_every_file_of_the_folder_is_imported_with_the_registry() -> None:
     files = {path.stem for path in Path(registry.__file__).parent.glob("*.py")} - {"__init__"}
-    assert {f"fseg.fusions.{name}" for name in files} <= set(sys.modules)
+    assert {f"{registry.__package__}.{name}" for name in files} <= set(sys.modules)
 
 
 def test_a_new_sam_is_one_class() -> None:

@@ -26,13 +26,13 @@ RECIPE = fseg.get_recipe("fseg-llava-1.5-vicuna-7b").with_({"respond.layers": (1
 
 @pytest.fixture(scope="module")
 def model() -> probe.Probe:
-    """4 x 4 cells; a white cell of a black picture is the token "plant"."""
+    """4 x 4 cells; a white cell of a black image is the token "plant"."""
     hf, processor = plant(zoo.llava(), "plant")
     return probe.load(model=hf, processor=processor, resize="stretch", tiles=False)
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def scene() -> Image.Image:
     """40 x 80 (height, width), cell (1, 2) white."""
     image = Image.new("RGB", (80, 40), "black")
     image.paste("white", (40, 10, 60, 20))
@@ -43,8 +43,8 @@ def segmenter(model: probe.Probe, recipe: fseg.Recipe = RECIPE) -> fseg.Segmente
     return fseg.Segmenter(recipe, backbone=model, sam=tiny_sam())
 
 
-def test_an_image_with_no_class_present_is_all_background(model: probe.Probe, picture: Image.Image) -> None:
-    result = segmenter(model)(picture, ["pottedplant", "cat"])  # the planted model ends each answer at once: an empty one is no yes
+def test_an_image_with_no_class_present_is_all_background(model: probe.Probe, scene: Image.Image) -> None:
+    result = segmenter(model)(scene, ["pottedplant", "cat"])  # the planted model ends each answer at once: an empty answer is not a yes
     assert result.present == ()
     assert result.labels.dtype == np.int64
     assert result.labels.shape == (40, 80)
@@ -53,8 +53,8 @@ def test_an_image_with_no_class_present_is_all_background(model: probe.Probe, pi
     assert (result.evidence["cat"].present, result.evidence["cat"].answer) == (False, "")
 
 
-def test_a_class_that_is_assumed_leaves_all_its_evidence(model: probe.Probe, picture: Image.Image) -> None:
-    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(picture, ["pottedplant"])
+def test_a_class_that_is_assumed_leaves_all_its_evidence(model: probe.Probe, scene: Image.Image) -> None:
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(scene, ["pottedplant"])
     evidence = result.evidence["pottedplant"]
     assert evidence.grid == (4, 4)
     assert evidence.refined is not None
@@ -66,15 +66,15 @@ def test_a_class_that_is_assumed_leaves_all_its_evidence(model: probe.Probe, pic
     assert ((result.labels == 1) <= result.masks["pottedplant"]).all()
 
 
-def test_of_several_names_the_one_that_fits_best_gives_the_map(model: probe.Probe, picture: Image.Image) -> None:
+def test_of_several_names_the_one_that_fits_best_gives_the_map(model: probe.Probe, scene: Image.Image) -> None:
     assumed = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
-    result = assumed(picture, {"greenery": ["cat", "pottedplant"]})
+    result = assumed(scene, {"greenery": ["cat", "pottedplant"]})
     assert result.evidence["greenery"].asked_as == "pottedplant"
 
 
-def test_one_bad_image_does_not_stop_the_others(model: probe.Probe, picture: Image.Image, tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_text("not a picture")
-    results = list(segmenter(model).map([picture, tmp_path / "bad.png", tmp_path / "missing.png", picture], ["cat"], workers=2))
+def test_one_bad_image_does_not_stop_the_others(model: probe.Probe, scene: Image.Image, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("not an image")
+    results = list(segmenter(model).map([scene, tmp_path / "bad.png", tmp_path / "missing.png", scene], ["cat"], workers=2))
     assert [type(result).__name__ for result in results] == ["Result", "Failure", "Failure", "Result"]
     assert "is not an image" in str(results[1])
     assert str(tmp_path / "missing.png") in str(results[2])
@@ -92,13 +92,13 @@ def test_classes_are_checked_before_the_image(model: probe.Probe) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (20000, 2)])
-def test_pictures_of_any_shape_go_through(model: probe.Probe, size: tuple[int, int]) -> None:
+def test_images_of_any_shape_go_through(model: probe.Probe, size: tuple[int, int]) -> None:
     result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(Image.new("RGB", size, "white"), ["cat"])
     assert result.labels.shape == (size[1], size[0])
 
 
-def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, picture: Image.Image, tmp_path: Path) -> None:
-    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(picture, ["cat/dog", "pottedplant"])
+def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, scene: Image.Image, tmp_path: Path) -> None:
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(scene, ["cat/dog", "pottedplant"])
     folder = result.save(tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == [
         "evidence.safetensors",
@@ -121,22 +121,22 @@ def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, picture: Im
         assert torch.equal(maps.get_tensor("1/refined"), result.evidence["pottedplant"].refined)
 
 
-def test_the_tower_looks_once_for_all_questions_and_all_stages(model: probe.Probe, picture: Image.Image) -> None:
+def test_the_tower_looks_once_for_all_questions_and_all_stages(model: probe.Probe, scene: Image.Image) -> None:
     made = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
     forwards: list[int] = []
     hook = model.model.model.vision_tower.register_forward_pre_hook(lambda *_: forwards.append(1))
-    made(picture, ["cat", "dog", "boat"])
+    made(scene, ["cat", "dog", "boat"])
     hook.remove()
     assert len(forwards) == 1
 
 
-def test_layer_distances_cover_every_layer(model: probe.Probe, picture: Image.Image) -> None:
-    maps = segmenter(model).layer_distances(picture, "pottedplant")
+def test_layer_distances_cover_every_layer(model: probe.Probe, scene: Image.Image) -> None:
+    maps = segmenter(model).layer_distances(scene, "pottedplant")
     assert list(maps) == [0, 1, 2, 3, 4]
     assert all(int(one.argmax()) == 1 * 4 + 2 for one in maps.values())
 
 
-def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_fusion_runs_by_its_name(model: probe.Probe, scene: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
     @fseg.fusion("sharp", reads=lambda layers, **_: [probe.Hidden(layers=fseg.band(layers), at=("image", "class"))])
@@ -147,7 +147,7 @@ def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image
         return e.fold(cosine.clamp(min=0) ** power)
 
     recipe = RECIPE.with_({"ask.presence": "assume", "respond.fusion": "sharp", "respond.layers": (1, 2), "respond.power": 4.0})
-    evidence = segmenter(model, recipe)(picture, ["pottedplant"]).evidence["pottedplant"]
+    evidence = segmenter(model, recipe)(scene, ["pottedplant"]).evidence["pottedplant"]
     assert evidence.response is not None
     assert int(evidence.response.argmax()) == 6
     assert evidence.raw_distance is None
@@ -158,13 +158,13 @@ def test_an_own_fusion_runs_by_its_name(model: probe.Probe, picture: Image.Image
     [{"respond.fusion": "D"}, {"respond.fusion": "M_A"}, {"refine.mask": "M_v"}, {"refine.mask": "M^_f"}, {"prompt.kind": "point"}],
 )
 def test_every_row_of_the_ablations_can_be_saved(
-    model: probe.Probe, picture: Image.Image, tmp_path: Path, changes: dict[str, object]
+    model: probe.Probe, scene: Image.Image, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    result = segmenter(model, RECIPE.with_({"ask.presence": "assume", **changes}))(picture, ["pottedplant"])
+    result = segmenter(model, RECIPE.with_({"ask.presence": "assume", **changes}))(scene, ["pottedplant"])
     assert (result.save(tmp_path) / "evidence.safetensors").stat().st_size > 0
 
 
-def test_a_model_that_would_crop_the_picture_is_refused(model: probe.Probe) -> None:
+def test_a_model_that_would_crop_the_image_is_refused(model: probe.Probe) -> None:
     hf, processor = zoo.llava()
     with pytest.raises(InvalidRecipe, match=r'Open it with probe\.load\(\.\.\., resize="stretch", tiles=False\)'):
         fseg.Segmenter(RECIPE, backbone=probe.load(model=hf, processor=processor), sam=tiny_sam())
@@ -172,22 +172,22 @@ def test_a_model_that_would_crop_the_picture_is_refused(model: probe.Probe) -> N
         fseg.Segmenter(RECIPE, backbone=hf, sam=tiny_sam())  # type: ignore[arg-type]
 
 
-def test_one_picture_is_segmented_at_a_time(model: probe.Probe, picture: Image.Image) -> None:
+def test_one_image_is_segmented_at_a_time(model: probe.Probe, scene: Image.Image) -> None:
     with pytest.raises(probe.errors.ImageError, match="2 images were given at once"):
-        segmenter(model)([picture, picture], ["cat"])  # type: ignore[arg-type]
+        segmenter(model)([scene, scene], ["cat"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("classes", [["cat", "</s>"], {"cat": ["cat", "a <s> b"]}, ["<image>"]])
 def test_a_special_token_in_a_class_name_is_refused_before_the_model_runs(
-    model: probe.Probe, picture: Image.Image, classes: fseg.pipeline.Classes
+    model: probe.Probe, scene: Image.Image, classes: fseg.pipeline.Classes
 ) -> None:
     forwards: list[int] = []
     hook = model.model.register_forward_pre_hook(lambda *_: forwards.append(1))
     made = segmenter(model)
     for refused in (
-        lambda: made(picture, classes),
-        lambda: next(made.map([picture], classes)),
-        lambda: Sweep(made, {"a": RECIPE})(picture, classes),
+        lambda: made(scene, classes),
+        lambda: next(made.map([scene], classes)),
+        lambda: Sweep(made, {"a": RECIPE})(scene, classes),
     ):
         with pytest.raises(InvalidClasses, match="cannot be asked about"):
             refused()
@@ -206,10 +206,10 @@ def test_a_model_without_a_processor_is_refused() -> None:
         fseg.Segmenter(RECIPE, backbone=probe.load(model=zoo.llava()[0]), sam=tiny_sam())
 
 
-def test_a_segmenter_and_what_it_gives_are_shown_in_a_line(model: probe.Probe, picture: Image.Image) -> None:
+def test_a_segmenter_and_what_it_gives_are_shown_in_a_line(model: probe.Probe, scene: Image.Image) -> None:
     made = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))
     assert repr(made) == ("Segmenter(recipe 'fseg-llava-1.5-vicuna-7b', backbone LlavaForConditionalGeneration, SAM Sam, cpu, float32)")
-    result = made(picture, ["pottedplant", *(f"class {i}" for i in range(30))])
+    result = made(scene, ["pottedplant", *(f"class {i}" for i in range(30))])
     assert repr(result).startswith("Result(80 x 40 pixels, 31 of 31 classes present: pottedplant, class 0, ")
     assert len(repr(result)) < 160
     assert repr(result.evidence["pottedplant"]) == (
@@ -217,7 +217,7 @@ def test_a_segmenter_and_what_it_gives_are_shown_in_a_line(model: probe.Probe, p
         f"{result.evidence['pottedplant'].score:.2f}, flags: presence-assumed, no-description, few-patches)"
     )
     assert (
-        repr(fseg.Segmenter(RECIPE, backbone=model, sam=tiny_sam())(picture, ["cat"]).evidence["cat"])
+        repr(fseg.Segmenter(RECIPE, backbone=model, sam=tiny_sam())(scene, ["cat"]).evidence["cat"])
         == "Evidence('cat', absent, answer '', margin 0.00)"
     )
 

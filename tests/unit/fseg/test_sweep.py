@@ -30,17 +30,17 @@ def segmenter() -> fseg.Segmenter:
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def scene() -> Image.Image:
     image = Image.new("RGB", (80, 40), "black")
     image.paste("white", (40, 10, 60, 20))
     return image
 
 
-def test_rows_come_out_as_they_would_alone(segmenter: fseg.Segmenter, picture: Image.Image) -> None:
-    together = Sweep(segmenter, ROWS)(picture, ["pottedplant", "cat"])
+def test_rows_come_out_as_they_would_alone(segmenter: fseg.Segmenter, scene: Image.Image) -> None:
+    together = Sweep(segmenter, ROWS)(scene, ["pottedplant", "cat"])
     assert list(together) == list(ROWS)
     for name, recipe in ROWS.items():
-        alone = fseg.Segmenter(recipe, backbone=segmenter.model, sam=segmenter.sam)(picture, ["pottedplant", "cat"])
+        alone = fseg.Segmenter(recipe, backbone=segmenter.model, sam=segmenter.sam)(scene, ["pottedplant", "cat"])
         assert (together[name].labels == alone.labels).all()
         ours, theirs = together[name].evidence["pottedplant"], alone.evidence["pottedplant"]
         assert (ours.points, ours.box) == (theirs.points, theirs.box)
@@ -50,14 +50,14 @@ def test_rows_come_out_as_they_would_alone(segmenter: fseg.Segmenter, picture: I
 
 
 def test_rows_that_ask_alike_share_one_pass_and_one_embedding(
-    segmenter: fseg.Segmenter, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+    segmenter: fseg.Segmenter, scene: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes, embeddings = [], []
     hook = segmenter.model.model.model.vision_tower.register_forward_pre_hook(lambda *_: passes.append(1))
     kind = type(segmenter.sam)
     embed = kind.embed
     monkeypatch.setattr(kind, "embed", lambda self, image: embeddings.append(1) or embed(self, image))
-    Sweep(segmenter, ROWS)(picture, ["pottedplant"])
+    Sweep(segmenter, ROWS)(scene, ["pottedplant"])
     hook.remove()
     assert len(passes) == 1  # for the answers and the activations of four rows
     assert len(embeddings) == 1

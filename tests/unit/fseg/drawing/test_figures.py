@@ -71,10 +71,10 @@ def test_the_palette_cannot_be_changed_by_who_uses_it() -> None:
 def test_saved_labels_are_the_pixel_values_of_a_palette_png(tmp_path: Path) -> None:
     labels = np.array([[0, 1, 20], [255, 2, 0]])
     save_labels(tmp_path / "a.png", labels)
-    picture = Image.open(tmp_path / "a.png")
-    assert picture.mode == "P"
-    np.testing.assert_array_equal(np.asarray(picture), labels)
-    assert picture.convert("RGB").getpixel((2, 0)) == (0, 64, 128)
+    drawn = Image.open(tmp_path / "a.png")
+    assert drawn.mode == "P"
+    np.testing.assert_array_equal(np.asarray(drawn), labels)
+    assert drawn.convert("RGB").getpixel((2, 0)) == (0, 64, 128)
 
 
 def test_labels_that_a_png_cannot_hold_leave_the_file_as_it_was(tmp_path: Path) -> None:
@@ -98,12 +98,12 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 def test_an_overlay_mixes_the_colour_in_and_draws_the_outline_in_full() -> None:
     labels = np.zeros((9, 9), dtype=int)
     labels[2:7, 2:7] = 1
-    picture = overlay(grey(9, 9), labels, ["cat"], opacity=0.5, legend=False)
-    assert picture.size == (9, 9)
-    assert picture.getpixel((4, 4)) == (114, 50, 50)  # halfway from (100, 100, 100) to (128, 0, 0)
-    assert picture.getpixel((2, 4)) == (128, 0, 0)
-    assert picture.getpixel((0, 0)) == GREY
-    assert picture.getpixel((1, 4)) == GREY
+    drawn = overlay(grey(9, 9), labels, ["cat"], opacity=0.5, legend=False)
+    assert drawn.size == (9, 9)
+    assert drawn.getpixel((4, 4)) == (114, 50, 50)  # halfway from (100, 100, 100) to (128, 0, 0)
+    assert drawn.getpixel((2, 4)) == (128, 0, 0)
+    assert drawn.getpixel((0, 0)) == GREY
+    assert drawn.getpixel((1, 4)) == GREY
 
 
 def test_the_legend_lies_below_and_names_only_what_is_seen() -> None:
@@ -127,7 +127,7 @@ def test_a_legend_of_many_names_takes_more_rows_and_never_leaves_the_page() -> N
     assert (page[20:, -1] == 255).all()
 
 
-def test_a_legend_wider_than_a_tiny_picture_widens_the_page() -> None:
+def test_a_legend_wider_than_a_tiny_image_widens_the_page() -> None:
     assert overlay(grey(1, 1), [[1]], ["a rather long name"]).width > 100
 
 
@@ -148,7 +148,7 @@ def test_each_present_class_gets_a_row_and_an_absent_one_none() -> None:
     assert len(figure.axes) == 2 * 5
 
 
-def test_a_picture_without_a_class_says_so() -> None:
+def test_an_image_without_a_class_says_so() -> None:
     figure = steps_figure(grey(), [absent("cat")])
     assert figure.axes[0].get_xlabel() == "no class is present"
 
@@ -159,10 +159,10 @@ def test_masks_add_a_column() -> None:
     assert len(figure.axes) == 6
 
 
-def test_a_map_covers_the_whole_of_a_picture_that_is_not_square() -> None:
+def test_a_map_covers_the_whole_of_an_image_that_is_not_square() -> None:
     figure = steps_figure(grey(), [found("cat")])
-    picture, heat = figure.axes[1].get_images()
-    assert list(picture.get_extent()) == list(heat.get_extent()) == [-0.5, 59.5, 29.5, -0.5]
+    drawn, heat = figure.axes[1].get_images()
+    assert list(drawn.get_extent()) == list(heat.get_extent()) == [-0.5, 59.5, 29.5, -0.5]
     assert heat.get_array().shape == (2, 3)  # type: ignore[union-attr]
 
 

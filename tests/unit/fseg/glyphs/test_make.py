@@ -25,10 +25,10 @@ def test_the_list_names_one_picture_and_one_png_each(root: Path) -> None:
 
 
 def test_the_png_reads_back_as_label_numbers(root: Path) -> None:
-    with Image.open(root / "SegmentationClass/held_out_000008.png") as picture:
-        assert picture.mode == "P"
-        assert picture.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # VOC's colours
-        assert np.array_equal(np.asarray(picture), scene(8).labels)
+    with Image.open(root / "SegmentationClass/held_out_000008.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # VOC's colours
+        assert np.array_equal(np.asarray(image), scene(8).labels)
 
 
 def test_line_n_of_the_class_list_is_label_n(root: Path) -> None:

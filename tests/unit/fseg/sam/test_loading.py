@@ -23,7 +23,7 @@ from fseg.sam.segment_anything import SegmentAnythingNetwork
 from fseg.sam.transformers import TransformersNetwork
 from fseg.stages.segment import Sam
 from probe.errors import NotFinite
-from tests.unit.fseg.sams import picture, tiny_sam, to_transformers
+from tests.unit.fseg.sams import noise, tiny_sam, to_transformers
 
 from segment_anything import SamPredictor, modeling  # isort: skip  after sams, which makes torchvision importable
 
@@ -64,7 +64,7 @@ def stretched(prompt: SamPrompt, along_x: float, along_y: float) -> SamPrompt:
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 @pytest.mark.parametrize("size", [(70, 45), (45, 70), (64, 64), (11, 300)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_the_mask_is_that_of_the_predictor_of_segment_anything(model: modeling.Sam, prompt: SamPrompt, size: tuple[int, int]) -> None:
-    image = picture(*size)
+    image = noise(*size)
     prompt = stretched(prompt, (size[0] - 1) / (WIDTH - 1), (size[1] - 1) / (HEIGHT - 1))
     predictor = SamPredictor(model)
     predictor.set_image(np.array(image))
@@ -102,7 +102,7 @@ def test_alternatives_are_asked_for_only_where_one_point_leaves_the_object_open(
 
 def test_of_alternatives_the_one_with_the_best_predicted_overlap_is_taken(model: modeling.Sam) -> None:
     backend = load_sam(model)
-    embedding = backend.embed(picture())
+    embedding = backend.embed(noise())
     with torch.no_grad():
         _, scores = backend.network.decode(embedding.features, torch.tensor([[[10.0, 28.0]]]), None, True)  # type: ignore[attr-defined]
     (mask,) = backend.masks(embedding, [SamPrompt(((10.0 * WIDTH / 64, 28.0 * HEIGHT / 41),))])
@@ -113,7 +113,7 @@ def test_of_alternatives_the_one_with_the_best_predicted_overlap_is_taken(model:
 @pytest.mark.parametrize("which", [0, 1], ids=["segment-anything", "transformers"])
 def test_classes_that_share_a_call_get_the_masks_of_calls_of_their_own(model: modeling.Sam, which: int) -> None:
     backend = backends(model)[which]
-    embedding = backend.embed(picture())
+    embedding = backend.embed(noise())
     generator = np.random.default_rng(0)
     points = [tuple(map(tuple, generator.uniform(0, 44, (count, 2)).tolist())) for count in (1, 2, 1, 3, 2, 1, 2, 3, 1)]
     prompts = [SamPrompt(some, (1.0, 2.0, 30.0, 40.0) if index % 4 == 0 else None) for index, some in enumerate(points)]
@@ -140,21 +140,21 @@ def test_only_prompts_of_one_kind_share_a_call(model: modeling.Sam) -> None:
     backend = PromptableSam(network)
     box, a, b = (1.0, 1.0, 9.0, 9.0), (2.0, 2.0), (30.0, 20.0)
     prompts = [SamPrompt((a,)), SamPrompt((a, b)), SamPrompt((b,)), SamPrompt((a,), box), SamPrompt((), box), SamPrompt((b, a))]
-    backend.masks(backend.embed(picture()), prompts)
+    backend.masks(backend.embed(noise()), prompts)
     assert sorted(network.calls) == [(1, 0), (1, 1), (2, 1), (2, 2)]
 
 
 def test_a_call_never_holds_more_than_sixteen_prompts(model: modeling.Sam) -> None:
     network = Counting(model.image_encoder, model.prompt_encoder, model.mask_decoder)
     backend = PromptableSam(network)
-    masks = backend.masks(backend.embed(picture(8, 8)), [SamPrompt(((1.0, 1.0),))] * 35)
+    masks = backend.masks(backend.embed(noise(8, 8)), [SamPrompt(((1.0, 1.0),))] * 35)
     assert network.calls == [(16, 1), (16, 1), (3, 1)]
     assert len(masks) == 35
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 def test_the_same_weights_in_transformers_give_the_same_mask(model: modeling.Sam, prompt: SamPrompt) -> None:
-    image = picture()
+    image = noise()
     (ours,), (theirs,) = (backend.masks(backend.embed(image), [prompt]) for backend in backends(model))
     torch.testing.assert_close(theirs.logits, ours.logits, atol=1e-5, rtol=0)
     assert theirs.score == pytest.approx(ours.score, abs=1e-5)
@@ -171,7 +171,7 @@ def test_the_positions_of_the_image_are_those_of_transformers(model: modeling.Sa
 def test_a_model_given_in_half_precision_stays_as_it_is_and_decodes_in_float32(which: int) -> None:
     halved = (tiny_sam(), to_transformers(tiny_sam().state_dict()))[which].bfloat16()
     backend = load_sam(halved)
-    (mask,) = backend.masks(backend.embed(picture()), [PROMPTS["a point and a box"]])
+    (mask,) = backend.masks(backend.embed(noise()), [PROMPTS["a point and a box"]])
     assert {parameter.dtype for parameter in halved.parameters()} == {torch.bfloat16}
     assert mask.logits.dtype == torch.float32
     assert torch.isfinite(mask.logits).all()
@@ -187,14 +187,14 @@ def test_half_precision_asked_for_reaches_the_image_encoder_alone(tmp_path: Path
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (20_000, 1), (2, 500)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_an_image_of_any_size_gets_a_mask_of_its_size(model: modeling.Sam, size: tuple[int, int]) -> None:
     backend = load_sam(model)
-    (mask,) = backend.masks(backend.embed(picture(*size)), [SamPrompt(((size[0] - 1.0, 0.0),))])
+    (mask,) = backend.masks(backend.embed(noise(*size)), [SamPrompt(((size[0] - 1.0, 0.0),))])
     assert mask.logits.shape == (size[1], size[0])
     assert torch.isfinite(mask.logits).all()
 
 
 def test_a_grey_or_transparent_image_is_read_as_rgb(model: modeling.Sam) -> None:
     backend = load_sam(model)
-    grey = picture().convert("L")
+    grey = noise().convert("L")
     ours, theirs = backend.embed(grey), backend.embed(grey.convert("RGB"))
     assert torch.equal(ours.features, theirs.features)
 
@@ -203,14 +203,14 @@ def test_a_grey_or_transparent_image_is_read_as_rgb(model: modeling.Sam) -> None
 def test_a_point_outside_the_image_is_refused_with_the_size(model: modeling.Sam, point: tuple[float, float]) -> None:
     backend = load_sam(model)
     with pytest.raises(InvalidPrompt, match="outside the image of 70 x 45 pixels"):
-        backend.masks(backend.embed(picture()), [SamPrompt((point,))])
+        backend.masks(backend.embed(noise()), [SamPrompt((point,))])
 
 
 @pytest.mark.parametrize("box", [(0.0, 0.0, 70.0, 44.0), (-1.0, 0.0, 9.0, 9.0), (9.0, 9.0, 4.0, 20.0), (0.0, 0.0, 9.0, float("nan"))])
 def test_an_empty_box_or_one_outside_the_image_is_refused(model: modeling.Sam, box: tuple[float, float, float, float]) -> None:
     backend = load_sam(model)
     with pytest.raises(InvalidPrompt, match="empty or leaves the image of 70 x 45 pixels"):
-        backend.masks(backend.embed(picture()), [SamPrompt((), box)])
+        backend.masks(backend.embed(noise()), [SamPrompt((), box)])
 
 
 def test_the_last_pixel_and_the_edge_of_the_first_are_inside(model: modeling.Sam) -> None:
@@ -224,7 +224,7 @@ def test_the_box_of_one_patch_of_a_single_pixel_is_accepted() -> None:
 def test_a_prompt_of_nothing_is_refused(model: modeling.Sam) -> None:
     backend = load_sam(model)
     with pytest.raises(InvalidPrompt, match="neither"):
-        backend.masks(backend.embed(picture()), [SamPrompt()])
+        backend.masks(backend.embed(noise()), [SamPrompt()])
 
 
 class Recorder:
@@ -244,7 +244,7 @@ class Recorder:
 
 def test_a_class_without_a_prompt_gets_no_mask_and_no_score() -> None:
     evidence = [one("cat", ((1.0, 2.0), (3.0, 4.0))), one("fog"), one("dog", (), (0.0, 0.0, 5.0, 5.0))]
-    scored, logits = Sam()(Recorder(), picture(), evidence)
+    scored, logits = Sam()(Recorder(), noise(), evidence)
     assert [each.name for each in scored] == ["cat", "fog", "dog"]
     assert [each.score for each in scored] == [0.5, None, 0.5]
     assert logits[1] is None
@@ -253,21 +253,21 @@ def test_a_class_without_a_prompt_gets_no_mask_and_no_score() -> None:
 
 def test_the_image_is_encoded_once_for_all_classes() -> None:
     backend = Recorder()
-    Sam()(backend, picture(), [one("cat", ((1.0, 2.0),)), one("dog", ((3.0, 2.0),))])
+    Sam()(backend, noise(), [one("cat", ((1.0, 2.0),)), one("dog", ((3.0, 2.0),))])
     assert len(backend.embedded) == 1
 
 
 def test_an_image_without_a_prompt_is_not_encoded() -> None:
     backend = Recorder()
-    assert Sam()(backend, picture(), [one("fog")])[1] == [None]
+    assert Sam()(backend, noise(), [one("fog")])[1] == [None]
     assert backend.embedded == []
 
 
 def test_the_switch_of_the_recipe_reaches_every_prompt(model: modeling.Sam) -> None:
     backend = load_sam(model)
     evidence = [one("cat", ((12.0, 30.0),))]
-    single, best = (Sam(multimask=switch)(backend, picture(), evidence)[0][0].score for switch in ("off", "on"))
-    asked = backend.masks(backend.embed(picture()), [SamPrompt(((12.0, 30.0),), None, "off"), SamPrompt(((12.0, 30.0),), None, "on")])
+    single, best = (Sam(multimask=switch)(backend, noise(), evidence)[0][0].score for switch in ("off", "on"))
+    asked = backend.masks(backend.embed(noise()), [SamPrompt(((12.0, 30.0),), None, "off"), SamPrompt(((12.0, 30.0),), None, "on")])
     assert [single, best] == pytest.approx([mask.score for mask in asked])
     assert single != pytest.approx(best)
 
@@ -282,9 +282,9 @@ def test_a_file_a_folder_and_an_object_load_the_same_sam(model: modeling.Sam, tm
     to_transformers(model.state_dict()).save_pretrained(tmp_path / "folder")
     prompt = [PROMPTS["a point and a box"]]
     given, *loaded = (load_sam(sam) for sam in (model, tmp_path / "sam.pth", str(tmp_path / "folder")))
-    expected = given.masks(given.embed(picture()), prompt)[0].logits
+    expected = given.masks(given.embed(noise()), prompt)[0].logits
     for backend in loaded:
-        torch.testing.assert_close(backend.masks(backend.embed(picture()), prompt)[0].logits, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(backend.masks(backend.embed(noise()), prompt)[0].logits, expected, atol=1e-5, rtol=0)
 
 
 def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
@@ -346,7 +346,7 @@ def test_a_tied_tensor_may_be_missing(folder: Path, model: modeling.Sam) -> None
     state.pop("prompt_encoder.shared_embedding.positional_embedding", None)
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     backend, given = load_sam(folder), load_sam(model)
-    masks = [sam.masks(sam.embed(picture()), [PROMPTS["a box"]])[0].logits for sam in (backend, given)]
+    masks = [sam.masks(sam.embed(noise()), [PROMPTS["a box"]])[0].logits for sam in (backend, given)]
     torch.testing.assert_close(*masks, atol=1e-5, rtol=0)
 
 
@@ -385,7 +385,7 @@ def test_a_mask_that_is_not_finite_is_no_mask() -> None:
             return [SamMask(torch.full((HEIGHT, WIDTH), float("nan")), 0.5) for _ in prompts]
 
     with pytest.raises(NotFinite, match="SAM computed NaN or infinity for 'cat'"):
-        Sam()(Broken(), picture(), [one("cat", ((1.0, 2.0),))])
+        Sam()(Broken(), noise(), [one("cat", ((1.0, 2.0),))])
 
 
 @pytest.mark.parametrize("name", ["", "a" * 5000, "a\0b"])
@@ -397,5 +397,5 @@ def test_names_that_no_file_can_have_are_refused(name: str) -> None:
 def test_the_sam_of_the_package_is_found_by_its_name(model: modeling.Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(model.state_dict(), tmp_path / "sam.pth")
     monkeypatch.setattr("fseg.glyphs.sam_file", lambda: tmp_path / "sam.pth", raising=False)
-    given, packaged = (load_sam(sam).masks(load_sam(sam).embed(picture()), [PROMPTS["a box"]])[0] for sam in (model, "glyphs"))
+    given, packaged = (load_sam(sam).masks(load_sam(sam).embed(noise()), [PROMPTS["a box"]])[0] for sam in (model, "glyphs"))
     assert torch.equal(packaged.logits, given.logits)

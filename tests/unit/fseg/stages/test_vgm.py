@@ -94,11 +94,11 @@ def test_an_empty_refined_mask_stays_empty_unless_the_guide_is_to_stand_in():
 
 def test_patches_that_a_family_merges_into_one_token_are_averaged():
     patches = torch.tensor([[[1.0], [3.0], [5.0], [5.0]], [[1.0], [3.0], [5.0], [5.0]]])
-    assert vgm._on_grid(patches, (1, 2)).tolist() == [[[2.0], [5.0]]]
-    assert torch.equal(vgm._on_grid(patches, (2, 4)), patches)
+    assert vgm.on_grid(patches, (1, 2)).tolist() == [[[2.0], [5.0]]]
+    assert torch.equal(vgm.on_grid(patches, (2, 4)), patches)
 
 
-def test_a_class_that_is_absent_passes_through_in_its_place():
+def test_a_class_that_is_absent_keeps_its_position():
     absent = evidence(name="dog", present=False)
     result = Refine()([absent, seen([[0.8, 0.0]])])
     assert result[0] is absent
@@ -125,4 +125,4 @@ def test_a_guide_of_all_cells_leaves_no_prototype_outside_whatever_epsilon_is(ep
 
 def test_patches_that_do_not_lie_on_the_image_tokens_are_refused():
     with pytest.raises(NoMap, match="27 x 27 patches, which do not lie on the 26 x 27 image tokens"):
-        vgm._on_grid(torch.zeros(27, 27, 1), (26, 27))
+        vgm.on_grid(torch.zeros(27, 27, 1), (26, 27))
