@@ -17,16 +17,28 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from fseg.drawing.axes import (
+    Colour,
+    class_colour,
+    draw_heat,
+    draw_image,
+    draw_legend,
+    draw_lines,
+    draw_map,
+    draw_mask,
+    draw_prompts,
+    plain_text,
+    to_array,
+    without_axis,
+    without_ticks,
+)
 from fseg.drawing.label_map import checked_labels, overlay, palette, save_labels, shown_names
 from fseg.errors import CannotDraw
 from fseg.evidence import Evidence, MapName
-from fseg.vocabulary.labels import IGNORED
 
 __all__ = ["layers_figure", "overlay", "palette", "panel", "save_labels", "steps_figure"]
 
@@ -38,16 +50,9 @@ _TITLES: dict[MapName, str] = {
     "prototype_mask": r"$M_v$  prototype mask",
     "refined": r"$M_r$  with prompts",
 }
-_COLOUR_MAPS: dict[MapName, str] = {"raw_distance": "magma", "distance": "magma", "response": "magma", "attention": "viridis"}
 _STEPS: tuple[MapName, ...] = ("distance", "attention", "prototype_mask", "refined")
 _TILE = 2.2  # the longer side of one image, in inches
-_DRAWN = 800  # the longer side of the array that is drawn for an image, in pixels
 _LETTERS = 15.5  # letters of a caption per inch
-_WHITE_EDGE = withStroke(linewidth=3.0, foreground="white")
-
-
-Colour = NDArray[np.float64]
-"""RGB, 0 to 1."""
 
 
 class Segmented(Protocol):
@@ -92,20 +97,20 @@ def steps_figure(
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9)
     for row, one in zip(axes, present, strict=False):
-        colour = _colour(classes, one.name)
-        _draw_image(row[0], image, grey=False)
+        colour = class_colour(classes, one.name)
+        draw_image(row[0], image, grey=False)
         _row_name(row[0], one.name, image, colour)
         for ax, step in zip(row[1:], _STEPS, strict=False):
-            _draw_map(ax, image, one, step, colour)
-        _draw_prompts(row[len(_STEPS)], one, colour)
+            draw_map(ax, image, one, step, colour)
+        draw_prompts(row[len(_STEPS)], one, colour)
         if masks is not None:
-            _draw_image(row[-1], image)
-            _draw_mask(row[-1], image, masks.get(one.name), colour)
+            draw_image(row[-1], image)
+            draw_mask(row[-1], image, masks.get(one.name), colour)
     if not present:
-        _draw_image(axes[0, 0], image, grey=False)
+        draw_image(axes[0, 0], image, grey=False)
         axes[0, 0].set_xlabel("no class is present", fontsize=9)
         for ax in axes[0, 1:]:
-            _empty(ax)
+            without_axis(ax)
     return figure
 
 
@@ -127,19 +132,19 @@ def layers_figure(image: Image.Image, per_layer: Mapping[int, Float[Tensor, "row
     """
     if not per_layer:
         raise CannotDraw(f"There is no layer of {name!r} to draw. Read some first, as in probe.Hidden(layers=range(1, 33), at=...).")
-    maps = {layer: _array(values) for layer, values in sorted(per_layer.items())}
+    maps = {layer: to_array(values) for layer, values in sorted(per_layer.items())}
     columns = min(len(maps) + 1, 6)
     figure, axes = _grid(math.ceil((len(maps) + 1) / columns), columns, image)
-    _draw_image(axes.flat[0], image, grey=False)
-    axes.flat[0].set_title(_plain(textwrap.shorten(name, 28)), fontsize=9, fontweight="bold")
+    draw_image(axes.flat[0], image, grey=False)
+    axes.flat[0].set_title(plain_text(textwrap.shorten(name, 28)), fontsize=9, fontweight="bold")
     least, largest = min(values.min() for values in maps.values()), max(values.max() for values in maps.values())
     for ax, (layer, values) in zip(axes.flat[1:], maps.items(), strict=False):
         low, high = (least, largest) if shared else (values.min(), values.max())
-        _draw_image(ax, image)
-        _draw_heat(ax, image, values, "magma", low, high)
+        draw_image(ax, image)
+        draw_heat(ax, image, values, "magma", low, high)
         ax.set_title(f"layer {layer}", fontsize=9)
     for ax in axes.flat[len(maps) + 1 :]:
-        _empty(ax)
+        without_axis(ax)
     if shared:
         bar = figure.colorbar(ScalarMappable(Normalize(least, largest), "magma"), ax=axes, fraction=0.02, pad=0.01)
         bar.ax.tick_params(labelsize=7)
@@ -165,26 +170,26 @@ def panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | Non
     """
     labels = {} if truth is None else {"truth": checked_labels(truth, image, result.classes)}
     labels["prediction"] = checked_labels(result.labels, image, result.classes)
-    found = [name for name in result.classes if name in result.evidence and result.evidence[name].present]
+    present = [name for name in result.classes if name in result.evidence and result.evidence[name].present]
     width, height = _tile(image)
-    captions = [_caption(result.evidence[name], round(3 * width * _LETTERS)) for name in found]
+    captions = [_caption(result.evidence[name], round(3 * width * _LETTERS)) for name in present]
     shown = shown_names(np.stack(list(labels.values())), result.classes)
-    abreast = max(1, min(5, int(3 * width * _LETTERS / (max(map(len, shown.values()), default=0) + 8))))
-    heights = [height + 0.25, 0.1 + 0.2 * math.ceil(len(shown) / abreast)]
+    columns = max(1, min(5, int(3 * width * _LETTERS / (max(map(len, shown.values()), default=0) + 8))))
+    heights = [height + 0.25, 0.1 + 0.2 * math.ceil(len(shown) / columns)]
     for caption in captions:
         heights += [0.15 + 0.16 * len(caption), height + 0.25]
     figure = Figure(figsize=(3 * width + 0.6, sum(heights)), layout="constrained")
     rows = figure.add_gridspec(len(heights), 3, height_ratios=heights)
     images = {"image": image, **{title: overlay(image, values, result.classes, legend=False) for title, values in labels.items()}}
     for column, (title, drawn) in enumerate(images.items()):
-        ax = _bare(figure.add_subplot(rows[0, column]))
-        _draw_image(ax, drawn, grey=False)
+        ax = without_ticks(figure.add_subplot(rows[0, column]))
+        draw_image(ax, drawn, grey=False)
         ax.set_title(title, fontsize=9)
-    _names(_empty(figure.add_subplot(rows[1, :])), shown, abreast)
-    for row, (name, caption) in enumerate(zip(found, captions, strict=True), start=1):
-        _lines(_empty(figure.add_subplot(rows[2 * row, :])), caption)
-        axes = [_bare(figure.add_subplot(rows[2 * row + 1, column])) for column in range(3)]
-        _class_row(axes, image, result.evidence[name], _colour(result.classes, name))
+    draw_legend(without_axis(figure.add_subplot(rows[1, :])), shown, columns)
+    for row, (name, caption) in enumerate(zip(present, captions, strict=True), start=1):
+        draw_lines(without_axis(figure.add_subplot(rows[2 * row, :])), caption)
+        axes = [without_ticks(figure.add_subplot(rows[2 * row + 1, column])) for column in range(3)]
+        _class_row(axes, image, result.evidence[name], class_colour(result.classes, name))
     return figure
 
 
@@ -192,28 +197,16 @@ def _class_row(axes: Sequence[Axes], image: Image.Image, evidence: Evidence, col
     first: MapName = "raw_distance" if evidence.raw_distance is not None else "response"  # a fusion may return its response alone
     steps: tuple[MapName, ...] = (first, "attention", "refined")
     for ax, step in zip(axes, steps, strict=True):
-        _draw_map(ax, image, evidence, step, colour)
+        draw_map(ax, image, evidence, step, colour)
         ax.set_title(_TITLES[step], fontsize=9)
-    _draw_prompts(axes[-1], evidence, colour)
+    draw_prompts(axes[-1], evidence, colour)
     _row_name(axes[0], evidence.name, image, colour)
 
 
 def _row_name(ax: Axes, name: str, image: Image.Image, colour: Colour) -> None:
     """Write the class to the left of its row, upwards, in lines no longer than the image is high."""
     lines = textwrap.fill(name, max(8, int(_tile(image)[1] * 10)))
-    ax.set_ylabel(_plain(lines), color=colour, fontsize=10, fontweight="bold")
-
-
-def _names(ax: Axes, shown: Mapping[int, str], abreast: int) -> None:
-    """Draw the legend of the labels in a row of its own."""
-    handles = [Patch(facecolor=palette()[label] / 255, label=_plain(name)) for label, name in shown.items()]
-    legend = ax.legend(handles=handles, loc="center", ncols=abreast, frameon=False, fontsize=8, handlelength=1.0, borderpad=0.0)
-    legend.set_in_layout(False)
-
-
-def _lines(ax: Axes, lines: Sequence[str]) -> None:
-    text = ax.text(0.0, 0.0, _plain("\n".join(lines)), fontsize=8.5, color="0.2", verticalalignment="bottom", linespacing=1.3)
-    text.set_in_layout(False)
+    ax.set_ylabel(plain_text(lines), color=colour, fontsize=10, fontweight="bold")
 
 
 def _caption(evidence: Evidence, letters: int) -> list[str]:
@@ -237,76 +230,5 @@ def _grid(rows: int, columns: int, image: Image.Image) -> tuple[Figure, NDArray[
     figure = Figure(figsize=(columns * width + 0.6, rows * (height + 0.1) + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
-        _bare(ax)
+        without_ticks(ax)
     return figure, axes
-
-
-def _bare(ax: Axes) -> Axes:
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set(color="0.85", linewidth=0.5)
-    return ax
-
-
-def _empty(ax: Axes) -> Axes:
-    ax.set_axis_off()
-    return ax
-
-
-def _draw_image(ax: Axes, image: Image.Image, grey: bool = True) -> None:
-    """Draw the image, in grey below a map, so that all colours are the map's."""
-    drawn = image.convert("L" if grey else "RGB")
-    drawn.thumbnail((_DRAWN, _DRAWN))
-    ax.imshow(np.asarray(drawn), cmap="gray", vmin=0, vmax=255, extent=_extent(image))
-
-
-def _draw_map(ax: Axes, image: Image.Image, evidence: Evidence, step: MapName, colour: Colour) -> None:
-    _draw_image(ax, image)
-    values = getattr(evidence, step)
-    if values is None:
-        ax.set_xlabel("not computed", fontsize=8, color="0.5")
-    elif step in _COLOUR_MAPS:
-        _draw_heat(ax, image, _array(values), _COLOUR_MAPS[step], None, None)
-    else:
-        _draw_mask(ax, image, values, colour)
-
-
-def _draw_heat(ax: Axes, image: Image.Image, values: NDArray[np.float32], colours: str, low: float | None, high: float | None) -> None:
-    ax.imshow(values, cmap=colours, vmin=low, vmax=high, alpha=0.75, interpolation="nearest", extent=_extent(image))
-
-
-def _draw_mask(ax: Axes, image: Image.Image, mask: Tensor | ArrayLike | None, colour: Colour) -> None:
-    if mask is not None:
-        inside = _array(mask).astype(bool)[..., None]
-        shade = np.where(inside, np.append(colour, 0.75), np.array([1.0, 1.0, 1.0, 0.6]))
-        ax.imshow(shade, interpolation="nearest", extent=_extent(image))
-
-
-def _draw_prompts(ax: Axes, evidence: Evidence, colour: Colour) -> None:
-    """Draw box and points on top: a box of pixels ends half a pixel beyond the centre of its last pixel."""
-    if evidence.box is not None:
-        x0, y0, x1, y1 = evidence.box
-        frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, edgecolor=colour, linewidth=1.6)
-        frame.set_path_effects([_WHITE_EDGE])
-        frame.set_clip_on(False)
-        ax.add_patch(frame)
-    for x, y in evidence.points:
-        ax.plot(x, y, "o", markersize=6, markerfacecolor=colour, markeredgecolor="white", markeredgewidth=1.5, clip_on=False)
-
-
-def _extent(image: Image.Image) -> tuple[float, float, float, float]:
-    """The whole image in pixels of the original, whatever the size of the drawn array."""
-    return -0.5, image.width - 0.5, image.height - 0.5, -0.5
-
-
-def _colour(classes: Sequence[str], name: str) -> Colour:
-    return palette()[(list(classes).index(name) + 1) % IGNORED] / 255.0
-
-
-def _array(values: Tensor | ArrayLike) -> NDArray[np.float32]:
-    return values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values, dtype=np.float32)
-
-
-def _plain(text: str) -> str:
-    """Text in which matplotlib finds no formula."""
-    return text.replace("$", r"\$")

@@ -13,7 +13,6 @@ from fseg.checkpoints import sam_path
 from fseg.errors import InvalidSam
 from fseg.sam.base import AnySam, Promptable
 from fseg.sam.network import Network, PromptableSam
-from fseg.sam.weights import read_weights
 
 _WEIGHT_FILES = (".pth", ".pt", ".safetensors")
 
@@ -54,7 +53,7 @@ def load_sam(
     )
 
 
-# The two modules below import segment_anything and transformers: they are imported only when a SAM is loaded.
+# fseg.sam.segment_anything and fseg.sam.transformers import what they are named after: they are imported when a SAM is loaded.
 
 
 def _network_of(model: nn.Module) -> Network | None:
@@ -87,6 +86,7 @@ def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | No
 
 def _from_file(path: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Network:
     from fseg.sam.segment_anything import SegmentAnythingNetwork, build_sam
+    from fseg.sam.weights import read_weights
 
     weights = read_weights(path)
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fseg.errors import InvalidSam
 from fseg.sam.network import PIXEL_MEAN, PIXEL_STD, foreground_labels, in_float32, placement
 from fseg.sam.shapes import shape_of, skeleton
-from fseg.sam.weights import WANTED, check_finite, some
+from fseg.sam.weights import ACCEPTED, check_finite, some
 
 __all__ = ["Sam", "SegmentAnythingNetwork", "build_sam"]
 
@@ -84,7 +84,7 @@ def build_sam(state: Mapping[str, Tensor]) -> Sam:
     faults = {"missing": missing, "not SAM's": foreign, "of another shape than the rest implies": misshapen}
     if any(faults.values()):
         reasons = "; ".join(f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names)
-        raise InvalidSam(f"These {len(state)} tensors are not the weights of a segment-anything Sam: {reasons}. {WANTED}")
+        raise InvalidSam(f"These {len(state)} tensors are not the weights of a segment-anything Sam: {reasons}. {ACCEPTED}")
     check_finite("The SAM", state)
     model.load_state_dict(dict(state), assign=True)
     # Two buffers that no file contains, and that therefore still have no storage.
@@ -108,4 +108,4 @@ def _of_another_size(state: Mapping[str, Tensor]) -> Sam:
     try:
         return skeleton(shape)
     except (ValueError, RuntimeError, ArithmeticError, AssertionError) as error:  # the names fit, but no network has these shapes
-        raise InvalidSam(f"No segment-anything Sam has these shapes: {error or type(error).__name__}. {WANTED}") from error
+        raise InvalidSam(f"No segment-anything Sam has these shapes: {error or type(error).__name__}. {ACCEPTED}") from error

@@ -20,7 +20,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from fseg.errors import InvalidSam
-from fseg.sam.weights import WANTED, some
+from fseg.sam.weights import ACCEPTED, some
 
 DECODER_HEADS = 8
 
@@ -74,7 +74,7 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
             return state[name].shape
         if name in state:
             raise InvalidSam(
-                f"{name} has the shape {tuple(state[name].shape)}, where segment-anything's has {dimensions} dimensions, none of 0. {WANTED}"
+                f"{name} has the shape {tuple(state[name].shape)}, where segment-anything's has {dimensions} dimensions, none of 0. {ACCEPTED}"
             )
         if any(key.startswith("vision_encoder.") for key in state):
             raise InvalidSam(
@@ -82,7 +82,7 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
                 "Pass the folder that they lie in, with its config.json."
             )
         raise InvalidSam(
-            f"No tensor {name!r} among these {len(state)} ({some(state)}): not weights of segment-anything's Sam class. {WANTED}"
+            f"No tensor {name!r} among these {len(state)} ({some(state)}): not weights of segment-anything's Sam class. {ACCEPTED}"
         )
 
     _, rows, columns, width = size("image_encoder.pos_embed", 4)
@@ -95,18 +95,18 @@ def shape_of(state: Mapping[str, Tensor]) -> SamShape:
         raise InvalidSam(
             f"The image encoder has {rows} x {columns} positions, attention over {sorted(set(reaches))} patches, "
             f"and heads of {head_width} in a width of {width}. segment-anything's is square, with one size of window "
-            f"and heads of equal width. {WANTED}"
+            f"and heads of equal width. {ACCEPTED}"
         )
     channels = size("mask_decoder.iou_token.weight")[1]
     attention_width = size("mask_decoder.transformer.final_attn_token_to_image.q_proj.weight")[0]
     if channels % attention_width or attention_width % DECODER_HEADS:
         raise InvalidSam(
             f"The mask decoder attends in a width of {attention_width} of its {channels} channels, "
-            f"which no {DECODER_HEADS} heads of a whole downsampling give. {WANTED}"
+            f"which no {DECODER_HEADS} heads of a whole downsampling give. {ACCEPTED}"
         )
     mask_tokens = size("mask_decoder.mask_tokens.weight")[0]
     if mask_tokens < 2:
-        raise InvalidSam(f"mask_decoder.mask_tokens.weight is of {mask_tokens} mask; a SAM has a single one and alternatives. {WANTED}")
+        raise InvalidSam(f"mask_decoder.mask_tokens.weight is of {mask_tokens} mask; a SAM has a single one and alternatives. {ACCEPTED}")
     score_depth = _count(state, "mask_decoder.iou_prediction_head.layers.{}.weight")
     return SamShape(
         image_side=rows * patch,

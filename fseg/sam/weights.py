@@ -14,7 +14,7 @@ from torch import Tensor
 from fseg.errors import InvalidSam
 from probe.tracing.finite import FiniteCheck
 
-WANTED = "Pass weights of segment-anything's Sam class (such as sam_vit_h_4b8939.pth), or a hub id such as facebook/sam-vit-huge."
+ACCEPTED = "Pass weights of segment-anything's Sam class (such as sam_vit_h_4b8939.pth), or a hub id such as facebook/sam-vit-huge."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -29,20 +29,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = load_file(path) if path.suffix == ".safetensors" else _read_pytorch(path)
     except pickle.UnpicklingError as error:
         raise InvalidSam(
-            f"{path} is not a file of plain tensors: it holds other objects, whose code we do not run, or is no PyTorch file. {WANTED}"
+            f"{path} is not a file of plain tensors: it holds other objects, whose code we do not run, or is no PyTorch file. {ACCEPTED}"
         ) from error
     except InvalidSam:
         raise
     except Exception as error:  # a damaged file can stop a reader in any way
         raise InvalidSam(
-            f"{path} ({path.stat().st_size:,} bytes) does not read as weights; it may be truncated: download or copy it again. {WANTED}"
+            f"{path} ({path.stat().st_size:,} bytes) does not read as weights; it may be truncated: download or copy it again. {ACCEPTED}"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         content = f"a mapping with the keys {some(map(str, state))}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
-        raise InvalidSam(f"{path} holds {content}, and weights are a mapping of names to tensors. {WANTED}")
+        raise InvalidSam(f"{path} holds {content}, and weights are a mapping of names to tensors. {ACCEPTED}")
     other = [str(name) for name, value in state.items() if not (isinstance(name, str) and _is_plain(value))]
     if other:
-        raise InvalidSam(f"{path} holds tensors that are not plain numbers with a fraction, under plain names: {some(other)}. {WANTED}")
+        raise InvalidSam(f"{path} holds tensors that are not plain numbers with a fraction, under plain names: {some(other)}. {ACCEPTED}")
     return {name: value.float() for name, value in state.items()}
 
 
@@ -51,7 +51,9 @@ def _read_pytorch(path: Path) -> object:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise InvalidSam(f"{path} is damaged: the checksum of its part {damaged!r} does not hold. Download or copy it again. {WANTED}")
+            raise InvalidSam(
+                f"{path} is damaged: the checksum of its part {damaged!r} does not hold. Download or copy it again. {ACCEPTED}"
+            )
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from fseg.checks import check_bool, check_choice, check_int, checked
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
+from probe.tokens.layout import Box
 
 KINDS = ("point", "box", "both")
 Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 
 
 def components(mask: Bool[Tensor, "row col"], min_patches: int = 2) -> list[NDArray[np.intp]]:

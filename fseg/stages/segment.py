@@ -15,7 +15,6 @@ from fseg.checks import check_choice, check_text, checked
 from fseg.evidence import Evidence
 from fseg.sam.base import MULTIMASKS, AnySam, Multimask, SamPrompt
 from probe.errors import NotFinite
-from probe.tracing.finite import is_finite
 
 
 @frozen
@@ -56,7 +55,7 @@ class Sam:
         prompts = [SamPrompt(evidence[index].points, evidence[index].box, self.multimask) for index in prompted]
         masks = dict(zip(prompted, sam.masks(sam.embed(image), prompts), strict=True)) if prompts else {}
         for index, mask in masks.items():
-            if not (math.isfinite(mask.score) and is_finite(mask.logits)):
+            if not (math.isfinite(mask.score) and mask.logits.isfinite().all()):
                 raise NotFinite(
                     f"SAM computed NaN or infinity for {evidence[index].name!r}, which is no mask. Load it in float32, or other weights."
                 )
