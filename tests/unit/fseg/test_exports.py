@@ -12,12 +12,12 @@ import fseg
 
 def test_every_public_name_is_there_and_listed() -> None:
     for name in fseg.__all__:
-        assert getattr(fseg, name).__name__ == name
-    assert set(fseg.__all__) <= set(dir(fseg))
+        assert getattr(fseg, name).__name__.rpartition(".")[2] == name
+    assert {"Segmenter", "Recipe", "Result", "fusion", "recipes", "errors"} <= set(fseg.__all__) <= set(dir(fseg))
 
 
-def test_a_submodule_is_an_attribute_too() -> None:
-    code = "import fseg; assert fseg.errors.FsegError is fseg.FsegError; assert fseg.plugins.GROUP == 'fseg.recipes'"
+def test_the_names_are_those_of_a_fresh_process_too() -> None:
+    code = "import fseg; assert fseg.errors.FsegError is fseg.FsegError; assert {'D', 'M_A'} <= set(fseg.fusions()); assert fseg.recipes()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -26,7 +26,7 @@ def test_a_function_is_not_hidden_by_a_module() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_unknown_name_is_an_attribute_error_that_lists_those_there_are() -> None:
-    with pytest.raises(AttributeError, match=r"has no attribute 'Segmentor'\. It has Evidence, Failure, .*, Segmenter,"):
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="fseg attribute Segmentor"):
         fseg.Segmentor  # noqa: B018
     assert not hasattr(fseg, "__wrapped__")

@@ -44,5 +44,9 @@ def test_what_needs_no_tensor_imports_no_torch(code: str) -> None:
     assert imported(code) == []
 
 
+def test_listing_the_recipes_imports_torch_and_nothing_else_heavy() -> None:
+    assert imported(of_command(("recipes",))) == ["torch"]
+
+
 def test_the_test_sees_an_import() -> None:
     assert "matplotlib" in imported("import matplotlib")
