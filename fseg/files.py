@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from fseg.errors import OutputError
 
 _TEMPORARY = re.compile(r"\.fseg-[0-9a-f]{32}\.part")
-"""Names of files that are being written. The random part makes it certain that a file of such a name is ours."""
+"""Names of files that are being written. The long random part makes sure that a file of such a name is ours."""
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file beside its place and then move it there; folders are made as needed.
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a temporary file in the same folder, then rename it; missing folders are created.
 
-    A process that is killed meanwhile leaves a hidden file behind, which `clear_temporary` removes.
+    A process that is killed meanwhile leaves the temporary file, which `clear_temporary` removes.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "new" / "note.txt"
+    >>> write_atomically(path, lambda file: file.write(b"done"))
+    >>> path.read_text()
+    'done'
 
     Args:
-        write: gets the open binary file.
+        write: called with the open binary file.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full; nothing is left behind.
@@ -61,7 +67,7 @@ def clear_temporary(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Fail before the work, not after it.
+    """Check before the work that a folder can be written.
 
     Raises:
         OutputError: the folder cannot be made or written.
@@ -82,4 +88,6 @@ def _create_temporary(folder: Path) -> tuple[int, Path]:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}. Name another place with --out, or free this one.")
+    return OutputError(
+        f"{str(path)!r} cannot be written: {error.strerror or error}. Name another folder with --out, or make this one writable."
+    )

@@ -19,7 +19,7 @@ GROUP = "fseg.recipes"
 
 
 def packages() -> PlugIns:
-    """The entry points of the group; read once, since looking through all installed packages takes milliseconds."""
+    """The entry points of the group; read once, since searching all installed packages takes milliseconds."""
     return _read_by(entry_points)
 
 
@@ -29,10 +29,10 @@ def _read_by(read: Callable[..., Iterable[EntryPoint]]) -> PlugIns:
 
 
 def import_named(names: Iterable[str]) -> tuple[str, ...]:
-    """Import modules by name, and files by their path, which ends with .py. What is imported already is not run again.
+    """Import modules by name, and files by their path, which ends with .py. What is imported already is not imported again.
 
     Returns:
-        the names by which another process can do the same: of a file, its absolute path.
+        the names by which another process can import the same: for a file, its absolute path.
 
     Raises:
         ImportFailed: no such module or file, or its code fails.
@@ -52,7 +52,7 @@ def _file(name: str) -> str:
     if not isfile(Path(name).expanduser()):
         raise ImportFailed(f"No file {name!r} to import. Check the path, or name an installed module.")
     path = Path(name).expanduser().resolve()
-    # A name of its own: a file called torch.py must not stand in for torch.
+    # A unique name: a file called torch.py must not replace torch.
     own = f"fseg_import_{sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:12]}_{path.stem}"
     if own in sys.modules:
         return str(path)

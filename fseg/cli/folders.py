@@ -1,4 +1,4 @@
-"""Where the results of many pictures go: a folder for each, plainly named, that holds nothing of anybody else's."""
+"""The result folder of each image: a plain name, and no folder with somebody else's files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LONGEST = 200  # bytes of a name: file systems take 255, and a number may follo
 
 
 def folder_name(image: Path) -> str:
-    """A plain folder name, on any system, for a picture's file name without its suffix.
+    """A plain folder name, on any system, for an image's file name without its suffix.
 
-    Characters that some system forbids become "_", as do those that cannot be seen; "." and names of nothing become "image".
+    Characters that some system forbids become "_", as do invisible ones; "." and empty names become "image".
     """
     seen = "".join(character if _is_plain(character) else "_" for character in image.stem)
     name = seen.encode()[:_LONGEST].decode(errors="ignore").rstrip(" .") or "image"
@@ -29,12 +29,12 @@ def folder_name(image: Path) -> str:
 
 
 def result_folders(out: Path, images: Sequence[Path]) -> list[Path]:
-    """A folder in `out` for each picture, called like it; where the name is taken, with the next free number behind it.
+    """A folder in `out` for each image, named after it, with a number appended where the name is taken.
 
-    The same pictures get the same folders again, so that a command that is started again replaces its own results.
+    The same images get the same folders again, so that a command that is started again replaces its own results.
 
     Raises:
-        OutputError: one of the folders is there and holds files, and is no result of an earlier run; or a picture lies in it.
+        OutputError: one of the folders exists with files that are no earlier result, or with one of the images in it.
     """
     taken: set[str] = set()
     folders = []
@@ -51,7 +51,7 @@ def result_folders(out: Path, images: Sequence[Path]) -> list[Path]:
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
-    """Refuse to write where something is read from, under whatever name.
+    """Refuse to write to a file that is also read, under whatever name.
 
     Raises:
         OutputError: an output is one of the inputs.
@@ -59,7 +59,9 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
     for output in outputs:
         for read in inputs:
             if _same(output, read):
-                raise OutputError(f"{str(output)!r} would be written over {str(read)!r}, which is read. Name another place with --out.")
+                raise OutputError(
+                    f"{str(output)!r} would be written over {str(read)!r}, which is an input. Name another folder or file with --out."
+                )
 
 
 def _check_ours(folder: Path) -> None:
@@ -67,12 +69,12 @@ def _check_ours(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise OutputError(f"{str(folder)!r} is there and is no folder. Name another place with --out, or move it away.")
+        raise OutputError(f"{str(folder)!r} exists and is no folder. Name another folder with --out, or move it away.")
     others = [path.name for path in _files(folder) if not path.name.startswith(".")]
     if others and not _is_result(folder / RESULT):
         raise OutputError(
             f"The folder {str(folder)!r} holds {sorted(others)[0]!r}, which `fseg segment` did not write there. "
-            "Name another place with --out, or move it away."
+            "Name another folder with --out, or move it away."
         )
 
 
@@ -102,12 +104,12 @@ def _is_plain(character: str) -> bool:
 
 
 def _alike(name: str) -> str:
-    """Names that some file system takes for one are equal here."""
+    """The name's form in which it equals all names that some file system does not tell apart."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _same(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
-    except (OSError, ValueError):  # one of them is not there, or is no name that a file can have
+    except (OSError, ValueError):  # one of them does not exist, or is no valid file name
         return False

@@ -1,1 +1,1 @@
-"""Measuring segmentations: the field's metric, and how sure a comparison of two recipes is."""
+"""Evaluation of recipes on data sets: the field's metrics, resumable runs, and the paper's tables."""

@@ -1,4 +1,4 @@
-"""Class lists: by which words each data set's classes are asked about, in the order of its truth."""
+"""Class lists: the names that each data set's classes are asked about by, in the order of its labels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LISTS = ("benchmark", "natural")
 
 
 def class_list(data_set: DataSet, which: str = "benchmark") -> dict[str, tuple[str, ...]]:
-    """For each class of a set, background left out, the names that it is asked about by.
+    """The names that each class of a set (background left out) is asked about by.
 
     Args:
-        which: "benchmark", "natural", or a file of one class a line (synonyms behind it after commas) in the order of the truth. A set that
-            brings its own names (folder, glyphs) has these for both words.
+        which: "benchmark", "natural", or a file of one class a line (synonyms behind it after commas) in the order of the labels. A set that
+            has its own names (folder, glyphs) uses these for both words.
 
     Raises:
         InvalidClasses: no such list, or one of another length than the set's: it would name the wrong labels.
@@ -33,7 +33,7 @@ def class_list(data_set: DataSet, which: str = "benchmark") -> dict[str, tuple[s
     wanted = data_set.labels - data_set.background
     if len(classes) != wanted:
         raise InvalidClasses(
-            f"The class list {which!r} has {len(classes)} classes, {data_set.name} has {wanted} beside the background. "
-            "Line n names the n-th label, so all have to be there, in the order of the truth."
+            f"The class list {which!r} has {len(classes)} classes, {data_set.name} has {wanted} without the background. "
+            "Line n names the n-th label, so all are needed, in the order of the labels."
         )
     return classes

@@ -1,4 +1,4 @@
-"""Files of true labels: what their pixel values mean, and predictions written in the same values."""
+"""Label files: the ground truth read as labels, and predictions written in the same pixel values."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from fseg.vocabulary.labels import IGNORED
 from probe.inputs.images import OPENING
 
 MOST_PIXELS = 178_956_970
-"""The largest label map that is decoded: as large as the largest image that Pillow opens unless it is told otherwise."""
+"""The largest label map that is decoded: Pillow's default limit for images."""
 
 
 def read_truth(path: Path, meaning: LabelValues) -> Int64[np.ndarray, "height width"]:
-    """The labels of a file, 0..C-1, 255 where they are ignored.
+    """The labels of a file: 0..C-1, or 255 for ignored pixels.
 
     Raises:
-        InvalidTruth: the file cannot be read, is no regular file or too large (known before it is decoded), is a colour picture, or has
+        InvalidTruth: the file cannot be read, is no regular file or too large (known before it is decoded), is a colour image, or has
             a value that the set does not know.
     """
     return read_truth_and_bytes(path, meaning)[0]
 
 
 def read_truth_and_bytes(path: Path, meaning: LabelValues) -> tuple[Int64[np.ndarray, "height width"], bytes]:
-    """What `read_truth` gives, and the bytes that it was decoded from: one reading for both."""
+    """The labels that `read_truth` returns, and the bytes that they were decoded from, read once."""
     values, content = _pixel_values(path)
     table = np.full(256, -1, dtype=np.int64)
     table[list(meaning.labels)] = list(meaning.labels.values())
@@ -48,7 +48,7 @@ def read_truth_and_bytes(path: Path, meaning: LabelValues) -> tuple[Int64[np.nda
 
 
 def write_mask(path: Path, labels: Int64[np.ndarray, "height width"], meaning: LabelValues) -> None:
-    """Write labels as a palette PNG in the values of the set's own truth; `read_truth` gives them back.
+    """Write labels as a palette PNG in the pixel values of the set's own ground truth; `read_truth` reads them back.
 
     Raises:
         OutputError: the file cannot be written.
@@ -63,7 +63,7 @@ def _pixel_values(path: Path) -> tuple[np.ndarray[Any, Any], bytes]:
         _check_regular(path)
         content = path.read_bytes()
         with OPENING, warnings.catch_warnings():
-            # Pillow warns of pictures of half the size at which it refuses them; labels are as large as their image.
+            # Pillow warns at half the size at which it refuses an image; labels are as large as their image.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(BytesIO(content))
         with opened:
@@ -72,11 +72,11 @@ def _pixel_values(path: Path) -> tuple[np.ndarray[Any, Any], bytes]:
             mode, values = opened.mode, np.asarray(opened)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidTruth(
-            f"The labels {_shown(path)} cannot be read ({_reason(error)}): the file is damaged, too large or no picture. Get it again."
+            f"The labels {_shown(path)} cannot be read ({_reason(error)}): the file is damaged, too large or no image. Get it again."
         ) from error
     if mode not in ("P", "L"):
         raise InvalidTruth(
-            f"{_shown(path)} is a picture of mode {mode}; labels are one value of 8 bits a pixel. "
+            f"{_shown(path)} is an image of mode {mode}; labels are one value of 8 bits a pixel. "
             "A palette PNG that was opened as RGB and saved has lost them: take the file as it was distributed."
         )
     return values, content
@@ -89,16 +89,16 @@ def _reason(error: Exception) -> str:
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse what is no file before it is opened: a pipe would be waited for."""
+    """Refuse anything but a file before it is opened: opening a pipe would block."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise InvalidTruth(f"The labels {_shown(path)} are no regular file. Name the picture that holds them.")
+        raise InvalidTruth(f"The labels {_shown(path)} are no regular file. Name the image file that holds them.")
 
 
 def _check_size(path: Path, opened: Image.Image) -> None:
-    """Refuse what its header says is too large before it is decoded, also in a program that has lifted Pillow's own limit."""
+    """Refuse an image whose header gives too large a size, before it is decoded, even where Pillow's own limit is off."""
     if opened.width * opened.height > MOST_PIXELS:
         raise InvalidTruth(
-            f"The labels {_shown(path)} have {opened.height} x {opened.width} pixels; {MOST_PIXELS} are the most that is read. "
+            f"The labels {_shown(path)} have {opened.height} x {opened.width} pixels; the limit is {MOST_PIXELS}. "
             "Check the file, or cut image and labels into parts."
         )
 

@@ -1,4 +1,4 @@
-"""What the pixel values of label files mean: for each data set, which label a value stands for."""
+"""The meaning of the pixel values in label files: for each data set, which label a value stands for."""
 
 from __future__ import annotations
 

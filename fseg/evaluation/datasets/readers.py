@@ -36,15 +36,15 @@ class Index:
 
 
 def read_index(declared: DataSet, root: Path) -> Index:
-    """Which images of a set have their labels, and which files are missing. Opens no picture.
+    """Which images of a set have their labels, and which files are missing. Opens no image.
 
     Raises:
         InvalidDataSet: no such folder, no list of the split, an empty split, or an image that is listed twice.
     """
     if not root.is_dir():
         raise InvalidDataSet(f"No folder {str(root)!r}. Give the one that holds\n{tree(declared)}")
-    images, truths = _pictures(declared, root), _files(root / declared.truths)
-    names = _listed(declared, root) if declared.split else _there(declared, images, truths)
+    images, truths = _image_files(declared, root), _files(root / declared.truths)
+    names = _listed(declared, root) if declared.split else _existing(declared, images, truths)
     if not names:
         raise InvalidDataSet(f"{declared.name} has no images under {str(root)!r}. Expected there:\n{tree(declared)}")
     samples, missing = [], []
@@ -89,10 +89,10 @@ def counted_tree(declared: DataSet, root: Path) -> str:
 
 def _parts(declared: DataSet) -> Iterator[tuple[str, str]]:
     """What is shown for each kind of file, and the pattern that finds them."""
-    any_picture = len(declared.endings) > 1
+    any_image = len(declared.endings) > 1
     yield (
-        f"{declared.images}/*{'' if any_picture else declared.endings[0]}",
-        f"{declared.images}/*{'.*' if any_picture else declared.endings[0]}",
+        f"{declared.images}/*{'' if any_image else declared.endings[0]}",
+        f"{declared.images}/*{'.*' if any_image else declared.endings[0]}",
     )
     for form in declared.forms:
         yield f"{declared.truths}/*{form.ending}", f"{declared.truths}/*{form.ending}"
@@ -103,7 +103,7 @@ def _parts(declared: DataSet) -> Iterator[tuple[str, str]]:
 
 
 def _count(root: Path, pattern: str) -> int:
-    """Converted labels lie beside the raw ones and end alike: they count as what they are."""
+    """The number of files; converted labels, in the same folder and with the same ending, are not counted as raw ones."""
     converted = "TrainIds" in pattern
     return sum(1 for path in root.glob(pattern) if converted or "TrainIds" not in path.name)
 
@@ -124,7 +124,7 @@ def _listed(declared: DataSet, root: Path) -> list[str]:
     return names
 
 
-def _pictures(declared: DataSet, root: Path) -> dict[str, Path]:
+def _image_files(declared: DataSet, root: Path) -> dict[str, Path]:
     """The image files by name."""
     folder = root / declared.images
     files = [folder / file for file in sorted(_files(folder)) if Path(file).suffix.lower() in declared.endings]
@@ -134,13 +134,13 @@ def _pictures(declared: DataSet, root: Path) -> dict[str, Path]:
     return {path.stem: path for path in files}
 
 
-def _there(declared: DataSet, images: Iterable[str], truths: Iterable[str]) -> list[str]:
+def _existing(declared: DataSet, images: Iterable[str], truths: Iterable[str]) -> list[str]:
     """All names that have an image or labels, in order."""
     return sorted({*images, *(name for file in truths if (name := _named(declared, file)) is not None)})
 
 
 def _named(declared: DataSet, file: str) -> str | None:
-    """The image that a file of labels belongs to; None for another set's conversion beside them."""
+    """The image that a label file belongs to; None for another set's conversion in the same folder."""
     name = next((file.removesuffix(form.ending) for form in declared.forms if file.endswith(form.ending)), None)
     return None if name is None or name.endswith("TrainIds") else name
 

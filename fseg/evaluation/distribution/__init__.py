@@ -1,1 +1,1 @@
-"""The images of a run, shared among processes."""
+"""The images of a run, distributed over processes."""

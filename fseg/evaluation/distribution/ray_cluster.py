@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: to one that is there, or to one of this machine, which begins and ends with a run."""
+"""The connection to a Ray cluster: an existing one, or one on this machine that is started and ended with the run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LOCAL = "local"
 """The address of a cluster on this machine, started for the run and ended with it."""
 
 PATIENCE = 10.0
-"""Seconds in which a cluster's head answers. Ray itself would go on asking."""
+"""Seconds to wait for a cluster's head. Ray itself would retry for ever."""
 
 LOOPBACK = "127.0.0.1"
-"""Where a cluster on this machine listens: other machines cannot reach it. Ray's connections run what they are sent."""
+"""The address of a cluster on this machine, out of reach of others: Ray executes whatever it is sent."""
 
 
 @contextmanager
 def connected(address: str, processors: int) -> Iterator[None]:
-    """Connected to a cluster, for as long as the block lasts. A program that is connected already stays so.
+    """Connect to a cluster for the block. A program that is connected already stays connected.
 
     Args:
         address: as `run_on_cluster` takes it.
@@ -43,7 +43,7 @@ def connected(address: str, processors: int) -> Iterator[None]:
         yield
         return
     if address == LOCAL:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that lives for one run reports to nobody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics of a cluster that exists for one run
         with _watched(), _loopback(), _initialised(address, num_cpus=processors, include_dashboard=False):
             if (bound := ray.util.get_node_ip_address()) != LOOPBACK:
                 raise ClusterNotFound(
@@ -72,8 +72,8 @@ def _initialised(address: str, **options: Any) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block: what Ray has started half it cannot end, and Python loses a Ctrl-C that comes as it forks."""
-    if threading.current_thread() is not threading.main_thread():  # only that one hears of it
+    """Delay Ctrl-C to the end of the block: Ray cannot end a half-started cluster, and Python loses a Ctrl-C during a fork."""
+    if threading.current_thread() is not threading.main_thread():  # only that one receives signals
         yield
         return
     heard = False
@@ -107,7 +107,7 @@ def _loopback() -> Iterator[None]:
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    """With a process beside this one that ends what is left of a cluster if this one is killed."""
+    """Run the block with a watcher process, which ends the rest of a local cluster if this process is killed."""
     # A session of its own: a signal to all processes of a terminal or of a job does not end it first.
     watcher = subprocess.Popen(
         [sys.executable, "-P", ray_watcher.__file__, str(os.getpid())],

@@ -1,9 +1,9 @@
-"""A process that outlives a run and ends what a killed one leaves of the Ray cluster that it had started.
+"""A watcher process that outlives a run: if the run is killed, it ends the processes left of its Ray cluster.
 
 Ray has the kernel end most of a cluster with the program that started it. Its agents notice it as well, but ask the cluster, which is gone,
 for a minute before they end. (Where there is no /proc this does nothing: there Ray ends its process group by a process like this one.)
 
-A file of its own, run by its path, because whatever is imported from `fseg` imports torch first.
+A file of its own, run by its path, so that it starts at once and imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 INTERVAL = 0.2
-"""Seconds between two looks at whether the run is there, and at what is left of its cluster."""
+"""Seconds between two checks of the run, and of the processes left of its cluster."""
 
 LOOKS = 10
-"""How often what is left is ended: a process that was being started when the run ended may come to light after the first time."""
+"""How often the processes left are ended: one that was just being started may appear after the first time."""
 
 
 def users(files: re.Pattern[str]) -> list[int]:
@@ -29,12 +29,12 @@ def users(files: re.Pattern[str]) -> list[int]:
 
 
 def _open_files(folder: Path) -> list[str]:
-    found = []
+    paths = []
     with suppress(OSError):
         for descriptor in (folder / "fd").iterdir():
             with suppress(OSError):
-                found.append(os.readlink(descriptor))
-    return found
+                paths.append(os.readlink(descriptor))
+    return paths
 
 
 def main(run: int) -> None:

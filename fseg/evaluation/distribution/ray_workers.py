@@ -1,4 +1,4 @@
-"""The same workers as Ray actors, on a cluster of machines. One that dies is replaced, and its image is done again."""
+"""Workers as Ray actors, on a cluster of machines. A dead worker is replaced, and its image is done again."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from fseg.result import versions
 from probe.errors import DeviceNotFound, ProbeError
 
 ATTEMPTS = 3
-"""As many workers may die of one image before it counts as failed, and as many in a row before they have opened the models."""
+"""So many workers may die on one image before it counts as failed, or in a row before they have opened the models."""
 
 
 class Worker:
-    """Models of its own on a device of the cluster. It does one image after another and writes no file of the run: what it makes goes back."""
+    """A worker with its own models on a device of the cluster. It writes no file of the run: its records and masks are sent back."""
 
     def __init__(self, task: Task, folder: Path, threads: int) -> None:
         with suppress(OSError):  # a machine without this folder can still be given absolute paths
@@ -41,7 +41,7 @@ class Worker:
         self._task = task
 
     def open(self, expected: Mapping[str, str]) -> dict[str, str]:
-        """Open the models, and say which they are.
+        """Open the models, and return their names.
 
         Args:
             expected: the versions of the machine that started the run.
@@ -72,7 +72,7 @@ def run_on_cluster(
     ready: Callable[[Mapping[str, str]], None],
     threads: int | None = None,
 ) -> Iterator[Record]:
-    """Work in actors of a Ray cluster; records come as they are finished, and are in the run's file by then.
+    """Work in actors of a Ray cluster; yields records once they are finished and written to the run's file.
 
     Only this process writes into `out`. The machines of the cluster read the data set and the models under the names that were given here.
 
@@ -81,7 +81,7 @@ def run_on_cluster(
             which other machines do not reach, started for the run and ended with it, however it ends. A program that is connected
             to Ray already stays so, whatever the address.
         workers: actors; with the device "cuda", one on each GPU.
-        ready: is told which models a worker has opened, before its first image.
+        ready: called with the names of the models that a worker has opened, before its first image.
         threads: of each worker on the CPU; None: this process's, divided among them.
 
     Raises:
@@ -92,11 +92,11 @@ def run_on_cluster(
     workers = min(workers, len(samples))
     threads = threads_of_each(threads, workers)
     with connected(address, workers * threads):
-        crew = _Crew(task, samples, workers, threads)
+        actors = _Actors(task, samples, workers, threads)
         file = RecordFile(out / FOLDER / "cluster.jsonl")
         try:
-            while crew.left:
-                sample, outcome = crew.next()
+            while actors.left:
+                sample, outcome = actors.next()
                 if sample is None:
                     ready(outcome)
                     continue
@@ -107,15 +107,15 @@ def run_on_cluster(
                 yield record
         finally:
             file.close()
-            crew.dismiss()
+            actors.dismiss()
 
 
 def _write(path: Path, content: bytes) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
-class _Crew:
-    """The actors of a run, and who does what."""
+class _Actors:
+    """The actors of a run, and the image that each works on."""
 
     def __init__(self, task: Task, samples: Sequence[Sample], size: int, threads: int) -> None:
         self.left = len(samples)
@@ -154,12 +154,12 @@ class _Crew:
             return sample, outcome
 
     def dismiss(self) -> None:
-        """Let all actors go, at whatever they are."""
+        """Kill all actors."""
         for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             ray.kill(actor)
 
     def _assign(self) -> None:
-        """Fill the places of the dead, while there is work for them, and give the idle something to do."""
+        """Replace dead actors while there is work for them, and give idle ones an image."""
         while len(self._idle) + len(self._busy) < min(self._size, self.left):
             actor = self._new()
             self._busy[actor.open.remote(versions())] = (actor, None)
@@ -168,7 +168,7 @@ class _Crew:
             self._busy[actor.do.remote(sample)] = (actor, sample)
 
     def _lost(self, sample: Sample | None, error: RayError) -> Record | None:
-        """Have an image done again whose worker died; the record of a failure once that has happened too often."""
+        """Put the image of a dead worker back in the queue; the record of a failure if that has happened too often."""
         name = sample.name if sample is not None else None
         self._deaths[name] += 1
         reason = str(error).strip().partition("\n")[0]

@@ -1,7 +1,7 @@
-"""The first code that a worker process runs: it ties the process to the run that started it, and only then imports the program.
+"""The first code of a worker process: it ties the process to the run that started it, and only then imports the program.
 
-A file of its own, run by its path, because whatever is imported from `fseg` imports torch first, which takes seconds: a run that was
-killed in these would leave processes behind that hold the lock of its folder.
+A file of its own, run by its path, so that nothing of `fseg`, and no torch, is imported before that: a run that was killed during
+these seconds would leave processes behind that hold the lock of its folder.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent: int, life: int) -> None:
-    """Let this process end with the one that started it, however that ends.
+    """Make this process end when the one that started it ends, in whatever way.
 
     Linux kills it at that moment. Other systems have only the pipe, which comes late where an import holds the interpreter.
 
     Args:
         parent: the process that started this one. It may have ended since.
-        life: the end of a pipe to read from, of which the parent alone holds the other and writes nothing into it.
+        life: the reading end of a pipe whose other end only the parent holds; nothing is ever written into it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Several processes, each with the models on a device of its own. None of them outlives the run that started it."""
+"""Worker processes, each with its own models and device. They end when the run that started them ends."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def run_workers(
     ready: Callable[[Mapping[str, str]], None],
     threads: int | None = None,
 ) -> Iterator[Record]:
-    """Work in one process for each part; records come as they are finished, and are in the workers' files by then.
+    """Work in one process for each part; yields records once they are finished and written to the workers' files.
 
-    All records have to be taken by one thread: on Linux the workers end with the thread that started them.
+    Consume all records in one thread: on Linux the workers end with the thread that started them.
 
     Args:
-        lock: the descriptor of the folder's lock. The workers hold it as well: the folder is free when the last of them is gone.
-        ready: is told which models the workers have opened, before the first image.
+        lock: the descriptor of the folder's lock. The workers hold it as well: the folder is free once the last of them has ended.
+        ready: called with the names of the opened models, before the first image.
         threads: of each worker on the CPU; None: this process's, divided among them.
 
     Raises:
@@ -87,7 +87,7 @@ def run_workers(
 
 @dataclass(frozen=True)
 class _Worker:
-    """A worker process, as the run sees it."""
+    """A worker process, seen from the run."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -95,13 +95,13 @@ class _Worker:
 
     @classmethod
     def start(cls, number: int, life: int, lock: int) -> _Worker:
-        """Start a process that ends with this one, and have it import what this one has imported."""
+        """Start a process that ends with this one, and that prepares its main module as `multiprocessing` does."""
         ours, theirs = multiprocessing.Pipe()
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         numbers = [str(number) for number in (theirs.fileno(), os.getpid(), life)]
-        # -P: the modules beside the file are not to be taken for others of the same names.
+        # -P: modules in the file's folder must not shadow others of the same names.
         command = [sys.executable, *flags, "-P", worker_process.__file__, *numbers]
-        # A signal of Ctrl-C is kept from the process until it ignores it: it would print a traceback of Python's own beginning.
+        # Block Ctrl-C until the process ignores it: during Python's start-up it would print a traceback.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), life, lock))
@@ -113,11 +113,11 @@ class _Worker:
         worker.send({key: value for key, value in preparation.items() if key != "authkey"})
         return worker
 
-    def send(self, value: Any) -> None:
-        """Say something to the process.
+    def send(self, value: object) -> None:
+        """Send a value to the process.
 
         Raises:
-            WorkerDied: it is gone.
+            WorkerDied: the process ended.
         """
         try:
             self.pipe.send(value)
@@ -125,21 +125,21 @@ class _Worker:
             raise self._died() from error
 
     def receive(self, kind: str) -> Any:
-        """What the process says next, of this kind.
+        """The next message of the process, which has to be of this kind.
 
         Raises:
-            WorkerDied: it is gone, or says that it cannot go on.
+            WorkerDied: the process ended, or reports that it cannot continue.
         """
         try:
-            said, value = self.pipe.recv()
+            sent, value = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
-        if said != kind:
+        if sent != kind:
             raise WorkerDied(f"Worker {self.number} cannot go on. {value}")
         return value
 
     def end(self) -> None:
-        """End the process, at whatever it is."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
         self.pipe.close()
@@ -164,7 +164,7 @@ def _records(workers: Sequence[_Worker]) -> Iterator[Record]:
 
 
 def _run(pipe: Connection, task: Task, samples: Sequence[Sample], device: str | None, threads: int, out: Path, number: int) -> None:
-    """A worker's life: open the models, say so, wait for the word, then work."""
+    """The main function of a worker: open the models, report them, wait for the start signal, then work."""
     torch.set_num_threads(threads)
     try:
         sweep = open_models(task.job, device)

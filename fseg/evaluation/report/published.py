@@ -1,4 +1,4 @@
-"""What was published: the paper's comparison (Table 1), its ablations (Tables 2 to 6), and two methods that it cites and leaves out."""
+"""What was published: the paper's comparison (Table 1), its ablations (Tables 2 to 6), and two methods that it cites but leaves out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Published:
     Attributes:
         trained: the method trains for the task.
         miou: in percent on each of `COLUMNS`; None where it was not reported.
-        in_paper: it stands in the paper's table.
+        in_paper: the paper's table has it.
     """
 
     method: str

@@ -42,7 +42,7 @@ class _Row:
 
 @frozen
 class _Run:
-    """The keys of a `results.json` that the paper's tables need, beside those of its rows."""
+    """The keys of a `results.json` that the paper's tables need, in addition to those of its rows."""
 
     data_set: str
     class_list: str

@@ -1,4 +1,4 @@
-"""What an evaluation is of, and the work on one image after another."""
+"""The job of an evaluation, and the work on its images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from attrs import evolve
+from torch import nn
 
 import probe
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
@@ -25,6 +25,7 @@ from fseg.pipeline import Segmenter, prefetch
 from fseg.plugins import import_named
 from fseg.recipe import Recipe
 from fseg.result import versions
+from fseg.sam.base import AnySam
 from fseg.sweep import Sweep
 
 _THREADS = 2
@@ -60,7 +61,7 @@ class Job:
 
     Attributes:
         data_set, root: its name, and the folder that holds its tree.
-        rows: recipes by name. They have the same models and share the models' work (see `fseg.sweep`).
+        rows: recipes by name. They share the models and their forwards (see `fseg.sweep`).
         class_list: "benchmark", "natural" or a file.
         backbone, sam, device, dtype: as `Segmenter` takes them. For several workers names and paths, for one also loaded objects.
         limit: only the first so many images.
@@ -75,7 +76,7 @@ class Job:
     rows: Mapping[str, Recipe]
     class_list: str = "benchmark"
     backbone: str | Path | probe.Probe | None = None
-    sam: Any = None
+    sam: str | Path | nn.Module | AnySam | None = None
     device: str | None = None
     dtype: str | None = None
     limit: int | None = None
@@ -87,7 +88,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Task:
-    """A job whose files were looked up.
+    """A job with the files that it needs.
 
     Attributes:
         classes: for each class the names that it is asked about by.
@@ -123,13 +124,13 @@ class Task:
         )
 
 
-def _named(model: Any) -> str | None:
-    """What a model that stands in for the recipe's is called."""
+def _named(model: object) -> str | None:
+    """The name of a model that replaces the recipe's."""
     return None if model is None else str(model) if isinstance(model, (str, Path)) else getattr(model, "name", type(model).__name__)
 
 
 def look_up(job: Job) -> Task:
-    """Find the files and classes of a job; opens no picture and no model.
+    """Find the files and classes of a job; opens no image and no model.
 
     Raises:
         InvalidRecipe: there is no recipe, or masks of several rows are to be saved.
@@ -138,7 +139,9 @@ def look_up(job: Job) -> Task:
     if not job.rows:
         raise InvalidRecipe("An evaluation needs a recipe, and none was given.")
     if job.save_masks and len(job.rows) != 1:
-        raise InvalidRecipe(f"The label maps of {len(job.rows)} rows have one place. Save those of one recipe (save_masks), or none.")
+        raise InvalidRecipe(
+            f"The label maps of {len(job.rows)} rows would overwrite each other. Save those of one recipe (save_masks), or none."
+        )
     declared = data_set(job.data_set, job.root)
     classes = class_list(declared, job.class_list)
     index = read_index(declared, job.root)
@@ -163,10 +166,10 @@ def open_models(job: Job, device: str | None) -> Sweep:
 
 
 def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> Iterator[Record]:
-    """Segment and count images, in order; one that fails gives a record that says why, and the rest goes on.
+    """Segment and count images, in order; one that fails yields a record with its error, and the others continue.
 
     Args:
-        masks: the folder for label maps, written before the image's record is given.
+        masks: the folder for label maps; each is written before the image's record is yielded.
 
     Raises:
         OutputError: a label map cannot be written.
@@ -182,6 +185,6 @@ def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> It
                 write_mask(masks / f"{sample.name}.png", labels, sample.values)
         except OutputError:
             raise
-        except Exception as error:  # one image among many must not stop the others: its error is its record
+        except Exception as error:  # one bad image must not stop the others
             record = Record(sample.name, error=f"{type(error).__name__}: {error}")
         yield record

@@ -99,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RunMismatch(f"{str(path)!r} is no manifest of a run: {error}. Name another place with --out.") from error
+        raise RunMismatch(f"{str(path)!r} is no manifest of a run: {error}. Name another folder with --out.") from error
 
 
 def _check_format(path: Path, found: object) -> None:

@@ -124,5 +124,5 @@ def _all_records(folders: Sequence[Path], manifests: Sequence[Manifest], expecte
 def _check_output(out: Path, parts: Sequence[Path]) -> None:
     """Refuse to write over a part, or into a folder that is not a merge's."""
     if any(out.resolve() == part.resolve() for part in parts):
-        raise RunMismatch(f"{str(out)!r} is one of the parts, whose results would be lost. Name another place with --out.")
+        raise RunMismatch(f"{str(out)!r} is one of the parts, whose results would be lost. Name another folder with --out.")
     check_ours(out)

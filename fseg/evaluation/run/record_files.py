@@ -17,7 +17,7 @@ _WRITTEN_BY_A_RUN = re.compile(r"worker-\d+\.jsonl|cluster\.jsonl")
 
 
 class RecordFile:
-    """A file of records that is only appended to. A line is there whole, or the next run cuts it off."""
+    """A file of records that is only appended to. A line that was not written completely is cut off by the next run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,12 +41,10 @@ class RecordFile:
             raise self._cannot_write(error) from error
         if written < len(line):
             os.ftruncate(self._descriptor, before)
-            raise OutputError(
-                f"{str(self._path)!r} takes no more: the disk is full. Free some space and start again; what is done is kept."
-            )
+            raise OutputError(f"{str(self._path)!r} cannot grow: the disk is full. Free some space and start again; what is done is kept.")
 
     def close(self) -> None:
-        """No more records."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def _cannot_write(self, error: OSError) -> OutputError:
@@ -54,7 +52,7 @@ class RecordFile:
 
 
 def read_records(folder: Path, expected: Expected) -> dict[str, Record]:
-    """All records of a run, by image; a success stands before a failure of the same image. A torn last line is passed over.
+    """All records of a run, by image; a success replaces a failure of the same image. An incomplete last line is skipped.
 
     Raises:
         RunMismatch: a file that no run writes, a line that is no record of this run, or two records of one image that differ.
@@ -75,13 +73,13 @@ def read_records(folder: Path, expected: Expected) -> dict[str, Record]:
             elif record.error is None and to_json(record) != to_json(known):
                 raise RunMismatch(
                     f"Line {number} of {str(path)!r} is a second record of {record.image!r}, which differs from the first. "
-                    f"Remove all lines of {record.image!r} from the files beside it, and it is done again."
+                    f"Remove all lines of {record.image!r} from all files of that folder, and it is done again."
                 )
     return records
 
 
 def cut_torn_lines(folder: Path) -> None:
-    """Cut off what a killed run left of a line. Only for the process that holds the lock of a folder whose manifest is its own.
+    """Cut off incomplete last lines, which a killed run leaves. Only for the process that holds the folder's lock.
 
     Raises:
         RunMismatch: there is a file of records that no run writes.

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, its lock, and its JSON files."""
+"""The folder of a run: the check that it is one, its lock, and its JSON files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_ours(folder: Path) -> None:
     if any((folder / FOLDER).glob("*.jsonl")):
         raise RunMismatch(
             f"{str(folder)!r} holds {FOLDER}/*.jsonl and no {MANIFEST}, which says what they are of. "
-            "Put the manifest back, or name another place with --out."
+            "Put the manifest back, or name another folder with --out."
         )
     shown = ", ".join(map(repr, foreign[:3])) + (", ..." if len(foreign) > 3 else "")
     raise RunMismatch(f"{str(folder)!r} is no folder of a run: it holds {shown}. Name a new or empty folder with --out.")
@@ -68,7 +68,7 @@ def locked(folder: Path) -> Iterator[int]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}. Name another place with --out.") from error
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}. Name another folder with --out.") from error
     try:
         _take(descriptor, path)
         _check_is_lock(descriptor, path)
@@ -89,16 +89,16 @@ def _take(descriptor: int, path: Path) -> None:
             if time.monotonic() > deadline:
                 raise RunLocked(
                     f"Another run works in {str(path.parent)!r} (process {path.read_text() or 'unknown'}). "
-                    "Wait for it or end it; or name another place with --out."
+                    "Wait for it or end it; or name another folder with --out."
                 ) from error
         time.sleep(0.05)
 
 
 def _check_is_lock(descriptor: int, path: Path) -> None:
-    """A file that somebody else gave this name is not written into."""
+    """Refuse to write into somebody else's file of this name."""
     is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
     if not is_file or re.fullmatch(rb"\d{0,20}", os.pread(descriptor, 21, 0)) is None:
-        raise OutputError(f"{str(path)!r} is to be the lock of a run, and is another file. Move it, or name another place with --out.")
+        raise OutputError(f"{str(path)!r} should be the lock of a run, and is another file. Move it, or name another folder with --out.")
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Runs an evaluation: resumable after any end, over several processes, with the same figures whatever happened on the way."""
+"""Running an evaluation: over several processes, resumable after a kill, with the same figures as an undisturbed run."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from fseg.files import check_writable, clear_temporary
 def evaluate(
     job: Job, out: Path, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False, cluster: str | None = None
 ) -> RunResults:
-    """Evaluate a job, or go on with it: images that have a record are not done again.
+    """Evaluate a job, or continue it: images that have a record are not done again.
 
     Args:
         out: gets `manifest.json`, `records/*.jsonl`, `results.json`, `table.txt` and, if asked for, `masks/`.
-        workers: processes with models of their own; one works in this process.
+        workers: processes, each with its own models; one works in this process.
         threads: of each worker on the CPU; None: those of the machine, divided among the workers. Sums of floating-point numbers depend
             on how many threads share them, in their last bit: runs that have to agree in every pixel need the same number.
         retry_failed: do images that failed in an earlier run again.
@@ -45,7 +45,7 @@ def evaluate(
             `fseg.evaluation.distribution.ray_workers`. None: processes of this machine.
 
     Returns:
-        what `results.json` holds: see `fseg.evaluation.report.results.summarise`.
+        the content of `results.json`.
 
     Raises:
         InvalidDataSet, MissingFiles, InvalidClasses, InvalidRecipe: before anything is done.
@@ -55,18 +55,18 @@ def evaluate(
     """
     if (workers > 1 or cluster is not None) and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
         raise InvalidRecipe(
-            "Workers in other processes open models of their own. Give the backbone and the SAM by name or path, or use one worker of this process."
+            "Workers in other processes open their own models. Give the backbone and the SAM by name or path, or use one worker of this process."
         )
     task = look_up(job)
     if cluster is None:
         devices(job.device, workers)
     elif find_spec("ray") is None:
         raise ClusterNotFound("Ray is not installed, which spreads an evaluation over a cluster: pip install 'fseg-llava[ray]'.")
-    _Folder(out, task)  # what is no folder of this run is refused before anything is written into it
+    _Folder(out, task)  # a folder that is not this run's is refused before anything is written into it
     check_writable(out)
     with locked(out) as lock:
-        for place in (out, out / FOLDER, out / MASKS):
-            clear_temporary(place)
+        for written in (out, out / FOLDER, out / MASKS):
+            clear_temporary(written)
         folder = _Folder(out, task)
         records = folder.records()
         if retry_failed:
@@ -74,8 +74,8 @@ def evaluate(
         todo = [sample for sample in task.samples if sample.name not in records]
         with hashed_meanwhile(job, out) as weights:
             if todo:
-                crew = _Crew(workers, threads, cluster, lock, lambda models: folder.begin(models, weights()))
-                for record in _shown(task, records, crew.work(task, todo, out)):
+                team = _Workers(workers, threads, cluster, lock, lambda models: folder.begin(models, weights()))
+                for record in _shown(task, records, team.work(task, todo, out)):
                     records[record.image] = record
             else:
                 folder.check_weights(weights())
@@ -83,7 +83,7 @@ def evaluate(
 
 
 class _Folder:
-    """The folder of a run: what is in it, and whether that is of the same job."""
+    """The folder of a run: its content, checked to be of the same job."""
 
     def __init__(self, out: Path, task: Task) -> None:
         self.out, self.task = out, task
@@ -126,11 +126,11 @@ class _Folder:
 
 
 @dataclass(frozen=True)
-class _Crew:
-    """Who does the work: this process, several, or the actors of a cluster.
+class _Workers:
+    """The workers of a run: this process, several processes, or the actors of a cluster.
 
     Attributes:
-        begin: is told which models answer, before the first image.
+        begin: called with the names of the models that were opened, before the first image.
     """
 
     workers: int
@@ -140,17 +140,17 @@ class _Crew:
     begin: Callable[[Mapping[str, str]], None]
 
     def work(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
-        """Do images; their records come as they are finished, and are in the folder's files by then."""
+        """The records of images, each once it is finished and written to the folder's files."""
         if self.cluster is not None:
             from fseg.evaluation.distribution.ray_workers import run_on_cluster  # Ray is an extra
 
             return run_on_cluster(task, todo, out, self.cluster, self.workers, self.begin, self.threads)
         if self.workers == 1:
-            return self._alone(task, todo, out)
+            return self._in_this_process(task, todo, out)
         parts = [todo[number :: self.workers] for number in range(min(self.workers, len(todo)))]
         return run_workers(task, parts, out, self.lock, self.begin, self.threads)
 
-    def _alone(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
+    def _in_this_process(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         sweep = open_models(task.job, task.job.device)
@@ -166,7 +166,7 @@ class _Crew:
 
 
 def _shown(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:
-    """The records as they come, under a bar with the time left and the mIoU so far."""
+    """The records as they come, with a progress bar that shows the mIoU so far."""
     name, recipe = next(iter(task.job.rows.items()))
     fill = headline(task.declared, recipe)
     counts = [record.rows[name].counts[fill] for record in before.values() if record.error is None]

@@ -1,4 +1,4 @@
-"""Fingerprints of the models' weights, by content: weights that are exchanged at the same path are other weights."""
+"""Fingerprints of the models' weights, by content: exchanging the file at a path changes the fingerprint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -23,12 +22,12 @@ from fseg.files import write_atomically
 from probe.errors import LoadError
 
 CACHE = ".fseg-weights.json"
-"""In a run's folder: the hashes of files that were hashed before, so that a run that goes on does not read them again."""
+"""In a run's folder: the hashes of files so far, so that a continued run does not read them again."""
 
 _THREADS = 2
 _ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
-"""What lies beside weights and has a say in the result: configuration, processor, tokenizer, chat template."""
+"""The other files of a model folder that affect the result: configuration, processor, tokenizer, chat template."""
 
 Fingerprints = dict[str, str | None]
 
@@ -38,10 +37,10 @@ def hashed_meanwhile(job: Job, folder: Path) -> Iterator[Callable[[], Fingerprin
     """Hash the weights of a job's models in threads, while the block loads them.
 
     Args:
-        folder: of the run. Once the hashes were waited for, those of files are kept in it.
+        folder: of the run. The hashes of files are saved there.
 
     Yields:
-        what waits for the hashes and gives them, under "backbone" and "sam": of a local file or folder a hash of its bytes, whatever its
+        a function that waits for the hashes and returns them, under "backbone" and "sam": of a local file or folder a hash of its bytes, whatever its
         path; of a hub id the commit that this machine has; of a loaded object a hash of its tensors. None: this machine cannot tell.
     """
     first = next(iter(job.rows.values()))
@@ -85,8 +84,8 @@ def check_weights(folder: Path, models: Models, found: Mapping[str, str | None])
         )
 
 
-def _begin(model: Any, hashes: _FileHashes, pool: ThreadPoolExecutor) -> Callable[[], str | None]:
-    """Begin to hash what was named or given; gives what waits for the end."""
+def _begin(model: object, hashes: _FileHashes, pool: ThreadPoolExecutor) -> Callable[[], str | None]:
+    """Begin to hash a model, given by name or as an object; returns a function that waits for the hash."""
     if not isinstance(model, str):
         return pool.submit(_of_tensors, model).result
     path = Path(model).expanduser()
@@ -99,7 +98,7 @@ def _begin(model: Any, hashes: _FileHashes, pool: ThreadPoolExecutor) -> Callabl
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a folder that a model is loaded from: weights of the first kind that is there, and settings."""
+    """The files of a folder that a model is loaded from: weights of the first format found, and settings."""
     there = [path for path in sorted(folder.iterdir()) if path.is_file()]
     kinds = [[path for path in there if path.suffix == ending] for ending in _ENDINGS]
     return [*next(filter(None, kinds), []), *(path for path in there if path.suffix in _SETTINGS)]
@@ -109,29 +108,29 @@ def _commit(name: str) -> str | None:
     """The commit of a hub id that lies in this machine's cache."""
     try:
         config = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # neither a file nor a possible hub id: whoever opens it says so
+    except ValueError:  # neither a file nor a possible hub id: opening it raises the error
         return None
     return Path(config).parent.name if isinstance(config, str) else None
 
 
-def _of_tensors(model: Any) -> str | None:
-    """A hash of the names, kinds and bytes of a loaded model's tensors; None for an object without any."""
+def _of_tensors(model: object) -> str | None:
+    """A hash of the names, dtypes, shapes and bytes of a loaded model's tensors; None for an object without any."""
     tensors = {
-        f"{place}.{name}": tensor
-        for place, module in _modules(model)
+        f"{path}.{name}": tensor
+        for path, module in _modules(model)
         for name, tensor in module.state_dict().items()
         if isinstance(tensor, Tensor)
     }
     return _of({name: [str(tensor.dtype), list(tensor.shape), _of_bytes(tensor)] for name, tensor in tensors.items()}) if tensors else None
 
 
-def _modules(model: Any, place: str = "", depth: int = 2) -> Iterator[tuple[str, nn.Module]]:
+def _modules(model: object, path: str = "", depth: int = 2) -> Iterator[tuple[str, nn.Module]]:
     """The modules of an object: itself, or those that it or its parts hold."""
     if isinstance(model, nn.Module):
-        yield place, model
+        yield path, model
     elif depth and hasattr(model, "__dict__"):
         for name, part in vars(model).items():
-            yield from _modules(part, f"{place}.{name}", depth - 1)
+            yield from _modules(part, f"{path}.{name}", depth - 1)
 
 
 def _of_bytes(tensor: Tensor) -> str:
@@ -141,12 +140,12 @@ def _of_bytes(tensor: Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def _of(parts: dict[str, Any]) -> str:
+def _of(parts: Mapping[str, object]) -> str:
     return hashlib.sha256(strict_json.dump(sorted(parts.items()))).hexdigest()
 
 
 class _FileHashes:
-    """Hashes of files, from an earlier run's notes where the file has not been touched since."""
+    """Hashes of files, taken from the cache of an earlier run where the file is unchanged."""
 
     def __init__(self, notes: Path, pool: ThreadPoolExecutor) -> None:
         self._path, self._pool = notes, pool
@@ -167,14 +166,14 @@ class _FileHashes:
         return self._asked[state]
 
     def save(self) -> None:
-        """Keep the hashes; waits for those that are under way."""
+        """Save the hashes, once all are computed."""
         found = {state: future.result() for state, future in self._asked.items()}
         if found != self._known:
             write_atomically(self._path, lambda file: file.write(strict_json.dump(found, indent=1)))
 
 
 def _read_notes(path: Path) -> dict[str, str]:
-    """Damaged notes are none: the files are hashed again."""
+    """The cached hashes; none if the cache is missing or damaged."""
     try:
         notes = strict_json.load(path.read_bytes())
     except (OSError, ValueError):

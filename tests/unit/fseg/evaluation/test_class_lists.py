@@ -53,7 +53,7 @@ def test_objects_are_the_first_80_of_stuff() -> None:
 def test_a_list_of_ones_own_has_to_name_every_label(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("plane, jet\nbike\n")
-    with pytest.raises(InvalidClasses, match="has 2 classes, voc21 has 20 beside the background"):
+    with pytest.raises(InvalidClasses, match="has 2 classes, voc21 has 20 without the background"):
         class_list(BENCHMARKS["voc21"], str(path))
     root = trees.folder(tmp_path / "set", "background\naeroplane\nbicycle\n", {"a": [[0]]})
     assert class_list(data_set("folder", root), str(path)) == {"plane": ("plane", "jet"), "bike": ("bike",)}

@@ -147,7 +147,7 @@ def test_a_listing_counts_each_kind_of_file(tmp_path: Path) -> None:
 
 def test_a_palette_picture_saved_as_rgb_is_refused(tmp_path: Path) -> None:
     Image.open(trees.labels(tmp_path / "a.png", [[0, 1]], colours=True)).convert("RGB").save(tmp_path / "rgb.png")
-    with pytest.raises(InvalidTruth, match=r"rgb\.png' is a picture of mode RGB"):
+    with pytest.raises(InvalidTruth, match=r"rgb\.png' is an image of mode RGB"):
         read_truth(tmp_path / "rgb.png", as_they_are(21))
 
 

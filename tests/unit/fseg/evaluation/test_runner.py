@@ -307,5 +307,5 @@ def test_several_workers_take_models_by_name(job: Job, tmp_path: Path) -> None:
 
 
 def test_a_job_with_rows_saves_no_masks(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRecipe, match="The label maps of 2 rows have one place"):
+    with pytest.raises(InvalidRecipe, match="The label maps of 2 rows would overwrite each other"):
         evaluate(replace(job, rows={"a": RECIPE, "b": RECIPE}), tmp_path)
