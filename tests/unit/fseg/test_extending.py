@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import fseg
-from fseg.fusions import registry
+from fseg.fusion_methods import registry
 from fseg.glyphs import CLASSES, scene
-from fseg.imports import import_named
+from fseg.plugins import import_named
 from fseg.sam.base import SamMask, SamPrompt
 
 SHARP = '''"""Mean cosine over a band of layers, sharpened."""

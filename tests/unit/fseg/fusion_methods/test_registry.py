@@ -52,7 +52,7 @@ def test_another_function_of_the_same_name_is_refused_naming_both():
     def other(e, *, layers=(7, 13)):
         return torch.zeros(e.grid)
 
-    with pytest.raises(InvalidFusion, match=r'"D" is fseg\.fusions\.paper\.distance_alone already\. Give .*other another name'):
+    with pytest.raises(InvalidFusion, match=r'"D" is fseg\.fusion_methods\.paper\.distance_alone already\. Give .*other another name'):
         fusion("D", reads=hidden)(other)
 
 
