@@ -6,7 +6,14 @@ from probe.errors import NotFinite, ProbeError
 
 
 class FsegError(ProbeError):
-    """Base of every error that `fseg` raises on purpose."""
+    """Base of every error that `fseg` raises on purpose.
+
+    >>> try:
+    ...     fseg.get_recipe("glyphs").with_({"prompt.kind": "dot"})
+    ... except fseg.FsegError as error:
+    ...     print(error)
+    prompt.kind='dot': takes 'point', 'box', 'both'.
+    """
 
 
 class InvalidOption(FsegError):

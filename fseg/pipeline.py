@@ -156,6 +156,10 @@ class Segmenter:
         """Segment many images, in order, while `workers` threads open and resize the next ones.
 
         An image that fails yields a Failure with its error, and the others continue.
+
+        >>> images = [fseg.glyphs.scene(1).image, "missing.png"]
+        >>> [type(result).__name__ for result in fseg.Segmenter().map(images, ["cat"])]
+        ['Result', 'Failure']
         """
         self.names(classes)
         for image, prepared in prefetch(self.model.prepare, images, workers):

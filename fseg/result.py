@@ -110,6 +110,12 @@ class Result:
         Raises:
             OutputError: the folder cannot be made or written.
             NotFinite: a margin, a score or a point is NaN or infinite; nothing is written.
+
+        >>> import tempfile
+        >>> result = fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(sorted(path.name for path in result.save(folder).iterdir()))
+        ['evidence.safetensors', 'labels.png', 'overlay.png', 'recipe.toml', 'result.json']
         """
         target = Path(folder)
         described = strict_json.dump(self.to_dict(), indent=2)

@@ -19,10 +19,18 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 
 def llava_folder() -> Path:
-    """The folder of the tiny LLaVA, in the Hugging Face format."""
+    """The folder of the tiny LLaVA, in the Hugging Face format.
+
+    >>> llava_folder().name
+    'llava'
+    """
     return _WEIGHTS / "llava"
 
 
 def sam_file() -> Path:
-    """The file of the tiny SAM: segment-anything's weights, as safetensors."""
+    """The file of the tiny SAM: segment-anything's weights, as safetensors.
+
+    >>> sam_file().name
+    'sam.safetensors'
+    """
     return _WEIGHTS / "sam.safetensors"

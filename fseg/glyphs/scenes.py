@@ -52,7 +52,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with its ground truth."""
+    """An image with its ground truth.
+
+    >>> scene(1).classes, int(scene(1).labels.max())
+    (('umbrella', 'cat'), 3)
+    """
 
     image: Image.Image
     """RGB."""
