@@ -189,7 +189,7 @@ class Evidence:
     @property
     def _traced(self) -> probe.Trace:
         if self.trace is None:
-            raise NotScoped(f"{self.name}: nothing was read of the model for this class" + ("." if self.present else ": it said no."))
+            raise NotScoped(f"{self.name}: no activations were read for this class" + ("." if self.present else ": the answer is no."))
         return self.trace
 
     def _attention(self, query: probe.Position, key: probe.Position, heads: Sequence[str]) -> probe.Activation:

@@ -19,7 +19,7 @@ CELLS_AT_ONCE = 1 << 23
 
 
 def spatial_entropy(maps: Float[Tensor, "map row col"], mode: str = "probability") -> Float[Tensor, " map"]:
-    """How scattered the mass of each map is, in nats: 0 for one blob, more for many, +inf where no cell stands out.
+    """The spatial entropy of each map in nats: 0 for a single blob, higher for scattered mass, +inf for a flat map.
 
     B = relu(a - mean a); p is the share of B's mass in each 8-connected component of B > threshold; the entropy is -sum p ln p.
 

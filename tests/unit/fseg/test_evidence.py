@@ -52,7 +52,7 @@ def test_heads_that_were_averaged_cannot_be_told_apart():
 
 
 def test_a_class_that_was_not_traced_says_so():
-    with pytest.raises(NotScoped, match="cat: nothing was read of the model for this class: it said no"):
+    with pytest.raises(NotScoped, match="cat: no activations were read for this class: the answer is no"):
         evidence(present=False).hidden("image")
 
 
