@@ -153,7 +153,8 @@ class Recipe:
         not_tables = [stage for stage in STAGES if not isinstance(values.get(stage, {}), dict)]
         if not_tables:
             raise InvalidRecipe(f"{not_tables[0]} is a table of a recipe: write [{not_tables[0]}] and its keys below it.")
-        return cls(values["name"], values["backbone"]).with_(_flat(values))
+        fusion = values.get("respond", {}).get("fusion", Respond().fusion)  # from its own defaults, not from those of the default fusion
+        return cls(values["name"], values["backbone"], respond=Respond(fusion)).with_(_flat(values))
 
     def _with_fusion(self, name: object) -> Recipe:
         """The recipe with another fusion, which keeps the values of the options that both have."""

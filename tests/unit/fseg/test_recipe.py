@@ -224,3 +224,13 @@ def test_a_missing_file_is_named(tmp_path, shelf):
     shelf(some=PLAIN)
     with pytest.raises(UnknownRecipe, match=r"No file .*mine\.toml.*registered recipe: plain"):
         get_recipe(tmp_path / "mine.toml")
+
+
+def test_a_fusion_of_a_toml_file_has_its_own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @fusion("near the start", reads=lambda layers, **_: [])
+    def near(e: object, *, layers: tuple[int, int] = (1, 3)) -> None: ...
+
+    recipe = Recipe.from_toml('name = "mine"\nbackbone = "glyphs"\n[respond]\nfusion = "near the start"')
+    assert dict(recipe.respond.options) == {"layers": (1, 3)}
