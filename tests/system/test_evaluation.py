@@ -216,19 +216,19 @@ def test_ctrl_c_ends_a_run_and_its_workers_in_one_line_that_says_how_to_go_on(pl
 @pytest.mark.parametrize(
     ("script", "slow", "line"),
     [
-        ("fseg", "Segmenter", ["segment", "a.png", "--classes", "cat", "--out", "out"]),
-        ("probe", "load", ["inspect", "llava"]),
-        ("probe", "app", []),
+        ("fseg.cli.main", "fseg.pipeline.Segmenter", ["fseg", "segment", "a.png", "--classes", "cat", "--out", "out"]),
+        ("probe.cli", "probe.cli.load", ["probe", "inspect", "llava"]),
+        ("probe.cli", "probe.cli.app", ["probe"]),
     ],
 )
 def test_ctrl_c_ends_every_command_in_one_line(tmp_path: Path, script: str, slow: str, line: list[str]) -> None:
     """Each while it opens a model that takes its time, or while the command line is read."""
     code = f"""if True:
         import signal, sys, time
-        from {script} import cli
-        cli.{slow} = lambda *_, **__: (signal.raise_signal(signal.SIGINT), time.sleep(60))
-        sys.argv = {[script, *line]}
-        cli.main()
+        import {script}, {slow.rpartition(".")[0]}
+        {slow} = lambda *_, **__: (signal.raise_signal(signal.SIGINT), time.sleep(60))
+        sys.argv = {line}
+        {script}.main()
     """
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 130
