@@ -26,9 +26,14 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+def _data_sets(incomplete: str) -> list[str]:
+    """The data sets whose names begin so, for shell completion."""
+    return [name for name in DATA_SETS if name.startswith(incomplete)]
+
+
 SetOption = Annotated[
     str,
-    typer.Option(help=f"{', '.join(DATA_SETS)}: see `fseg datasets`.", metavar="NAME", autocompletion=lambda: list(DATA_SETS)),
+    typer.Option(help=f"{', '.join(DATA_SETS)}: see `fseg datasets`.", metavar="NAME", autocompletion=_data_sets),
 ]
 RootOption = Annotated[Path, typer.Option(help="The folder that holds the data set's files.")]
 ClassesOption = Annotated[str, typer.Option(help="benchmark, natural, or a file with one class a line.", metavar="LIST_OR_FILE")]

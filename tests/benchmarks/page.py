@@ -24,6 +24,10 @@ python -m tests.benchmarks --size embedded --size mid --size full --page docs/sp
 """
 
 SECTIONS = {
+    "startup": (
+        "Start-up",
+        "Fresh processes, in turns: each import and command against `import torch` alone. What only prints text does not import torch.",
+    ),
     "rows": (
         "Attention rows",
         "`probe.Attention` of the last 10 tokens, every layer and head, to every key, under sdpa; against the plain forward, and against Hugging "
