@@ -98,7 +98,7 @@ class Segmenter:
             InvalidClasses: no class, one that appears twice, or a name that cannot be asked about (see `names`).
         """
         names = self.names(classes)
-        prepared = self.model.pictures(image)
+        prepared = self.model.prepare(image)
         original = single_image(prepared)
         with self.model.open(prepared, keep=self.reads, template=self.recipe.ask.template) as session:
             evidence = self.evidence(session, names, (original.height, original.width))
@@ -294,7 +294,7 @@ def _check_backbone(model: probe.Probe) -> probe.Probe:
         raise probe.errors.ProcessorNeeded(f"{model!r} has no processor to ask with. Open it with probe.load(model=..., processor=...).")
     if not model.backbone.resizes_directly:
         raise _without_grid(model.family)
-    if not model.direct:
+    if not model.encoder.direct:
         raise InvalidRecipe(
             f"{model!r} prepares images by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
             'Open it with probe.load(..., resize="stretch", tiles=False).'

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import probe._torchvision  # noqa: F401  torchvision has to be importable before segment_anything asks for it
-
 # isort: split
 
 import torch

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import probe._torchvision  # noqa: F401  torchvision has to be importable before segment_anything asks for it
-
 # isort: split
 
 import torch

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from os.path import isdir
 from pathlib import Path
 
-import probe._torchvision  # noqa: F401  torchvision has to be importable before transformers asks for it
-
 # isort: split
 
 import torch
@@ -20,7 +18,8 @@ from fseg.errors import InvalidSam
 from fseg.sam.network import foreground_labels, in_float32, placement
 from fseg.sam.weights import check_finite
 from probe.errors import LoadError
-from probe.loading import check_complete, check_folder, check_weights
+from probe.loading.checkpoint import check_complete
+from probe.loading.files import check_folder, check_weights
 
 __all__ = ["SamModel", "TransformersNetwork", "from_transformers"]
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import probe._torchvision  # noqa: F401  torchvision has to be importable before segment_anything asks for it
-
 # isort: split
 
 import numpy as np
