@@ -57,8 +57,8 @@ def run_demo(out: Path, seeds: Iterable[int]) -> None:
 
 def table_lines(seed: int, shown: Scene, result: Result) -> Iterator[str]:
     """A line for each class that is in the scene or was predicted, then one for all others."""
-    from fseg.evaluation.metric import Counts
     from fseg.glyphs import CLASSES
+    from fseg.labels.metric import Counts
 
     ious = Counts.of(result.labels, shown.labels, len(CLASSES) + 1, ignored=None).iou()
     others = 0

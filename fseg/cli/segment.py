@@ -21,7 +21,7 @@ from fseg.cli.options import (
 )
 from fseg.errors import InvalidClasses
 from fseg.files import check_writable
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.values import IGNORED
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fseg.drawing.label_map import palette
 from fseg.evidence import Evidence, MapName
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.values import IGNORED
 
 Colour = NDArray[np.float64]
 """RGB, 0 to 1."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fseg.errors import CannotDraw
 from fseg.files import write_atomically
-from fseg.vocabulary.labels import BACKGROUND, IGNORED
+from fseg.labels.values import BACKGROUND, IGNORED
 
 
 @cache

@@ -11,12 +11,12 @@ from jaxtyping import Int64
 from fseg.errors import InvalidTruth
 from fseg.evaluation.datasets.declarations import DataSet
 from fseg.evaluation.datasets.readers import Sample
-from fseg.evaluation.metric import Counts
 from fseg.evaluation.run.records import ClassRecord, Record, Row
+from fseg.labels.metric import Counts
+from fseg.labels.values import IGNORED
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.stages.compose import Compose
-from fseg.vocabulary.labels import IGNORED
 from probe.errors import NotFinite
 
 Labels = Int64[np.ndarray, "height width"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fseg.checks import check_choice, checked
 from fseg.errors import InvalidClasses, NoMap
 from fseg.evidence import Evidence
-from fseg.vocabulary.labels import BACKGROUND, IGNORED
+from fseg.labels.values import BACKGROUND, IGNORED
 from probe.tokens.layout import Box
 
 FILLS = ("background", "none", "argmax_response")

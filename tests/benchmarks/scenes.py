@@ -10,8 +10,8 @@ from statistics import median
 import psutil
 
 import fseg
-from fseg.evaluation.metric import Counts, Presence, stack
 from fseg.glyphs.scenes import CLASSES, scene
+from fseg.labels.metric import Counts, Presence, stack
 from fseg.recipe import get_recipe
 
 

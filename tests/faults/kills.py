@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from fseg.errors import FsegError
-from fseg.evaluation.metric import Counts
 from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
 from fseg.evaluation.run.records import ClassRecord, Expected, Record, Row, to_json
 from fseg.files import clear_temporary, write_atomically
+from fseg.labels.metric import Counts
 from tests.faults.campaign import Campaign, Outcome
 
 LABELS = 3

@@ -15,9 +15,9 @@ from safetensors import safe_open
 
 import fseg
 import probe
-from fseg.evaluation.embedded import METHOD, measure
-from fseg.evaluation.metric import Counts
 from fseg.glyphs import CLASSES, llava_folder, sam_file, scene
+from fseg.glyphs.evaluate import METHOD, measure
+from fseg.labels.metric import Counts
 from fseg.sam.base import SamPrompt
 from fseg.sam.loading import load_sam
 from fseg.sam.weights import read_weights

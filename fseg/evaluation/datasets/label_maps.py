@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from fseg.drawing.label_map import save_labels
 from fseg.errors import InvalidTruth
 from fseg.evaluation.datasets.label_values import LabelValues
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.values import IGNORED
 from probe.inputs.images import OPENING
 
 MOST_PIXELS = 178_956_970

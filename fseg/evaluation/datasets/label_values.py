@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.values import IGNORED
 
 ABSENT_FROM_COCO = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Of COCO's ids, counted from 0, those that were planned and never annotated."""

@@ -11,10 +11,10 @@ from typing import TypedDict, cast
 
 from fseg.evaluation.datasets.declarations import BACKGROUND, DataSet
 from fseg.evaluation.measure import headline
-from fseg.evaluation.metric import Counts, Presence
 from fseg.evaluation.run.content import data_fingerprint
 from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Record
+from fseg.labels.metric import Counts, Presence
 from fseg.recipe import Recipe
 
 MOST_FAILURES = 0.01
@@ -22,7 +22,7 @@ MOST_FAILURES = 0.01
 
 
 class PresenceResults(TypedDict):
-    """The answers to "is this class in the image?"; see `fseg.evaluation.metric.Presence`."""
+    """The answers to "is this class in the image?"; see `fseg.labels.metric.Presence`."""
 
     precision: float | None
     recall: float | None

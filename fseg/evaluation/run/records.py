@@ -13,8 +13,8 @@ from cattrs import Converter
 from jaxtyping import Int64
 
 from fseg import strict_json
-from fseg.evaluation.metric import Counts
 from fseg.evaluation.run.structuring import strict_converter, structure
+from fseg.labels.metric import Counts
 
 _MOST_PIXELS = 2**40
 """Far above any image, and so far below int64 that a set's sum stays inside it."""

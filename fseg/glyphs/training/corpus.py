@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from fseg.glyphs.scenes import Scene, Split, scene
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.values import IGNORED
 
 SHARD = 2500  # scenes
 MOST = 4  # things in a scene

@@ -171,7 +171,7 @@ def optimisers(modules: list[nn.Module], matrices: list[nn.Module], rate: float)
     return found
 
 
-def restore(steppers: list[torch.optim.Optimizer], kept: list[dict[str, Any]] | None) -> None:
+def restore(steppers: list[torch.optim.Optimizer], kept: list[dict[str, object]] | None) -> None:
     """Load saved momenta, but not the saved rates, which belong to another run."""
     for stepper, state in zip(steppers, kept or [], strict=False):
         full = [group["full"] for group in stepper.param_groups]

@@ -15,9 +15,9 @@ import pytest
 from attrs import evolve
 
 from fseg.errors import OutputError, RunMismatch
-from fseg.evaluation.metric import Counts
 from fseg.evaluation.run.record_files import RecordFile, cut_torn_lines, read_records
 from fseg.evaluation.run.records import ClassRecord, Expected, Record, Row, from_json, to_json
+from fseg.labels.metric import Counts
 
 COUNTS = Counts.of(np.array([[0, 3, 3]]), np.array([[0, 3, 255]]), 5)
 ANSWER = ClassRecord(label=3, asked_as="cat", answer="yes, «it» does", margin=1.5, score=None, flags=())

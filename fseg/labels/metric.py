@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer
 from numpy import ndarray as Array
 
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.values import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

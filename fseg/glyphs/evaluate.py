@@ -1,4 +1,4 @@
-"""`python -m fseg.evaluation.embedded`: measure the embedded models and the whole method on held-out scenes, for the model card."""
+"""`python -m fseg.glyphs.evaluate`: measure the embedded models and the whole method on held-out scenes, for the model card."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer
 from jaxtyping import Bool
 from tqdm import tqdm
 
-from fseg.evaluation.metric import Counts, Presence, bootstrap_difference, stack
 from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
+from fseg.labels.metric import Counts, Presence, bootstrap_difference, stack
 from fseg.pipeline import Segmenter
 from fseg.recipe import Recipe
 from fseg.sam.base import AnySam, SamPrompt

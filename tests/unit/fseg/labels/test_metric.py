@@ -10,7 +10,7 @@ import torch
 from torchmetrics import JaccardIndex
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from fseg.evaluation.metric import Counts, Presence, bootstrap_difference, stack
+from fseg.labels.metric import Counts, Presence, bootstrap_difference, stack
 
 assert probe.load
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 
-from fseg.evaluation.metric import Counts, Presence, stack
-from fseg.vocabulary.labels import IGNORED
+from fseg.labels.metric import Counts, Presence, stack
+from fseg.labels.values import IGNORED
 
 assert probe.load
 

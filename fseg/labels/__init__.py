@@ -1,0 +1,1 @@
+"""Label maps as arrays: labels with a meaning of their own, and how two maps are compared."""
