@@ -15,7 +15,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class TruthFiles:
-    """One form in which a set's labels are distributed: the end of the files' names, and what their values mean."""
+    """One form of a set's label files: how their names end, and what their pixel values mean."""
 
     ending: str
     values: LabelValues

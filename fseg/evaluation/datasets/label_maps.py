@@ -48,7 +48,9 @@ def read_truth_and_bytes(path: Path, meaning: LabelValues) -> tuple[Int64[np.nda
 
 
 def write_mask(path: Path, labels: Int64[np.ndarray, "height width"], meaning: LabelValues) -> None:
-    """Write labels as a palette PNG in the pixel values of the set's own ground truth; `read_truth` reads them back.
+    """Write labels as a palette PNG in the pixel values of the set's own ground truth.
+
+    `read_truth` reads them back.
 
     Raises:
         OutputError: the file cannot be written.
@@ -95,7 +97,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _check_size(path: Path, opened: Image.Image) -> None:
-    """Refuse an image whose header gives too large a size, before it is decoded, even where Pillow's own limit is off."""
+    """Refuse too large an image before it is decoded, even where Pillow's own limit is off."""
     if opened.width * opened.height > MOST_PIXELS:
         raise InvalidTruth(
             f"The labels {_shown(path)} have {opened.height} x {opened.width} pixels; the limit is {MOST_PIXELS}. "

@@ -41,12 +41,12 @@ def shifted(count: int) -> LabelValues:
 
 
 def stuff_ids() -> LabelValues:
-    """COCO-Stuff from raw stuffthingmaps: the ids 0..181 without those never annotated become 0..170; 255 is ignored."""
+    """COCO-Stuff from raw stuffthingmaps: the annotated ids of 0..181 become 0..170; 255 is ignored."""
     return _one_to_one({value: label for label, value in enumerate(STUFF_IDS)} | {IGNORED: IGNORED})
 
 
 def object_ids() -> LabelValues:
-    """COCO-Object from raw stuffthingmaps: a thing's label is its number + 1; stuff and 255 are background, so that no pixel is ignored."""
+    """COCO-Object from raw stuffthingmaps: a thing's label is its number + 1; all else is background."""
     things = {value: label + 1 for label, value in enumerate(STUFF_IDS) if value <= LAST_THING}
     background = {value: 0 for value in (*STUFF_IDS, IGNORED) if value not in things}
     return LabelValues(things | background, {label: value for value, label in things.items()} | {0: IGNORED, IGNORED: IGNORED})

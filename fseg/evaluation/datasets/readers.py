@@ -103,7 +103,7 @@ def _parts(declared: DataSet) -> Iterator[tuple[str, str]]:
 
 
 def _count(root: Path, pattern: str) -> int:
-    """The number of files; converted labels, in the same folder and with the same ending, are not counted as raw ones."""
+    """The number of files. Converted labels, which end like the raw ones, are not counted as these."""
     converted = "TrainIds" in pattern
     return sum(1 for path in root.glob(pattern) if converted or "TrainIds" not in path.name)
 

@@ -72,7 +72,10 @@ def _initialised(address: str, **options: Any) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block: Ray cannot end a half-started cluster, and Python loses a Ctrl-C during a fork."""
+    """Delay Ctrl-C to the end of the block.
+
+    Ray cannot end a half-started cluster, and Python loses a Ctrl-C during a fork.
+    """
     if threading.current_thread() is not threading.main_thread():  # only that one receives signals
         yield
         return

@@ -33,7 +33,9 @@ def row_recipe(number: int, base: Recipe, name: str, value: object) -> Recipe:
 
 
 def ablation_rows(number: int, base: Recipe, backbone: str | None = None) -> dict[str, Recipe]:
-    """The recipes of a table's rows. For a model without the paper's layers, Table 3 has every band of three layers that it has.
+    """The recipes of a table's rows.
+
+    For a model without the paper's layers, the rows of Table 3 are all bands of three of its layers.
 
     Args:
         backbone: instead of the recipe's, as `Segmenter` takes it by name.
@@ -52,7 +54,9 @@ def ablation_rows(number: int, base: Recipe, backbone: str | None = None) -> dic
 
 
 def depth(backbone: str) -> int:
-    """The index of a model's last hidden state, from its configuration alone. A model's own code is not run.
+    """The index of a model's last hidden state, from its configuration alone.
+
+    Code that comes with a model is not run.
 
     Raises:
         LoadError: there is no such configuration, it does not say, or code of its own would have to be run to read it.

@@ -44,7 +44,7 @@ def _next_to_the_papers(number: int, results: RunResults | None) -> list[tuple[s
 
 
 def comparison(results: Sequence[RunResults] = ()) -> str:
-    """Table 1: what was published, the two methods that the paper leaves out, and a row for each recipe that was measured.
+    """Table 1, with the two methods that it leaves out and a row for each measured recipe.
 
     Args:
         results: of `fseg eval`, one a data set. A figure of less than the whole set is marked.

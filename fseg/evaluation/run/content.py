@@ -66,9 +66,9 @@ def names_fingerprint(names: Iterable[str]) -> str:
 
 
 def data_fingerprint(records: Iterable[Record]) -> str:
-    """A hash of the names and bytes of all counted images and label files, the same for any order, parts and processes.
+    """A hash of the names and bytes of all counted images and label files.
 
-    A failed image counts by its name alone.
+    It is the same for any order, parts and processes. A failed image counts by its name alone.
     """
     return _hash(strict_json.dump(sorted([record.image, *(record.content or ("", ""))] for record in records)))
 

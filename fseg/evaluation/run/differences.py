@@ -78,7 +78,7 @@ def _of_key(key: str, first: Mapping[str, object], second: Mapping[str, object])
 
 
 def _rows(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
-    """One difference where the rows have other names; else one for each setting, however many rows it differs in."""
+    """One line where the rows have other names; else one for each setting that differs in any row."""
     if set(first) != set(second):
         return [_line("rows", ", ".join(first), ", ".join(second))]
     by_setting: dict[str, list[str]] = {}
@@ -99,7 +99,7 @@ def _flat(path: str, first: object, second: object) -> dict[str, tuple[object, o
 
 
 def _class_lists(first: object, second: object) -> str:
-    """The first class that differs, or the lengths of the lists; "" where there are not two lists that differ."""
+    """The first class that differs, or the lengths of the lists; "" without two different lists."""
     if not (isinstance(first, list) and isinstance(second, list)) or first == second:
         return ""
     if len(first) != len(second):

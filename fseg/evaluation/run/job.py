@@ -166,7 +166,9 @@ def open_models(job: Job, device: str | None) -> Sweep:
 
 
 def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> Iterator[Record]:
-    """Segment and count images, in order; one that fails yields a record with its error, and the others continue.
+    """Segment and count images, in order.
+
+    One that fails yields a record with its error, and the others continue.
 
     Args:
         masks: the folder for label maps; each is written before the image's record is yielded.

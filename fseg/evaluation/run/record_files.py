@@ -17,7 +17,7 @@ _WRITTEN_BY_A_RUN = re.compile(r"worker-\d+\.jsonl|cluster\.jsonl")
 
 
 class RecordFile:
-    """A file of records that is only appended to. A line that was not written completely is cut off by the next run."""
+    """A file of records that is only appended to; the next run cuts off an incomplete line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,7 +52,9 @@ class RecordFile:
 
 
 def read_records(folder: Path, expected: Expected) -> dict[str, Record]:
-    """All records of a run, by image; a success replaces a failure of the same image. An incomplete last line is skipped.
+    """All records of a run, by image.
+
+    A success replaces a failure of the same image. An incomplete last line is skipped.
 
     Raises:
         RunMismatch: a file that no run writes, a line that is no record of this run, or two records of one image that differ.
@@ -79,7 +81,9 @@ def read_records(folder: Path, expected: Expected) -> dict[str, Record]:
 
 
 def cut_torn_lines(folder: Path) -> None:
-    """Cut off incomplete last lines, which a killed run leaves. Only for the process that holds the folder's lock.
+    """Cut off incomplete last lines, which a killed run leaves.
+
+    Only for the process that holds the folder's lock.
 
     Raises:
         RunMismatch: there is a file of records that no run writes.

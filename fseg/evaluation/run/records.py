@@ -111,7 +111,10 @@ class Expected:
 
 
 def to_json(record: Record) -> bytes:
-    """The record as one line, without its end; the last entry is a checksum of the others. Counts that are zero are left out."""
+    """The record as one line, without its end.
+
+    The last entry is a checksum of the others. Classes without a pixel are left out of the counts.
+    """
     if record.error is not None:
         return _sealed({"image": record.image, "error": record.error})
     rows = {name: _converter(0).unstructure(row) for name, row in record.rows.items()}

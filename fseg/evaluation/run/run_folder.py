@@ -54,7 +54,9 @@ def check_ours(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold a folder for one run. The lock belongs to an open file, so it is gone when the last process that holds it is.
+    """Lock a folder for one run.
+
+    The lock belongs to an open file: it is released when the last process that holds the file ends.
 
     Yields:
         the descriptor of the lock, for worker processes to hold as well.

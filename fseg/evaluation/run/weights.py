@@ -114,7 +114,7 @@ def _commit(name: str) -> str | None:
 
 
 def _of_tensors(model: object) -> str | None:
-    """A hash of the names, dtypes, shapes and bytes of a loaded model's tensors; None for an object without any."""
+    """A hash of the names, dtypes, shapes and bytes of a model's tensors; None if it has none."""
     tensors = {
         f"{path}.{name}": tensor
         for path, module in _modules(model)
