@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 import probe
@@ -159,7 +159,7 @@ class Evidence:
             raise self._not_scoped("one single layer of the vision tower")
         return self._traced.vision(layer=layers[0][0]).grid().data[0].float()
 
-    def fold(self, values: Float[Tensor, " cell"]) -> Float[Tensor, "row col"]:
+    def fold(self, values: Real[Tensor, "*cell"]) -> Real[Tensor, "row col"]:
         """A map from one value for each image token, row by row.
 
         Raises:

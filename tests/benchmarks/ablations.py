@@ -46,7 +46,7 @@ def measure(number: int, folder: Path, recipe: str, workers: int, threads: int) 
     out = folder / f"table-{number}"
     command = [*arguments(number, folder / "data", out, recipe), "--workers", str(workers), "--threads", str(threads)]
     typer.echo(f"fseg {shlex.join(command)}", err=True)
-    subprocess.run([sys.executable, "-c", "from fseg.cli.main import main; main()", *command], check=True)
+    subprocess.run([sys.executable, "-c", "from fseg.cli import main; main()", *command], check=True)
     results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return results
 

@@ -88,7 +88,7 @@ def run_from_shell(root: Path, out: Path, recipe: str, threads: int, more: list[
 def arguments(root: Path, out: Path, recipe: str, threads: int) -> list[str]:
     """The command line of an evaluation."""
     given = ["eval", "--dataset", "glyphs", "--root", str(root), "--recipe", recipe, "--out", str(out), "--save-masks"]
-    return [sys.executable, "-c", "from fseg.cli.main import main; main()", *given, "--threads", str(threads)]
+    return [sys.executable, "-c", "from fseg.cli import main; main()", *given, "--threads", str(threads)]
 
 
 def killed(root: Path, out: Path, recipe: str, threads: int, kills: int, pause: float) -> float:

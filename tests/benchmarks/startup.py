@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 TORCH = "import torch"
-FSEG, PROBE = "from fseg.cli.main import main; main()", "from probe.cli import main; main()"
+FSEG, PROBE = "from fseg.cli import main; main()", "from probe.cli import main; main()"
 COMMANDS = ("demo", "segment", "figure", "recipes", "datasets", "eval", "merge", "ablate", "table")
 
 STARTS: Mapping[str, Sequence[str]] = {

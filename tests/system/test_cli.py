@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fseg
-import fseg.cli.main
+import fseg.cli
 import probe.cli
 from tests import zoo
 from tests.planted import plant
@@ -68,7 +68,7 @@ def test_each_picture_gets_a_folder_of_its_own(shell: Shell, models: tuple[str, 
     arguments = segment(
         models, picture, str(other), "--classes", 'cat, "big" pottedplant', "--assume-present", "--out", str(tmp_path / "out")
     )
-    code, out, _ = shell(fseg.cli.main, *arguments)
+    code, out, _ = shell(fseg.cli, *arguments)
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["street", "street-2"]
     written = json.loads((tmp_path / "out/street/result.json").read_text())
@@ -78,9 +78,7 @@ def test_each_picture_gets_a_folder_of_its_own(shell: Shell, models: tuple[str, 
 
 def test_one_bad_picture_is_reported_and_the_exit_code_says_so(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff not a photograph")
-    code, _, err = shell(
-        fseg.cli.main, *segment(models, str(tmp_path / "bad.jpg"), picture, "--classes", "cat", "--out", str(tmp_path / "out"))
-    )
+    code, _, err = shell(fseg.cli, *segment(models, str(tmp_path / "bad.jpg"), picture, "--classes", "cat", "--out", str(tmp_path / "out")))
     assert code == 1
     assert "bad.jpg" in err
     assert "1 of 2 images failed" in err
@@ -108,7 +106,7 @@ def test_one_bad_picture_is_reported_and_the_exit_code_says_so(shell: Shell, mod
 def test_what_cannot_be_done_is_said_in_one_message(
     shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    code, _, err = shell(fseg.cli.main, *segment(models, picture, "--out", str(tmp_path / "out"), *arguments))
+    code, _, err = shell(fseg.cli, *segment(models, picture, "--out", str(tmp_path / "out"), *arguments))
     assert code == 2
     assert message in err
     assert "Traceback" not in err
@@ -117,7 +115,7 @@ def test_what_cannot_be_done_is_said_in_one_message(
 def test_a_sam_of_another_architecture_says_what_it_holds(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
     save_file({"encoder.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     arguments = segment(models, picture, "--classes", "cat", "--out", str(tmp_path / "out"), "--sam", str(tmp_path / "other.safetensors"))
-    code, _, err = shell(fseg.cli.main, *arguments)
+    code, _, err = shell(fseg.cli, *arguments)
     assert code == 2
     assert "InvalidSam" in err
     assert "other.safetensors" in err
@@ -138,14 +136,14 @@ def test_a_saved_recipe_with_a_fusion_of_ones_own_is_replayed(shell: Shell, mode
     (tmp_path / "mine.toml").write_text(recipe)
     where = ("--backbone", models[0], "--sam", models[1], "--recipe", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out"))
     arguments = ("segment", picture, "--classes", "cat", "--assume-present", *where)
-    code, _, err = shell(fseg.cli.main, *arguments)
+    code, _, err = shell(fseg.cli, *arguments)
     assert code == 2
     assert 'No fusion "my own"' in err
     assert "--import MODULE_OR_FILE.py" in err
     for _ in range(2):  # the second time over its own results
-        assert shell(fseg.cli.main, *arguments, "--import", str(tmp_path / "own.py"))[0] == 0
+        assert shell(fseg.cli, *arguments, "--import", str(tmp_path / "own.py"))[0] == 0
     assert fseg.get_recipe(tmp_path / "out/street/recipe.toml").respond.fusion == "my own"
-    assert "No file 'none.py' to import" in shell(fseg.cli.main, "recipes", "--import", "none.py")[2]
+    assert "No file 'none.py' to import" in shell(fseg.cli, "recipes", "--import", "none.py")[2]
 
 
 def test_no_result_leaves_the_folder_or_replaces_files_of_the_user(
@@ -155,10 +153,10 @@ def test_no_result_leaves_the_folder_or_replaces_files_of_the_user(
     dots.parent.mkdir()
     Image.open(picture).save(dots, format="PNG")
     arguments = segment(models, str(dots), "--classes", "cat", "--out", str(tmp_path / "in/out"))
-    assert shell(fseg.cli.main, *arguments)[0] == 0
+    assert shell(fseg.cli, *arguments)[0] == 0
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["image", "in", "out"]
     (tmp_path / "in/out/image/result.json").write_text("{}")  # not ours
-    code, _, err = shell(fseg.cli.main, *arguments, "--sam", "/no/such/sam")  # refused before a model is looked for
+    code, _, err = shell(fseg.cli, *arguments, "--sam", "/no/such/sam")  # refused before a model is looked for
     assert code == 2
     assert "which `fseg segment` did not write there" in err
     assert (tmp_path / "in/out/image/result.json").read_text() == "{}"
@@ -168,7 +166,7 @@ def test_failures_are_summed_up_by_their_reasons(shell: Shell, models: tuple[str
     for name in ("one.png", "two\udce9.png"):
         (tmp_path / name).write_text("no picture")
     images = (*sorted(str(path) for path in tmp_path.iterdir()), picture, "a" * 5000)
-    code, _, err = shell(fseg.cli.main, *segment(models, *images, "--classes", "cat", "--out", str(tmp_path / "out")))
+    code, _, err = shell(fseg.cli, *segment(models, *images, "--classes", "cat", "--out", str(tmp_path / "out")))
     assert code == 1
     lines = err.splitlines()
     start = lines.index("3 of 4 images failed:")
@@ -182,7 +180,7 @@ def test_failures_are_summed_up_by_their_reasons(shell: Shell, models: tuple[str
 def test_class_names_that_cannot_be_asked_about_stop_the_command(
     shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path, classes: str
 ) -> None:
-    code, _, err = shell(fseg.cli.main, *segment(models, picture, "--classes", classes, "--out", str(tmp_path / "out")))
+    code, _, err = shell(fseg.cli, *segment(models, picture, "--classes", classes, "--out", str(tmp_path / "out")))
     assert code == 2
     assert err.startswith("InvalidClasses: ")
 
@@ -191,9 +189,7 @@ def test_more_classes_than_a_palette_holds_are_refused_before_the_work(
     shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path
 ) -> None:
     (tmp_path / "many.txt").write_text("\n".join(f"class {i}" for i in range(256)))
-    code, _, err = shell(
-        fseg.cli.main, *segment(models, picture, "--classes-file", str(tmp_path / "many.txt"), "--out", str(tmp_path / "out"))
-    )
+    code, _, err = shell(fseg.cli, *segment(models, picture, "--classes-file", str(tmp_path / "many.txt"), "--out", str(tmp_path / "out")))
     assert code == 2
     assert "256 classes were given; labels.png has room for 255" in err
 
@@ -202,17 +198,15 @@ def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: 
     where = ("--recipe", "fseg-llava-1.5-vicuna-7b", "--backbone", models[0], "--sam", models[1])
     for number in ("3", "5"):
         out = tmp_path / f"figure-{number}.png"
-        code, _, _ = shell(
-            fseg.cli.main, "figure", number, picture, "--class", "pottedplant", "--assume-present", "--out", str(out), *where
-        )
+        code, _, _ = shell(fseg.cli, "figure", number, picture, "--class", "pottedplant", "--assume-present", "--out", str(out), *where)
         assert code == 0
         width, height = Image.open(out).size
         assert min(width, height) > 200
     for suffix, start in (("jpg", b"\xff\xd8"), ("PDF", b"%PDF"), ("svg", b"<?xml")):
         out = tmp_path / f"figure.{suffix}"
-        assert shell(fseg.cli.main, "figure", "5", picture, "--class", "cat", "--out", str(out), *where)[0] == 0
+        assert shell(fseg.cli, "figure", "5", picture, "--class", "cat", "--out", str(out), *where)[0] == 0
         assert out.read_bytes().startswith(start)
-    code, _, err = shell(fseg.cli.main, "figure", "3", picture, "--class", " cat", *where, "--out", str(tmp_path / "none.png"))
+    code, _, err = shell(fseg.cli, "figure", "3", picture, "--class", " cat", *where, "--out", str(tmp_path / "none.png"))
     assert code == 2
     assert "The model says that there is no cat" in err
 
@@ -222,7 +216,7 @@ def test_a_figure_is_never_written_over_its_picture(shell: Shell, picture: str, 
     (tmp_path / "hard.png").hardlink_to(picture)
     before = Path(picture).read_bytes()
     for out in (picture, str(tmp_path / "link.png"), str(tmp_path / "hard.png")):
-        code, _, err = shell(fseg.cli.main, "figure", "5", picture, "--class", "cat", "--out", out)
+        code, _, err = shell(fseg.cli, "figure", "5", picture, "--class", "cat", "--out", out)
         assert code == 2
         assert "would be written over" in err
     assert Path(picture).read_bytes() == before
@@ -242,13 +236,13 @@ def test_a_figure_is_never_written_over_its_picture(shell: Shell, picture: str, 
     ],
 )
 def test_places_and_numbers_that_mean_nothing_are_refused(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
-    code, _, err = shell(fseg.cli.main, *arguments)
+    code, _, err = shell(fseg.cli, *arguments)
     assert code == 2
     assert message in err
 
 
 def test_the_recipes_are_listed(shell: Shell) -> None:
-    code, out, _ = shell(fseg.cli.main, "recipes")
+    code, out, _ = shell(fseg.cli, "recipes")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == [
         name + variant
@@ -261,11 +255,11 @@ def test_the_recipes_are_listed(shell: Shell) -> None:
         )
         for variant in ("", "-fast")
     ]
-    assert "table-3/7-17" in shell(fseg.cli.main, "recipes", "--ablations")[1]
+    assert "table-3/7-17" in shell(fseg.cli, "recipes", "--ablations")[1]
 
 
 def test_help_teaches(shell: Shell) -> None:
-    _, out, _ = shell(fseg.cli.main, "segment", "--help")
+    _, out, _ = shell(fseg.cli, "segment", "--help")
     assert "--assume-present" in out
     assert "Example: fseg segment street.jpg" in out
 
@@ -287,6 +281,6 @@ def test_probe_inspects_a_folder(shell: Shell, models: tuple[str, str]) -> None:
     assert "No model folder" in err
 
 
-@pytest.mark.parametrize("module", [fseg.cli.main, probe.cli], ids=["fseg", "probe"])
+@pytest.mark.parametrize("module", [fseg.cli, probe.cli], ids=["fseg", "probe"])
 def test_the_version_is_that_of_the_package(shell: Shell, module: object) -> None:
     assert shell(module, "--version")[:2] == (0, f"fseg-llava {probe.__version__}\n")

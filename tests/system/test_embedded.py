@@ -108,11 +108,11 @@ def test_a_picture_without_any_class_is_all_background(segmenter: fseg.Segmenter
 def test_the_demo_prints_a_table_and_draws_a_panel(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import fseg.cli.main
+    import fseg.cli
 
     monkeypatch.setattr("sys.argv", ["fseg", "demo", "--out", str(tmp_path / "demo"), "--seed", "5", "--scenes", "2"])
     with pytest.raises(SystemExit) as ended:
-        fseg.cli.main.main()
+        fseg.cli.main()
     assert ended.value.code in (0, None)
     printed = capsys.readouterr().out
     assert "yes, it contains" in printed

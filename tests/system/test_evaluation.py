@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(place: Path, out: Path, *more: str) -> list[str]:
     models = ["--recipe", str(place / "tiny.toml"), "--backbone", str(place / "llava"), "--sam", str(place / "sam.safetensors")]
-    start = [sys.executable, "-c", "from fseg.cli.main import main; main()", "eval", "--dataset", "folder", "--root", str(place / "set")]
+    start = [sys.executable, "-c", "from fseg.cli import main; main()", "eval", "--dataset", "folder", "--root", str(place / "set")]
     return [*start, *models, "--out", str(out), *more]
 
 
@@ -180,7 +180,7 @@ def test_workers_that_are_still_importing_end_with_a_killed_run(place: Path, tmp
 
 PROGRAM = """
 import fseg, probe, torch
-from fseg.cli.main import main
+from fseg.cli import main
 
 @fseg.fusion("nearness", reads=lambda layers, **_: [probe.Hidden(fseg.band(layers), at=("image", "class"))])
 def nearness(e, *, layers=(1, 3)):
@@ -216,8 +216,8 @@ def test_ctrl_c_ends_a_run_and_its_workers_in_one_line_that_says_how_to_go_on(pl
 @pytest.mark.parametrize(
     ("script", "slow", "line"),
     [
-        ("fseg.cli.main", "fseg.pipeline.Segmenter", ["fseg", "segment", "a.png", "--classes", "cat", "--out", "out"]),
-        ("probe.cli", "probe.cli.load", ["probe", "inspect", "llava"]),
+        ("fseg.cli", "fseg.pipeline.Segmenter", ["fseg", "segment", "a.png", "--classes", "cat", "--out", "out"]),
+        ("probe.cli", "probe.model.load", ["probe", "inspect", "llava"]),
         ("probe.cli", "probe.cli.app", ["probe"]),
     ],
 )

@@ -41,7 +41,8 @@ def test_examples_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     output: list[str] = []
-    for example in finder.find(importlib.import_module(name), name, globs=dict(names())):
+    module = importlib.import_module(name)
+    for example in finder.find(module, name, globs={**vars(module), **names()}):
         runner.run(example, out=output.append)
     assert runner.failures == 0, "".join(output)
     assert runner.tries > 0

@@ -25,7 +25,7 @@ def of_command(*lines: tuple[str, ...]) -> str:
     return f"""
 import sys
 from contextlib import suppress
-from fseg.cli.main import main
+from fseg.cli import main
 for arguments in {lines}:
     sys.argv = ["fseg", *arguments]
     with suppress(SystemExit):

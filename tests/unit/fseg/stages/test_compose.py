@@ -15,7 +15,7 @@ def relevant(distance: float, **values):
 
 
 def logits(*values: float) -> torch.Tensor:
-    return torch.tensor([values])
+    return torch.tensor([values], dtype=torch.float32)
 
 
 def test_a_map_is_brought_to_the_image_between_cell_centres():
