@@ -6,14 +6,14 @@ import os
 # for each other on a busy machine take many times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.shapes import install  # isort: skip
-
-install()  # before the packages are imported
-
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+from tests.shapes import install
+
+install()  # before the packages are imported
 
 # `pytest --hypothesis-profile=full` is the long form.
 settings.register_profile("short", max_examples=200, deadline=None, derandomize=True)

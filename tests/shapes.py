@@ -6,12 +6,15 @@ The other annotations are mypy's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import jaxtyping
 from beartype import beartype
 from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parents[1]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -30,5 +33,12 @@ def _written(hint: object) -> str:
 
 
 def install() -> None:
-    """Check the packages' functions from now on. Before they are imported."""
-    install_import_hook(["probe", "fseg"], "tests.shapes.check_shapes")
+    """Check the functions of all modules that annotate shapes, from now on. To be called before they are imported."""
+    install_import_hook(sorted(_modules_with_shapes()), "tests.shapes.check_shapes")
+
+
+def _modules_with_shapes() -> Iterator[str]:
+    for package in ("probe", "fseg"):
+        for path in (ROOT / package).rglob("*.py"):
+            if "from jaxtyping import" in path.read_text(encoding="utf-8"):
+                yield ".".join(path.relative_to(ROOT).with_suffix("").parts)

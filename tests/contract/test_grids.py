@@ -152,6 +152,7 @@ def test_idefics_shows_one_view_where_its_processor_does_not_split(monkeypatch: 
     assert report.checks[-1].what == "Grid 'image', 2 x 2"
 
 
+@pytest.mark.slow
 def test_got_ocr_cuts_tiles_where_its_processor_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened("got_ocr2")
     monkeypatch.setattr(model.processor, "images_kwargs", {"crop_to_patches": True, "min_patches": 1, "max_patches": 6})

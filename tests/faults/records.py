@@ -36,4 +36,4 @@ def flips(n: int, folder: Path, rng: np.random.Generator) -> Iterator[Outcome]:
             yield Outcome(verdict, "" if results == whole else f"bit {bit}: other results")
 
 
-CAMPAIGNS = [Campaign("record-flips", "one bit of a record file", full=4000, short=100, trials=flips)]
+CAMPAIGNS = [Campaign("record-flips", "one bit of a record file", full=4000, short=50, trials=flips)]

@@ -17,6 +17,8 @@ import torch
 import fseg
 import fseg.glyphs
 import probe
+from fseg.fusion_methods import registry as fusion_methods
+from probe.backbones import registry as backbones
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
@@ -37,7 +39,9 @@ def names() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # examples may write files
+    monkeypatch.chdir(tmp_path)  # examples may write files, and register backbones and fusions
+    monkeypatch.setattr(backbones, "BACKBONES", dict(backbones.BACKBONES))
+    monkeypatch.setattr(fusion_methods, "REGISTRY", dict(fusion_methods.REGISTRY))
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     output: list[str] = []

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from fseg.cli.main import app
+from fseg.cli.app import app
 from tests import zoo
 from tests.planted import plant
 from tests.unit.fseg.sams import tiny_sam
