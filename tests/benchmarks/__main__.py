@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 import torch
 import typer
 
-from tests.benchmarks import image, questions, reads, scenes, startup
+from tests.benchmarks import image, questions, reads, scenes, startup, suite
 from tests.benchmarks.models import Size
 from tests.benchmarks.page import write
 from tests.benchmarks.timing import record
@@ -29,7 +29,7 @@ SHORT: dict[str, Callable[[Size], Rows]] = {
     "image": partial(image.measure, repeats=1),
 }
 """The full size without a GPU: less of everything, and no eager attention to 2,900 tokens, which would take 17 GB more."""
-SCENES: dict[str, Callable[[], Rows]] = {"startup": startup.measure, "memory": scenes.memory, "fast": scenes.fast}
+SCENES: dict[str, Callable[[], Rows]] = {"startup": startup.measure, "tests": suite.measure, "memory": scenes.memory, "fast": scenes.fast}
 
 
 def main(

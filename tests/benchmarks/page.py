@@ -28,6 +28,7 @@ SECTIONS = {
         "Start-up",
         "Fresh processes, in turns: each import and command against `import torch` alone. What only prints text does not import torch.",
     ),
+    "tests": ("Tests", "The README's test command, and the subset for daily work (`pytest tests/unit`), with the imports of both."),
     "rows": (
         "Attention rows",
         "`probe.Attention` of the last 10 tokens, every layer and head, to every key, under sdpa; against the plain forward, and against Hugging "
