@@ -13,10 +13,11 @@ from fseg.checks import check_bool, check_choice, check_int, check_number, check
 from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
 from fseg.vocabulary.questions import QUESTIONS, Article, affirmation, question
+from probe.inputs.templates import TEMPLATES
 
 ARTICLES = ("a", "auto", "none")
 PRESENCES = ("ask", "assume", "gate")
-TEMPLATES = ("vicuna_v1", "mistral_instruct")
+
 
 _FIRST_WORD = re.compile(r"\W*([^\W_]+)")
 _OPENING = re.compile(r"\W*[^\W_]+[\s.,!]*")

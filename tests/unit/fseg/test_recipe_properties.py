@@ -15,11 +15,12 @@ from fseg.fusion_methods.distance import CLASS_TOKENS
 from fseg.recipe import Recipe, get_recipe
 from fseg.stages.compose import FILLS, Compose
 from fseg.stages.prompts import KINDS, Prompt
-from fseg.stages.qap import ARTICLES, PRESENCES, TEMPLATES, Ask
+from fseg.stages.qap import ARTICLES, PRESENCES, Ask
 from fseg.stages.segment import MULTIMASKS, Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import MASKS, Refine
 from fseg.vocabulary.questions import QUESTIONS
+from probe.inputs.templates import TEMPLATES
 
 LARGEST = 2**63 - 1
 texts = st.text(min_size=1, max_size=30)
@@ -33,7 +34,7 @@ asks = st.builds(
     Ask,
     question=st.sampled_from(tuple(QUESTIONS)),
     article=st.sampled_from(ARTICLES),
-    template=st.none() | st.sampled_from(TEMPLATES) | st.builds("{}<image>{{question}}{}".format, texts, texts),
+    template=st.none() | st.sampled_from(sorted(TEMPLATES)) | st.builds("{}<image>{{question}}{}".format, texts, texts),
     max_new_tokens=whole,
     gate=st.booleans(),
     threshold=finite | st.integers(-LARGEST, LARGEST),
