@@ -1,4 +1,4 @@
-"""Encoder: images and words, as a model takes them."""
+"""Encoder: images and text, as a model takes them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ImagePreparation:
         """Whether images are resized directly, rather than by the processor.
 
         Raises:
-            LoadError: tiles of an image that is resized directly.
+            LoadError: resize="stretch" with tiles=True, in a family that cuts tiles.
             NoDirectResize: the family does not declare a layout of directly resized images.
         """
         if self.resize == "stretch" and self.tiles and backbone.tiled:
@@ -88,7 +88,7 @@ class Encoder:
         inputs, layouts = runtime.backbone.prepare_directly(runtime.model, self._processor_for("prepare"), opened)
         return PreparedImages(opened, inputs, tuple(layouts), made_for=self.preparation)
 
-    def on_device(self, images: PreparedImages) -> PreparedImages:
+    def moved_to_device(self, images: PreparedImages) -> PreparedImages:
         """The same images, with the inputs that were prepared for them on the model's device."""
         return images if images.inputs is None else replace(images, inputs=self.runtime.to_device(images.inputs))
 
@@ -110,8 +110,8 @@ class Encoder:
         inputs, layouts = self._inputs(processor, prepared, prompt)
         tokens = token_map(runtime.family, processor.tokenizer, runtime.image_token_id, inputs["input_ids"][0].tolist(), layouts, words)
         tokens.check_layouts()
-        suffix = AnswerTokenizer(processor.tokenizer, image_token(processor))
-        return Encoding(runtime.to_device(inputs), tokens, prompt, len(tokens), suffix, runtime.backbone.answer_fill)
+        answer_tokenizer = AnswerTokenizer(processor.tokenizer, image_token(processor))
+        return Encoding(runtime.to_device(inputs), tokens, prompt, len(tokens), answer_tokenizer, runtime.backbone.answer_fill)
 
     def pad_token_id(self) -> int | None:
         """The tokenizer's padding token.

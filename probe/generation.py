@@ -35,7 +35,7 @@ def generate(runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: s
         inputs = runtime.backbone.forward_inputs(model, start.inputs)
         output = model.generate(**inputs, **settings)
     if finite.check.failed():
-        raise runtime.locate_not_finite(NotFinite.of_next_logits(), [Batch.of(start)])
+        raise runtime.not_finite_with_layer(NotFinite.of_next_logits(), [Batch.of(start)])
     ids = getattr(output, "sequences", output)[0].tolist()
     generated = ids[known:] if "input_ids" in inputs else ids
     return encoding.with_answer_ids((*start.tokens.ids[encoding.prompt_length :], *generated))

@@ -1,4 +1,4 @@
-"""The front door: `load` opens a model, `Probe` encodes, generates, reads and opens sessions."""
+"""The public API: `load` opens a model; `Probe` encodes, generates, reads and opens sessions."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from probe.tracing.trace import Trace
 
 
 class Probe:
-    """A Hugging Face multimodal model, opened for looking. Made by `probe.load`.
+    """A Hugging Face multimodal model, loaded for reading its activations. Made by `probe.load`.
 
     Attributes:
         runtime: runs the model: its backbone, modules and engine.
-        encoder: turns images and words into the model's inputs.
+        encoder: turns images and text into the model's inputs.
         name, revision: what was loaded, for the record.
 
     >>> model
@@ -139,7 +139,7 @@ class Probe:
         return self.encoder.encode(images, text, chat=chat, template=template)
 
     def generate(self, encoding: Encoding, *, begin: str | None = None, **options: object) -> Answer:
-        """The model's answer: greedy, of at most 64 tokens, unless told otherwise.
+        """The model's answer: by default greedy, of at most 64 tokens.
 
         Args:
             encoding: a prompt; or an answer, which is continued unless it has ended.
@@ -147,20 +147,26 @@ class Probe:
             options: Hugging Face's own (`max_new_tokens`, `do_sample`, `generation_config`, ...).
 
         Raises:
+            InvalidRead: not an encoding of `encode`.
             ProbeError: several sequences were asked for.
             NotFinite: a step's logits are NaN or infinite.
 
         >>> model.generate(model.encode(image, "Is there a cat in the image?"), max_new_tokens=4).text
         'yes, it contains'
         """
+        _check_encoding(encoding, "generate")
         return generate(self.runtime, self.encoder, encoding, begin=begin, **options)
 
     def next_logits(self, encoding: Encoding) -> Float[Tensor, "vocabulary"]:
         """Logits of the next token, float32: `logits[0, -1]` of Hugging Face.
 
+        Raises:
+            InvalidRead: not an encoding of `encode`.
+
         >>> model.next_logits(model.encode(image, "Is there a cat in the image?")).ndim
         1
         """
+        _check_encoding(encoding, "next_logits")
         return self.runtime.next_logits(encoding)
 
     def run(self, encoding: Encoding | Mapping[str, Tensor], reads: Iterable[Read] | Read) -> Trace:
@@ -217,13 +223,13 @@ def load(
     tiles: bool = True,
     remote_code: bool = False,
 ) -> Probe:
-    """A multimodal model, opened for looking.
+    """A multimodal model, loaded for reading its activations.
 
     Args:
         name: a hub id or a local folder; or
         model, processor: a loaded Hugging Face model and, optionally, its processor. The model is put into eval mode and its weights no
             longer require gradients.
-        device: "cpu", "cuda", "cuda:1"...; for a loaded model: where it is.
+        device: "cpu", "cuda", "cuda:1"...; None: the CPU, or where a loaded model is. Not together with `device_map`.
         dtype: "float32", "bfloat16"...; None: float32 on the CPU, the checkpoint's own elsewhere.
         attn_implementation: the kernel; attention rows are exact under each that uses transformers' attention interface. "sdpa": eager in
             parts of a model that do not support it.
@@ -244,6 +250,8 @@ def load(
         raise LoadError("load() takes a name (a hub id or a folder) or a loaded model=, one of them.")
     if model is None:
         assert name is not None
+        if device is not None and device_map is not None:
+            raise LoadError(f"device={device!r} and device_map={device_map!r} both say where the model goes. Give one of them.")
         where = resolve_device(device)
         wanted = resolve_dtype(dtype) or default_dtype(where, device_map)
         model, loaded = load_checkpoint(
@@ -253,6 +261,7 @@ def load(
         if device_map is None:
             model = model.to(where)
     else:
+        _refuse_checkpoint_options(revision, attn_implementation, device_map, remote_code)
         check_decoder(model)
         if device is not None or dtype is not None:
             model = model.to(device=resolve_device(device) if device else None, dtype=resolve_dtype(dtype))
@@ -260,3 +269,23 @@ def load(
     model.eval().requires_grad_(False)
     runtime = Runtime(model)
     return Probe(runtime, Encoder(runtime, processor, preparation), str(name), revision or getattr(model.config, "_commit_hash", None))
+
+
+def _check_encoding(encoding: object, step: str) -> None:
+    if not isinstance(encoding, Encoding):
+        raise InvalidRead(
+            f"{step}() takes what encode() returned, got a {type(encoding).__name__}. Only run() takes a plain Hugging Face encoding."
+        )
+
+
+def _refuse_checkpoint_options(revision: str | None, attn_implementation: str, device_map: DeviceMap, remote_code: bool) -> None:
+    """Refuse options of a checkpoint that is loaded by name, given with a loaded model."""
+    given = {
+        "revision": revision is not None,
+        "attn_implementation": attn_implementation != "sdpa",
+        "device_map": device_map is not None,
+        "remote_code": remote_code,
+    }
+    if any(given.values()):
+        names = ", ".join(f"{name}=" for name, is_given in given.items() if is_given)
+        raise LoadError(f"{names} cannot change a loaded model=. Give the options to from_pretrained(), or load the model by its name.")

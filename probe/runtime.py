@@ -121,7 +121,7 @@ class Runtime:
         return Batch(inputs, tokens, tuple(SequenceSlot(row, int(keep.int().argmax())) for row, keep in enumerate(mask)))
 
     def _tokens(self, ids: Sequence[int], leading: int) -> TokenMap:
-        """The positions of a row of a plain encoding; where its images lie, no layout says."""
+        """The positions of a row of a plain encoding; its images have no layout."""
         known = (NO_TOKEN,) * leading + tuple(ids)
         image = tuple(position for position, token in enumerate(known) if token in (NO_TOKEN, self.modules.image_token_id))
         images = (image,) if image else ()
@@ -145,7 +145,7 @@ class Runtime:
         try:
             captured = self.engine.run(self.forward, batch.inputs, plan, batch.slots)
         except NotFinite as error:
-            raise self.locate_not_finite(error, [batch]) from error
+            raise self.not_finite_with_layer(error, [batch]) from error
         return self.trace(batch.tokens, captured, plan)
 
     def trace(self, tokens: tuple[TokenMap, ...], captured: Captured, plan: ReadPlan) -> Trace:
@@ -163,19 +163,19 @@ class Runtime:
         """The batcher of one kind of work ("ask", "score", "trace") under a policy of prefix sharing; it remembers what fitted."""
         return self._batchers.setdefault((policy, work), AdaptiveBatcher(TOKEN_BUDGET[work]))
 
-    def locate_not_finite(self, error: NotFinite, batches: Sequence[Batch]) -> NotFinite:
+    def not_finite_with_layer(self, error: NotFinite, batches: Sequence[Batch]) -> NotFinite:
         """The error, completed by the layer where NaN or infinity begins and by what to try.
 
         Args:
             batches: what was run together, each to be run by itself; the first that is not finite is reported.
         """
-        known = True
+        all_checked = True
         for batch in batches:
             where = self._first_not_finite(batch)
             if where:
                 return self._with_advice(error, f"It begins in {where}. ")
-            known = known and where is not None
-        return self._with_advice(error, "It begins there: the states of all layers are finite. " if known else "")
+            all_checked = all_checked and where is not None
+        return self._with_advice(error, "It begins there: the states of all layers are finite. " if all_checked else "")
 
     def _with_advice(self, error: NotFinite, where: str) -> NotFinite:
         return NotFinite(f"{error} {where}{advice(self.model.dtype)}")
@@ -195,7 +195,7 @@ class Runtime:
         grid, classes = self.backbone.vision_grid(self.model, view), self.backbone.class_tokens
         patches = None if grid is None or classes == "kept" else len(grid.tokens)
         if view is None:
-            reason = "the tower looks at several images or tiles, or at one whose layout is not known"
+            reason = "the tower takes several images or tiles, or at one whose layout is not known"
             return VisionLayout(depth, patches, None, reason, classes)
         if grid is None:
             return VisionLayout(depth, None, None, "the family does not say how the tower's patches lie", classes)

@@ -152,8 +152,8 @@ def check_decoder(model: PreTrainedModel) -> None:
     if not hasattr(model, "get_decoder") or not hasattr(model, "config"):
         raise LoadError(f"model= is a {kind}, not a Hugging Face model. Load one with AutoModelForImageTextToText.")
     if isinstance(getattr(model, "thinker", None), torch.nn.Module):
-        raise LoadError(f"model= is a {kind}, which speaks as well. Give the part that reads images: model=model.thinker.")
-    # A base model, as AutoModel loads it, has a decoder of words inside; a tower or a text encoder has one or neither.
+        raise LoadError(f"model= is a {kind}, which generates audio as well. Give the part that reads images: model=model.thinker.")
+    # A base model, as AutoModel loads it, has a text decoder inside; a tower or a text encoder has one or neither.
     reads_words = model.can_generate() or (
         model.get_decoder() is not model and isinstance(model.get_input_embeddings(), torch.nn.Embedding)
     )

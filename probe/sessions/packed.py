@@ -25,7 +25,7 @@ class Packed(Continuations):
 
     def __init__(self, runtime: Runtime, prefix: Prefix, count: int, steps: int = 0) -> None:
         super().__init__(runtime, prefix, count, steps)
-        # For each key in the cache: whose it is, and its index in that sequence.
+        # For each key in the cache: the sequence that it belongs to, and its index there.
         self._owner = self._tensor([_PREFIX] * len(prefix))
         self._index = self._tensor(range(-len(prefix), 0))
 

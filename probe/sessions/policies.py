@@ -28,7 +28,7 @@ def offered_policies(runtime: Runtime) -> tuple[tuple[str, ...], str]:
         return (), f"the kernel {kernel} takes no mask; load with attn_implementation='sdpa'"
     unknown = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if unknown or getattr(text, "use_bidirectional_attention", False):
-        return (), f"no mask of ours fits its decoder's layers of {', '.join(sorted(unknown)) or 'attention in both directions'}"
+        return (), f"probe cannot build a mask for its decoder's layers of {', '.join(sorted(unknown)) or 'attention in both directions'}"
     settings = unsupported_generation_settings(model.generation_config)
     if settings:
         return (), f"its generation settings have {', '.join(sorted(settings))}, which decoding together does not follow"

@@ -67,7 +67,7 @@ class Session:
         self.policy = chosen_policy(runtime, policy)
         self._policy_is_required = policy not in (None, NO_SHARING)
         runtime.resolve(keep)
-        self._images: PreparedImages | None = encoder.on_device(encoder.prepare(images))
+        self._images: PreparedImages | None = encoder.moved_to_device(encoder.prepare(images))
         self._runtime, self._encoder, self.keep = runtime, encoder, keep
         self._chat, self._template = chat, template
         self._first: Encoding | None = None
@@ -95,11 +95,15 @@ class Session:
 
         Raises:
             SessionClosed.
+            InvalidRead: `questions` is one text, `begin` has another length, or `max_new_tokens` is negative.
             NotFinite: logits of the next token hold NaN or infinity.
             InvalidPolicy: a policy was asked for by name, and a prompt has words of its own before the image.
         """
         self._require_open()
+        _check_questions(questions)
         _check_count("begin", begin, questions)
+        if max_new_tokens < 0:
+            raise InvalidRead(f"max_new_tokens={max_new_tokens}: an answer has 0 or more tokens.")
         prompts = [self._encode(question) for question in questions]
         starts = prompts if begin is None else [prompt.with_answer(text) for prompt, text in zip(prompts, begin, strict=True)]
         pairs = list(zip(prompts, starts, strict=True))
@@ -114,13 +118,15 @@ class Session:
 
     def answer(self, questions: Sequence[str], texts: Sequence[str]) -> list[Answer]:
         """The questions with given answers, for teacher forcing."""
+        _check_questions(questions)
         _check_count("texts", texts, questions)
         return [self._encode(question).with_answer(text) for question, text in zip(questions, texts, strict=True)]
 
     def trace(self, answers: Sequence[Answer], reads: Iterable[Read]) -> list[Trace]:
         """For each answer the Trace of one teacher-forced pass. Passes are shared as questions are; image states come from the prefix.
 
-        Answers about another image, and reads within the prefix that are not states (attention from it, its logits), cost a pass each.
+        Answers that this session did not encode, and reads within the prefix that are not states (attention from it, its logits), cost a pass
+        each. Traces share the prefix's tensors with each other: clone what you write to.
 
         Raises:
             SessionClosed; and what `Probe.run` raises.
@@ -132,7 +138,7 @@ class Session:
             return [self._runtime.run(Batch.of(answer), asked) for answer in answers]
 
         def trace_batch(batch: list[Answer]) -> list[Trace]:
-            with self._locating_not_finite(batch):
+            with self._completing_not_finite(batch):
                 return trace_after(self._runtime, POLICIES[self.policy], prefix, batch, asked)
 
         return self._runtime.batcher(self.policy, "trace").map(answers, _own_lengths(answers, prefix), trace_batch)
@@ -142,7 +148,7 @@ class Session:
         runtime, prefix = self._runtime, self._prefix_of(prompts, 0, required=self._policy_is_required)
 
         def margins(batch: Sequence[Encoding], logits: Tensor) -> list[float]:
-            with self._locating_not_finite(batch):
+            with self._completing_not_finite(batch):
                 return gate.margins(batch, logits)
 
         if prefix is None:
@@ -166,7 +172,7 @@ class Session:
 
         def answer_batch(batch: list[tuple[Encoding, Encoding]]) -> list[Answer]:
             sequences = [_decoding(start, prefix, max_new_tokens) for _, start in batch]
-            with self._locating_not_finite([start for _, start in batch]):
+            with self._completing_not_finite([start for _, start in batch]):
                 added = decode(self._continuations(prefix, len(batch), max_new_tokens), sequences, partial(last_logits, runtime), rules)
             return [
                 prompt.with_answer_ids((*start.tokens.ids[prompt.prompt_length :], *new))
@@ -196,7 +202,7 @@ class Session:
         """The common prefix of all of these, run once; None: each is run alone.
 
         Args:
-            new_tokens: that each may get.
+            new_tokens: the most tokens that each may get.
 
         Raises:
             InvalidPolicy: they share none, and one is required.
@@ -208,7 +214,7 @@ class Session:
             if self._prefix is not None and not self._prefix.model_state.is_of(runtime.model):
                 self._prefix = None  # the model has been changed since
             if self._prefix is None and self._first is not None:
-                with self._locating_not_finite([self._first]):
+                with self._completing_not_finite([self._first]):
                     self._prefix = read_prefix(runtime, self._first, self.keep)
             prefix = self._prefix
         longest = max(len(encoding.tokens) for encoding in encodings) + new_tokens
@@ -223,12 +229,12 @@ class Session:
         return None
 
     @contextmanager
-    def _locating_not_finite(self, encodings: Sequence[Encoding]) -> Iterator[None]:
+    def _completing_not_finite(self, encodings: Sequence[Encoding]) -> Iterator[None]:
         """Complete a NotFinite of a pass over these encodings by the layer where it begins."""
         try:
             yield
         except NotFinite as error:
-            raise self._runtime.locate_not_finite(error, [Batch.of(encoding) for encoding in encodings]) from error
+            raise self._runtime.not_finite_with_layer(error, [Batch.of(encoding) for encoding in encodings]) from error
 
 
 def _decoding(start: Encoding, prefix: Prefix, max_new_tokens: int) -> Decoding:
@@ -239,6 +245,11 @@ def _decoding(start: Encoding, prefix: Prefix, max_new_tokens: int) -> Decoding:
 def _own_lengths(encodings: Sequence[Encoding], prefix: Prefix) -> list[int]:
     """The tokens of each that the prefix does not have."""
     return [len(encoding.tokens) - len(prefix) for encoding in encodings]
+
+
+def _check_questions(questions: Sequence[str]) -> None:
+    if isinstance(questions, str):
+        raise InvalidRead(f"questions={questions!r} is one text. Pass a list of questions: [{questions!r}].")
 
 
 def _check_count(name: str, given: Sequence[str] | None, questions: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def _run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: Dynamic
 
 
 def readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], reads: Iterable[Read]) -> bool:
-    """Whether only states are read within the prefix: attention from it and its logits need a pass of their own.
+    """Whether every attention query and every logits position lies after the prefix.
 
     Raises:
         InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
@@ -94,7 +94,7 @@ def trace_after(
     plan = runtime.resolve(reads, tokens)
     with runtime.engine.lock:
         _read_missing_states(runtime, prefix, plan)
-    own = _after(plan, len(prefix))
+    own = _plan_after(plan, len(prefix))
     captured = Captured()
     if own.hidden or own.attention or own.logits:
         packed = policy(runtime, prefix, len(answers)).next_inputs([one.ids[len(prefix) :] for one in tokens])
@@ -125,7 +125,7 @@ def _trace_of(
 def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan) -> None:
     """Run the prefix once more for planned states that it does not have."""
     wanted = {
-        (_before(positions, len(prefix)), layer)
+        (_positions_within(positions, len(prefix)), layer)
         for layer, asked in plan.hidden.items()
         for position in asked
         for positions in plan.positions[position]
@@ -141,11 +141,11 @@ def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan) -> No
         _run_prefix(runtime, prefix, runtime.resolve(reads, (prefix.tokens,)))
 
 
-def _before(positions: Indices, length: int) -> Indices:
+def _positions_within(positions: Indices, length: int) -> Indices:
     return tuple(position for position in positions if position < length)
 
 
-def _after(plan: ReadPlan, length: int) -> ReadPlan:
+def _plan_after(plan: ReadPlan, length: int) -> ReadPlan:
     """The plan without what lies within the prefix alone, so that the pass ends as early as it can."""
     hidden = {
         layer: [position for position in asked if not all(row and max(row) < length for row in plan.positions[position])]
@@ -156,7 +156,7 @@ def _after(plan: ReadPlan, length: int) -> ReadPlan:
 
 def _states(prefix: Prefix, layer: int, positions: Indices, own: Tensor | None) -> Tensor:
     """States (token, feature) at these positions, in this order, from the prefix and from the sequence's own pass."""
-    before = _before(positions, len(prefix))
+    before = _positions_within(positions, len(prefix))
     if len(before) == len(positions) and positions:
         return prefix.hidden[layer, before]
     assert own is not None, "positions after the prefix were read in the sequence's own pass"

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -217,3 +218,15 @@ def test_tiles_and_a_direct_resize_exclude_each_other(wide_image: Image.Image) -
     assert probe.load(model=hf, processor=processor, tiles=False).encoder.direct
     one_view = probe.load(model=zoo.llava()[0], processor=zoo.llava()[1], tiles=False)
     assert not one_view.encoder.direct  # LLaVA-1.5 has no tiles to leave out: its processor stays in charge
+
+
+@pytest.mark.parametrize("options", [{"revision": "abc"}, {"attn_implementation": "eager"}, {"device_map": "auto"}, {"remote_code": True}])
+def test_a_loaded_model_takes_no_option_of_a_checkpoint(options: dict[str, Any]) -> None:
+    hf, processor = zoo.llava()
+    with pytest.raises(LoadError, match=f"{next(iter(options))}= cannot change a loaded model="):
+        probe.load(model=hf, processor=processor, **options)
+
+
+def test_a_device_and_a_device_map_are_not_given_together() -> None:
+    with pytest.raises(LoadError, match="both say where the model goes"):
+        probe.load("llava", device="cpu", device_map="auto")

@@ -24,7 +24,7 @@ def begun(tokens: int = 5) -> DynamicLayer:
 
 def test_it_holds_what_a_dynamic_layer_holds() -> None:
     theirs = begun()
-    ours = GrowingLayer(theirs, room=3)
+    ours = GrowingLayer(theirs, capacity=3)
     for tokens in (4, 1, 1, 1, 1, 7, 1):
         new = states(tokens)
         expected, got = theirs.update(*new), ours.update(*new)
@@ -37,7 +37,7 @@ def test_it_holds_what_a_dynamic_layer_holds() -> None:
 def test_two_that_go_on_from_one_leave_it_and_each_other_alone() -> None:
     prefix = begun()
     keys = prefix.keys.clone()
-    one, other = GrowingLayer(prefix, room=8), GrowingLayer(prefix, room=8)
+    one, other = GrowingLayer(prefix, capacity=8), GrowingLayer(prefix, capacity=8)
     new = states(2)
     one.update(*new)
     other.update(*states(2))
@@ -46,7 +46,7 @@ def test_two_that_go_on_from_one_leave_it_and_each_other_alone() -> None:
 
 
 def test_what_it_has_is_copied_once_until_the_room_is_full() -> None:
-    layer = GrowingLayer(begun(), room=2)
+    layer = GrowingLayer(begun(), capacity=2)
     layer.update(*states(1))
     place = layer.keys.data_ptr()
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_what_it_has_is_copied_once_until_the_room_is_full() -> None:
 
 
 def test_what_was_returned_stays_as_it_was() -> None:
-    layer = GrowingLayer(begun(), room=8)
+    layer = GrowingLayer(begun(), capacity=8)
     returned = [layer.update(*states(tokens))[0] for tokens in (2, 1, 3)]
     as_they_were = [keys.clone() for keys in returned]
     layer.update(*states(4))
@@ -65,7 +65,7 @@ def test_what_was_returned_stays_as_it_was() -> None:
 
 
 def test_what_it_is_given_to_hold_is_gone_on_from_and_not_written_to() -> None:
-    layer = GrowingLayer(begun(), room=4)
+    layer = GrowingLayer(begun(), capacity=4)
     layer.update(*states(1))
     some = [4, 0, 2]
     kept = layer.keys[:, :, some].clone()
@@ -93,7 +93,7 @@ def test_what_it_is_given_to_hold_is_gone_on_from_and_not_written_to() -> None:
 def test_what_hugging_face_does_to_a_layer_is_followed(change: Callable[[DynamicLayer], None]) -> None:
     theirs = DynamicLayer()
     theirs.update(*states(5, rows=2))
-    ours = GrowingLayer(theirs, room=4)
+    ours = GrowingLayer(theirs, capacity=4)
     new = states(2, rows=2)
     theirs.update(*new)
     returned = ours.update(*new)[0]
@@ -107,7 +107,7 @@ def test_what_hugging_face_does_to_a_layer_is_followed(change: Callable[[Dynamic
 
 
 def test_a_layer_that_has_nothing_yet_begins_with_what_comes() -> None:
-    layer = GrowingLayer(DynamicLayer(), room=4)
+    layer = GrowingLayer(DynamicLayer(), capacity=4)
     assert layer.get_seq_length() == 0
     new = states(3)
     assert torch.equal(layer.update(*new)[0], new[0])

@@ -286,3 +286,25 @@ def test_padding_with_a_hole_is_refused() -> None:
     with pytest.raises(InvalidRead, match="padding lies at one or both ends"):
         bare.run({"input_ids": ids, "attention_mask": torch.tensor([[1, 0, 1, 1]])}, probe.Hidden([1]))
     assert bare.run({"input_ids": ids, "attention_mask": None}, probe.Hidden([1])).hidden().data.shape == (1, 1, 4, 48)
+
+
+def test_one_text_in_place_of_questions_is_refused(model: probe.Probe, wide_image: Image.Image) -> None:
+    with model.open(wide_image) as session:
+        with pytest.raises(InvalidRead, match=r"questions='Is it\?' is one text\. Pass a list"):
+            session.ask("Is it?")
+        with pytest.raises(InvalidRead, match="is one text"):
+            session.answer("Is it?", "no")
+
+
+@pytest.mark.parametrize("policy", ["packed", "none"])
+def test_a_negative_number_of_tokens_is_refused_under_every_policy(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
+    with model.open(wide_image, policy=policy) as session, pytest.raises(InvalidRead, match="max_new_tokens=-3"):
+        session.ask(["Is it?"], max_new_tokens=-3)
+
+
+def test_a_plain_encoding_is_for_run_alone(model: probe.Probe, wide_image: Image.Image) -> None:
+    plain = dict(model.encode(wide_image, "Is it?").inputs)
+    with pytest.raises(InvalidRead, match=r"generate\(\) takes what encode\(\) returned, got a dict"):
+        model.generate(plain)
+    with pytest.raises(InvalidRead, match=r"next_logits\(\) takes"):
+        model.next_logits(plain)
