@@ -17,7 +17,7 @@ class FsegError(ProbeError):
 
 
 class InvalidOption(FsegError):
-    """An invalid value of a stage's field or of a fusion's option."""
+    """An invalid value of a stage's field, of a fusion's option or of an evaluation's setting."""
 
 
 class InvalidBand(InvalidOption):

@@ -113,17 +113,21 @@ class Evidence:
         separator tokens.
 
         Args:
-            at: positions that the reads name, such as "image", "class" or "description".
+            at: positions that the reads name, such as "image", "class" or "description"; any position if a read is of every position.
 
         Raises:
-            NotScoped: the reads in scope do not name these positions, or the class was not traced.
+            NotScoped: the reads in scope do not include these positions, or the class was not traced.
         """
         if self.scope is None:
             return _cells(self._traced.hidden(at))[:, 0].float()
-        reads = [read for read in self.scope if isinstance(read, probe.Hidden) and isinstance(read.at, tuple) and at in read.at]
-        if not reads:
-            raise self._not_scoped(f"the hidden state at {at!r}")
-        return _cells(self._traced.hidden(at, layers=_union(reads)))[:, 0].float()
+        hidden = [read for read in self.scope if isinstance(read, probe.Hidden)]
+        if naming := [read for read in hidden if isinstance(read.at, tuple) and at in read.at]:
+            return _cells(self._traced.hidden(at, layers=_union(naming)))[:, 0].float()
+        if everywhere := [read for read in hidden if read.at is None]:
+            # All layers are numbered here: the trace may hold named reads of other stages, which would come first.
+            layers = _union(everywhere) or range(self._traced.depth[0])
+            return _cells(self._traced.hidden(at, layers=layers))[:, 0].float()
+        raise self._not_scoped(f"the hidden state at {at!r}")
 
     def attention_rows(self, query: probe.Position, key: probe.Position) -> Float[Tensor, "layer query key"]:
         """Attention from the query tokens to the key tokens, averaged over the heads.
@@ -150,10 +154,16 @@ class Evidence:
         """The vision tower's patch features at the layer of the reads: `hidden_states[layer]` of the tower, float32.
 
         Raises:
-            NotScoped: the reads in scope name no layer of the tower or several, or the class was not traced.
+            NotScoped: the reads in scope name no layer of the tower or several; without a scope, several layers were read; the class was not traced.
         """
         if self.scope is None:
-            return self._traced.vision().grid().data[0].float()
+            features = self._traced.vision()
+            if "layer" in features.dims:
+                raise NotScoped(
+                    f"{self.name}: layers {', '.join(map(str, features.coords['layer']))} of the vision tower were read. "
+                    "Choose one: evidence.scoped([probe.Vision(layers=...)]).vision()."
+                )
+            return features.grid().data[0].float()
         layers = [read.layers for read in self.scope if isinstance(read, probe.Vision)]
         if len(layers) != 1 or not isinstance(layers[0], tuple) or len(layers[0]) != 1:
             raise self._not_scoped("one single layer of the vision tower")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import probe
 from fseg.checkpoints import EMBEDDED, backbone_path
+from fseg.checks import shown
 from fseg.errors import InvalidClasses, InvalidRecipe
 from fseg.evidence import Evidence
 from fseg.recipe import Recipe, get_recipe
@@ -29,7 +30,7 @@ from fseg.stages.qap import ClassAnswer
 from fseg.stages.tvr import best_synonym
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
-from probe.loading.devices import resolve_device
+from probe.loading.devices import resolve_device, resolve_dtype
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
@@ -45,13 +46,13 @@ class Segmenter:
         recipe: a Recipe or the name of a registered one; None: the embedded default, "glyphs".
         backbone: overrides the recipe's: a hub id, a folder, or a model loaded by `probe.load(..., resize="stretch", tiles=False)`.
         sam: overrides the recipe's: a hub id, a folder, a file, a loaded SAM, or an object with the methods `embed` and `masks`.
-        device: of both models; None: the CPU.
-        dtype: of the language model; None: float32 on the CPU, the checkpoint's own on a GPU.
+        device: of both models; None: the CPU, or the device of a loaded backbone.
+        dtype: of the language model; None: float32 on the CPU, the checkpoint's own on a GPU. A loaded backbone keeps its device and dtype.
 
     Raises:
         UnknownRecipe: no recipe of that name.
         LoadError, DeviceNotFound, ProcessorNeeded, InvalidSam: a model cannot be loaded.
-        InvalidRecipe: the recipe names layers that the model does not have.
+        InvalidRecipe: the recipe names layers that the model does not have; or a loaded backbone is on another device, or of another dtype.
 
     >>> segmenter = fseg.Segmenter()
     >>> segmenter(fseg.glyphs.scene(1).image, ["cat", "star"])
@@ -69,7 +70,6 @@ class Segmenter:
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else get_recipe(EMBEDDED if recipe is None else recipe)
         sam = self.recipe.sam.checkpoint if sam is None else sam
-        device = resolve_device(device)
         self.model = _load_backbone(self.recipe.backbone if backbone is None else backbone, device, dtype)
         self.reads = reads_of([self.recipe])
         try:
@@ -77,7 +77,7 @@ class Segmenter:
         except probe.errors.InvalidRead as error:
             raise InvalidRecipe(f'The recipe "{self.recipe.name}" does not fit {self.model.name}: {error}') from error
         self.sam_name = str(sam) if isinstance(sam, (str, Path)) else type(sam).__name__
-        self.sam: AnySam = load_sam(sam, device=device)
+        self.sam: AnySam = load_sam(sam, device=self.model.model.device)
 
     def __repr__(self) -> str:
         device, dtype = self.model.model.device, str(self.model.model.dtype).removeprefix("torch.")
@@ -155,13 +155,25 @@ class Segmenter:
     def map(self, images: Iterable[probe.ImageLike], classes: Classes, *, workers: int = 2) -> Iterator[Result | Failure]:
         """Segment many images, in order, while `workers` threads open and resize the next ones.
 
-        An image that fails yields a Failure with its error, and the others continue.
+        An image that fails yields a Failure with its error, and the others continue. If `images` itself raises, the results of the images
+        before come first.
+
+        Raises:
+            InvalidClasses: see `names`; at once, before the first image is opened.
+            ImageError: `images` is one image or path.
 
         >>> images = [fseg.glyphs.scene(1).image, "missing.png"]
         >>> [type(result).__name__ for result in fseg.Segmenter().map(images, ["cat"])]
         ['Result', 'Failure']
         """
         self.names(classes)
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise probe.errors.ImageError(
+                f"map() takes a list or another iterable of images; {shown(images)} is one. Put it into a list, or call the segmenter with it."
+            )
+        return self._map(images, classes, workers)
+
+    def _map(self, images: Iterable[probe.ImageLike], classes: Classes, workers: int) -> Iterator[Result | Failure]:
         for image, prepared in prefetch(self.model.prepare, images, workers):
             try:
                 result: Result | Failure = self(prepared.result(), classes)
@@ -235,6 +247,8 @@ def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:
 def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Future[Prepared]]]:
     """Each item with the future of `prepare(item)`, in order, while threads prepare the next ones.
 
+    An error of `items` is raised after the items before it were yielded.
+
     Args:
         workers: the number of threads, and of items that are prepared ahead; at least one.
 
@@ -243,11 +257,21 @@ def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers
     """
     workers = max(1, workers)
     source = iter(items)
+    ahead: deque[tuple[Item, Future[Prepared]]] = deque()
+    source_error: Exception | None = None
     with ThreadPoolExecutor(workers) as pool:
-        ahead = deque((item, pool.submit(prepare, item)) for item in islice(source, 1 + workers))
-        while ahead:
+        while True:
+            try:
+                missing = 0 if source_error else 1 + workers - len(ahead)
+                for item in islice(source, missing):
+                    ahead.append((item, pool.submit(prepare, item)))
+            except Exception as error:  # raised once the items before it are yielded
+                source_error = error
+            if not ahead:
+                break
             yield ahead.popleft()
-            ahead.extend((item, pool.submit(prepare, item)) for item in islice(source, 1))
+    if source_error is not None:
+        raise source_error
 
 
 def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None, image_size: tuple[int, int]) -> Evidence:
@@ -274,8 +298,9 @@ def _best_name(synonyms: Sequence[Evidence]) -> Evidence:
     return best_synonym(present) if present else synonyms[0]
 
 
-def _load_backbone(backbone: str | Path | probe.Probe, device: torch.device, dtype: str | torch.dtype | None) -> probe.Probe:
+def _load_backbone(backbone: str | Path | probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> probe.Probe:
     if isinstance(backbone, probe.Probe):
+        _check_device_and_dtype(backbone, device, dtype)
         return _check_backbone(backbone)
     if not isinstance(backbone, (str, Path)):
         raise InvalidRecipe(
@@ -286,6 +311,31 @@ def _load_backbone(backbone: str | Path | probe.Probe, device: torch.device, dty
         return probe.load(backbone_path(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
     except probe.errors.NoDirectResize as error:
         raise _without_grid(str(backbone)) from error
+
+
+def _check_device_and_dtype(model: probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
+    """Refuse a device or dtype that is not the loaded model's: it is not moved or converted, since others may use it."""
+    asked_device, asked_dtype = None if device is None else resolve_device(device), resolve_dtype(dtype)
+    actual_device, actual_dtype = model.model.device, model.model.dtype
+    if asked_device is not None and not _same_device(asked_device, actual_device):
+        raise InvalidRecipe(
+            f"device={str(asked_device)!r} was asked for, and the loaded backbone is on {str(actual_device)!r}. Leave device out, or load the "
+            "backbone with probe.load(..., device=...)."
+        )
+    if asked_dtype is not None and asked_dtype != actual_dtype:
+        raise InvalidRecipe(
+            f"dtype={_dtype_name(asked_dtype)!r} was asked for, and the loaded backbone has {_dtype_name(actual_dtype)!r}. Leave dtype out, or "
+            "load the backbone with probe.load(..., dtype=...)."
+        )
+
+
+def _same_device(asked: torch.device, actual: torch.device) -> bool:
+    """Whether the devices are the same; "cuda" without a number is any of the GPUs."""
+    return asked.type == actual.type and asked.index in (None, actual.index or 0)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check_backbone(model: probe.Probe) -> probe.Probe:

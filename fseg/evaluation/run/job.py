@@ -12,6 +12,7 @@ from attrs import evolve
 from torch import nn
 
 import probe
+from fseg.checks import LARGEST, check_int, shown
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
 from fseg.evaluation.datasets.class_lists import class_list
 from fseg.evaluation.datasets.declarations import DataSet, data_set
@@ -34,10 +35,19 @@ _THREADS = 2
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal parts of a set, for as many machines; `number` counts from 1."""
+    """One of several equal parts of a set, for as many machines; `number` counts from 1.
+
+    Raises:
+        InvalidDataSet: there is no such part.
+    """
 
     number: int = 1
     of: int = 1
+
+    def __post_init__(self) -> None:
+        numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in (self.number, self.of))
+        if not numbers or not 1 <= self.number <= self.of <= LARGEST:
+            raise _no_such_part(f"{shown(self.number)}/{shown(self.of)}")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -46,13 +56,17 @@ class Shard:
         Raises:
             InvalidDataSet: it is not written so, or there is no such part.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise InvalidDataSet(f"No part {text!r} of a data set: write 2/8 for the second of eight; parts count from 1.")
-        return cls(int(found[1]), int(found[2]))
+        written = re.fullmatch(r"([0-9]{1,19})/([0-9]{1,19})", text)
+        if written is None:
+            raise _no_such_part(text)
+        return cls(int(written[1]), int(written[2]))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
+
+
+def _no_such_part(text: str) -> InvalidDataSet:
+    return InvalidDataSet(f"No part {shown(text)} of a data set: write 2/8 for the second of eight; parts count from 1.")
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,9 @@ class Job:
         allow_missing: go on where files of the set are missing.
         save_masks: keep the label maps as PNGs; of a job with one row.
         imports: modules and .py files that register the recipes' fusions (see `fseg.plugins`); every worker imports them.
+
+    Raises:
+        InvalidOption: a limit that is not a whole number of at least 1.
     """
 
     data_set: str
@@ -84,6 +101,10 @@ class Job:
     allow_missing: bool = False
     save_masks: bool = False
     imports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            check_int("limit", self.limit, at_least=1)
 
 
 @dataclass(frozen=True)

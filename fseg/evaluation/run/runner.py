@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from attrs import evolve
 from tqdm import tqdm
 
+from fseg.checks import check_int
 from fseg.errors import ClusterNotFound, InvalidRecipe
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.workers import MASKS, devices, run_workers
@@ -48,11 +50,15 @@ def evaluate(
         the content of `results.json`.
 
     Raises:
+        InvalidOption: `workers` or `threads` is not a whole number of at least 1.
         InvalidDataSet, MissingFiles, InvalidClasses, InvalidRecipe: before anything is done.
         OutputError, RunLocked, RunMismatch: the folder cannot be written, is in use, or holds another run.
         ClusterNotFound: Ray is not installed, or does not answer.
         WorkerDied: a process ended before its work did.
     """
+    check_int("workers", workers, at_least=1)
+    if threads is not None:
+        check_int("threads", threads, at_least=1)
     if (workers > 1 or cluster is not None) and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
         raise InvalidRecipe(
             "Workers in other processes open their own models. Give the backbone and the SAM by name or path, or use one worker of this process."
@@ -152,16 +158,15 @@ class _Workers:
 
     def _in_this_process(self, task: Task, todo: Sequence[Sample], out: Path) -> Iterator[Record]:
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
-        sweep = open_models(task.job, task.job.device)
-        self.begin(sweep.segmenter.models())
-        file = RecordFile(out / FOLDER / "worker-0.jsonl")
         try:
-            for record in work(task, sweep, todo, out / MASKS):
-                file.append(record)
-                yield record
+            torch.set_num_threads(self.threads or before)
+            sweep = open_models(task.job, task.job.device)
+            self.begin(sweep.segmenter.models())
+            with closing(RecordFile(out / FOLDER / "worker-0.jsonl")) as file:
+                for record in work(task, sweep, todo, out / MASKS):
+                    file.append(record)
+                    yield record
         finally:
-            file.close()
             torch.set_num_threads(before)
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 import probe
 from fseg.errors import InvalidFusion, NotScoped
+from tests import zoo
 from tests.unit.fseg.fakes import FakeTrace, evidence
 
 STATES = {
@@ -72,3 +74,37 @@ def test_maps_are_those_that_there_are():
 
 def test_a_flag_stands_once():
     assert evidence(flags=("a",)).flagged("b", "a").flags == ("a", "b")
+
+
+@pytest.fixture(scope="module")
+def traced() -> probe.Trace:
+    """Every position at layers 1 and 3, the image at 2 as well, and two layers of the vision tower."""
+    hf, processor = zoo.llava()
+    model = probe.load(model=hf, processor=processor, resize="stretch")
+    reads = [probe.Hidden([1, 3]), probe.Hidden(2, at="image"), probe.Vision([0, 1])]
+    return model.run(model.encode(Image.new("RGB", (20, 20)), "Is there a cat?"), reads)
+
+
+def test_a_read_of_every_position_is_a_read_of_each(traced: probe.Trace) -> None:
+    e = evidence(trace=traced).scoped([probe.Hidden([1, 3])])
+    for layer, states in zip((1, 3), e.hidden("image"), strict=True):
+        assert torch.equal(states, traced.hidden("image", layer=layer).data[0])
+    assert e.hidden("question").shape[0] == 2
+    assert (
+        e.scoped([probe.Hidden([1, 3]), probe.Hidden(2, at="image")]).hidden("image").shape[0] == 1
+    )  # as Trace: reads that name it come first
+
+
+def test_all_layers_of_every_position_are_not_those_that_another_stage_named() -> None:
+    hf, processor = zoo.llava()
+    model = probe.load(model=hf, processor=processor, resize="stretch")
+    reads = [probe.Hidden("all"), probe.Hidden(2, at="image")]
+    trace = model.run(model.encode(Image.new("RGB", (20, 20)), "Is there a cat?"), reads)
+    assert evidence(trace=trace).scoped(reads[:1]).hidden("image").shape[0] == trace.depth[0]
+
+
+def test_one_layer_of_the_tower_has_to_be_chosen_without_a_scope_too(traced: probe.Trace) -> None:
+    with pytest.raises(NotScoped, match=r"cat: layers 0, 1 of the vision tower were read\. Choose one"):
+        evidence(trace=traced).vision()
+    features = evidence(trace=traced).scoped([probe.Vision(1)]).vision()
+    assert torch.equal(features.flatten(0, 1), traced.vision(1).data[0])

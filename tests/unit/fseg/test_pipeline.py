@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import fseg
 import probe
 from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
 from fseg.fusion_methods import registry
+from fseg.pipeline import prefetch
 from fseg.sweep import Sweep
 from tests import families, zoo
 from tests.planted import plant
@@ -239,3 +241,67 @@ def test_prompts_lie_on_what_a_tower_with_a_left_over_edge_sees():
     assert cat.grid == (27, 27)
     assert cat.view == (0.0, 0.0, 756.0, 378.0)
     assert cat.box is None or (cat.box[2] <= 755.0 and cat.box[3] <= 377.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"dtype": "bfloat16"}, r"dtype='bfloat16' was asked for, and the loaded backbone has 'float32'\. Leave dtype out"),
+        ({"device": "meta"}, r"device='meta' was asked for, and the loaded backbone is on 'cpu'\. Leave device out"),
+    ],
+)
+def test_a_loaded_backbone_is_neither_moved_nor_converted(model: probe.Probe, option: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidRecipe, match=message):
+        fseg.Segmenter(RECIPE, backbone=model, sam=tiny_sam(), **option)  # type: ignore[arg-type]
+    fseg.Segmenter(RECIPE, backbone=model, sam=tiny_sam(), device="cpu", dtype="float32")
+
+
+def test_a_sam_goes_to_the_device_of_a_loaded_backbone(model: probe.Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[torch.device] = []
+    monkeypatch.setattr(fseg.pipeline, "load_sam", lambda sam, device: devices.append(device))
+    monkeypatch.setattr(type(model.model), "device", torch.device("cuda:1"))
+    fseg.Segmenter(RECIPE, backbone=model, sam="glyphs")
+    assert devices == [torch.device("cuda:1")]
+
+
+def test_images_before_an_error_of_the_iterable_are_still_segmented(model: probe.Probe, scene: Image.Image) -> None:
+    def images() -> Iterator[Image.Image]:
+        yield scene
+        yield scene
+        raise OSError("the disk is gone")
+
+    results = segmenter(model).map(images(), ["cat"])
+    assert [type(next(results)).__name__ for _ in range(2)] == ["Result", "Result"]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+
+
+def test_an_iterable_that_raised_is_not_read_again() -> None:
+    class Source:
+        """Raises at its second item, and has a third."""
+
+        def __init__(self) -> None:
+            self.count = 0
+
+        def __iter__(self) -> Source:
+            return self
+
+        def __next__(self) -> int:
+            self.count += 1
+            if self.count == 2:
+                raise OSError("torn")
+            return self.count
+
+    ahead = prefetch(str, Source(), workers=1)
+    assert next(ahead)[1].result() == "1"
+    with pytest.raises(OSError, match="torn"):
+        next(ahead)
+
+
+def test_map_checks_its_arguments_when_it_is_called(model: probe.Probe, scene: Image.Image) -> None:
+    made = segmenter(model)
+    with pytest.raises(InvalidClasses):
+        made.map([scene], [])
+    for one in ("ab", Path("a.png"), scene):
+        with pytest.raises(probe.errors.ImageError, match=r"map\(\) takes a list or another iterable of images"):
+            made.map(one, ["cat"])  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from PIL import Image
 from torchmetrics import JaccardIndex
 
 import probe
-from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError, RunMismatch
+from fseg.errors import InvalidDataSet, InvalidOption, InvalidRecipe, InvalidSam, OutputError, RunMismatch
 from fseg.evaluation.distribution.workers import devices
 from fseg.evaluation.report.ablations import ablation_rows
 from fseg.evaluation.report.text import table
@@ -309,3 +309,35 @@ def test_several_workers_take_models_by_name(job: Job, tmp_path: Path) -> None:
 def test_a_job_with_rows_saves_no_masks(job: Job, tmp_path: Path) -> None:
     with pytest.raises(InvalidRecipe, match="The label maps of 2 rows would overwrite each other"):
         evaluate(replace(job, rows={"a": RECIPE, "b": RECIPE}), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1/" + "9" * 5000, "\uff11/\uff12", "1/" + "9" * 19])
+def test_a_part_is_written_in_digits_of_a_sensible_number(text: str) -> None:
+    with pytest.raises(InvalidDataSet, match="write 2/8 for the second of eight"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize("numbers", [(0, 3), (4, 3), (-1, 3), (1.0, 3), (True, 1), ("1", "2"), (1, 10**5000)])
+def test_a_part_that_does_not_exist_is_refused_when_it_is_named(numbers: tuple[Any, Any]) -> None:
+    with pytest.raises(InvalidDataSet, match="parts count from 1"):
+        Shard(*numbers)
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 1.5])
+def test_a_limit_is_a_number_of_images(job: Job, limit: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"limit=.*: takes a whole number of at least 1\."):
+        replace(job, limit=limit)
+
+
+@pytest.mark.parametrize("numbers", [{"workers": 0}, {"workers": -1}, {"threads": 0}, {"threads": -2}])
+def test_workers_and_threads_are_at_least_one(job: Job, tmp_path: Path, numbers: dict[str, int]) -> None:
+    with pytest.raises(InvalidOption, match="takes a whole number of at least 1"):
+        evaluate(job, tmp_path / "out", **numbers)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_threads_is_restored_if_the_models_cannot_be_opened(job: Job, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(InvalidSam):
+        evaluate(replace(job, sam=tmp_path / "missing.pth"), tmp_path / "out", threads=before + 1)
+    assert torch.get_num_threads() == before
