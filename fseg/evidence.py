@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from textwrap import shorten
 from typing import Literal, get_args
 
-import numpy as np
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 import probe
 from fseg.errors import InvalidFusion, NotScoped
+from probe.tokens.equality import equal_values
 from probe.tokens.layout import Box
+from probe.tracing.reads.positions import as_layers
 
 MapName = Literal["raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined"]
 
@@ -164,8 +165,8 @@ class Evidence:
                     "Choose one: evidence.scoped([probe.Vision(layers=...)]).vision()."
                 )
             return features.grid().data[0].float()
-        layers = [read.layers for read in self.scope if isinstance(read, probe.Vision)]
-        if len(layers) != 1 or not isinstance(layers[0], tuple) or len(layers[0]) != 1:
+        layers = [as_layers(read.layers, "Vision") for read in self.scope if isinstance(read, probe.Vision)]
+        if len(layers) != 1 or layers[0] == "all" or len(layers[0]) != 1:
             raise self._not_scoped("one single layer of the vision tower")
         return self._traced.vision(layer=layers[0][0]).grid().data[0].float()
 
@@ -189,7 +190,7 @@ class Evidence:
 
     @property
     def relevance(self) -> Float[Tensor, "row col"] | None:
-        """The map that compares synonyms and weighs masks: D~, or the response if the fusion returned no D~."""
+        """The map that compares synonyms and weights masks: D~, or the response if the fusion returned no D~."""
         return self.response if self.raw_distance is None else self.raw_distance
 
     def flagged(self, *names: str) -> Evidence:
@@ -226,29 +227,16 @@ def _cells(read: probe.Activation) -> Tensor:
 
 
 def equal_fields(one: object, other: object) -> bool:
-    """Whether two dataclass instances of one class are equal, with tensors, arrays and mappings of these compared by value."""
+    """Whether all fields of two instances of one dataclass are equal (see `probe.tokens.equality`)."""
     return all(equal_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))  # type: ignore[arg-type]
-
-
-def equal_values(one: object, other: object) -> bool:
-    """Whether two values are equal; tensors, arrays and mappings of these are compared by shape, dtype and values."""
-    match one, other:
-        case Tensor(), Tensor():
-            return one.dtype == other.dtype and one.device == other.device and one.equal(other)
-        case np.ndarray(), np.ndarray():
-            return one.dtype == other.dtype and np.array_equal(one, other)
-        case Mapping(), Mapping():
-            return one.keys() == other.keys() and all(equal_values(one[key], other[key]) for key in one)
-        case (Tensor() | np.ndarray(), _) | (_, Tensor() | np.ndarray()):
-            return False
-    return bool(one == other)
 
 
 def _union(reads: Sequence[probe.Hidden | probe.Attention]) -> list[int] | None:
     """The layers of several reads, in the order of the reads; None for all."""
     layers: list[int] = []
     for read in reads:
-        if isinstance(read.layers, str):
+        numbers = as_layers(read.layers, type(read).__name__)
+        if numbers == "all":
             return None
-        layers += [read.layers] if isinstance(read.layers, int) else read.layers
+        layers += numbers
     return list(dict.fromkeys(layers))

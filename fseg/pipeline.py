@@ -95,16 +95,16 @@ class Segmenter:
 
         Raises:
             ImageError: the image cannot be read.
-            InvalidClasses: no class, one that appears twice, or a name that cannot be asked about (see `names`).
+            InvalidClasses: no class, one that appears twice, or a name that cannot be asked about (see `checked_names`).
         """
-        names = self.names(classes)
+        names = self.checked_names(classes)
         prepared = self.model.prepare(image)
         original = single_image(prepared)
         with self.model.open(prepared, keep=self.reads, template=self.recipe.ask.template) as session:
             evidence = self.evidence(session, names, (original.height, original.width))
         return self.segment(original, tuple(names), evidence)
 
-    def names(self, classes: Classes) -> dict[str, tuple[str, ...]]:
+    def checked_names(self, classes: Classes) -> dict[str, tuple[str, ...]]:
         """The names that each class is asked about by, checked before any forward.
 
         Raises:
@@ -119,7 +119,7 @@ class Segmenter:
         return names
 
     def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]], image_size: tuple[int, int]) -> list[Evidence]:
-        """Steps 2 to 5, with the language model: from the questions to the prompts. One entry for each class, in order."""
+        """The stages ask, respond, refine and prompt, which use the language model. One entry for each class, in order."""
         answers = self.recipe.ask(session, classes)
         return run_stages(self.recipe, collect_evidence(session, answers, self.reads, image_size))
 
@@ -132,7 +132,7 @@ class Segmenter:
         recipe: Recipe | None = None,
         sam: AnySam | None = None,
     ) -> Result:
-        """Steps 6 and 7, with SAM: from the prompts to the label map.
+        """The stages sam and compose: from the prompts to the label map.
 
         Args:
             recipe, sam: override the segmenter's own, for a row of a sweep.
@@ -149,7 +149,7 @@ class Segmenter:
             sam_masks=masks,
             evidence={e.name: replace(e, trace=None, scope=None) for e in scored},
             recipe=recipe,
-            models=self.models(),
+            models=self.model_names(),
         )
 
     def map(self, images: Iterable[probe.ImageLike], classes: Classes, *, workers: int = 2) -> Iterator[Result | Failure]:
@@ -159,14 +159,14 @@ class Segmenter:
         before come first.
 
         Raises:
-            InvalidClasses: see `names`; at once, before the first image is opened.
+            InvalidClasses: see `checked_names`; at once, before the first image is opened.
             ImageError: `images` is one image or path.
 
         >>> images = [fseg.glyphs.scene(1).image, "missing.png"]
         >>> [type(result).__name__ for result in fseg.Segmenter().map(images, ["cat"])]
         ['Result', 'Failure']
         """
-        self.names(classes)
+        self.checked_names(classes)
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise probe.errors.ImageError(
                 f"map() takes a list or another iterable of images; {shown(images)} is one. Put it into a list, or call the segmenter with it."
@@ -186,7 +186,7 @@ class Segmenter:
 
         If the model answers no, a yes is teacher-forced, so that there is a class token to compare with.
         """
-        names = self.names([name])
+        names = self.checked_names([name])
         read = probe.Hidden(layers="all", at=("image", "class"))
         with self.model.open(image, keep=[read], template=self.recipe.ask.template) as session:
             (answer,) = self.recipe.ask(session, names)
@@ -199,7 +199,7 @@ class Segmenter:
             for i, layer in enumerate(word.coords["layer"])
         }
 
-    def models(self) -> dict[str, str]:
+    def model_names(self) -> dict[str, str]:
         """The names and dtypes of the models, for the record."""
         revision = {"revision": self.model.revision} if self.model.revision else {}
         return {
@@ -217,7 +217,7 @@ def reads_of(recipes: Iterable[Recipe]) -> tuple[probe.Read, ...]:
 
 
 def single_image(prepared: probe.PreparedImages) -> Image.Image:
-    """The image to segment, in its original size.
+    """The only image of `prepared`, in its original size.
 
     Raises:
         ImageError: there is none, or there are several.
@@ -236,7 +236,7 @@ def collect_evidence(
 
 
 def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Steps 3 to 5 of a recipe: responses, the best name of each class, refined masks, prompts. One entry for each class, in order."""
+    """The stages respond, refine and prompt of a recipe, with the best name of each class. One entry for each class, in order."""
     responded = [recipe.respond(e) if e.present else e for e in evidence]
     classes = dict.fromkeys(e.name for e in evidence)
     best = {name: _best_name([e for e in responded if e.name == name]) for name in classes}

@@ -158,7 +158,7 @@ class Recipe:
 
     def _with_fusion(self, name: object) -> Recipe:
         """The recipe with another fusion, which keeps the values of the options that both have."""
-        fusion = get_fusion(name)  # type: ignore[arg-type]  # it checks the type
+        fusion = get_fusion(name)
         kept = {name: value for name, value in self.respond.options.items() if name in fusion.defaults}
         return evolve(self, respond=Respond(fusion.name, kept))
 
@@ -223,30 +223,30 @@ def _recipes_of(loaded: object) -> tuple[Recipe, ...]:
     wrong = [item for item in items if not isinstance(item, Recipe)]
     if wrong:
         raise InvalidRecipe(
-            f"it yields a {type(wrong[0]).__name__}. "
+            f"The entry point yields a {type(wrong[0]).__name__}. "
             "It has to yield a Recipe, several in a list or a mapping, or a function that returns these."
         )
     return items
 
 
-def _shelf(wanted: str | None = None) -> dict[str, dict[str, Recipe]]:
+def _registered_recipes(name: str | None = None) -> dict[str, dict[str, Recipe]]:
     """The registered recipes by name, and under each name by entry point.
 
     A package may ask for another's recipe while it is being imported. Then entry points are loaded only until that recipe is found: a later
     one might ask for a recipe of the first package, which is not complete yet.
     """
-    shelf: dict[str, dict[str, Recipe]] = {}
+    registered: dict[str, dict[str, Recipe]] = {}
     plugins = packages()
-    for entry in sorted(plugins.entries, key=lambda entry: entry.name != wanted):
-        if wanted in shelf and plugins.loading():
+    for entry in sorted(plugins.entries, key=lambda entry: entry.name != name):
+        if name in registered and plugins.loading():
             break
         for recipe in plugins.use(entry, _recipes_of) or ():
-            shelf.setdefault(recipe.name, {})[entry.value] = recipe
-    if not shelf:
+            registered.setdefault(recipe.name, {})[entry.value] = recipe
+    if not registered:
         raise UnknownRecipe(
             f'No recipe is registered under the entry points "{GROUP}". Reinstall the package, which registers its own.{plugins.failures()}'
         )
-    return shelf
+    return registered
 
 
 def recipes() -> tuple[str, ...]:
@@ -255,7 +255,7 @@ def recipes() -> tuple[str, ...]:
     >>> "glyphs" in fseg.recipes()
     True
     """
-    return tuple(sorted(_shelf()))
+    return tuple(sorted(_registered_recipes()))
 
 
 def get_recipe(name: str | Path) -> Recipe:
@@ -274,12 +274,16 @@ def get_recipe(name: str | Path) -> Recipe:
     path = Path(name)
     if path.suffix == ".toml":
         if not isfile(path):
-            raise UnknownRecipe(f'No file "{path}". Write one with Recipe.to_toml(), or name a registered recipe: {_names(_shelf())}.')
+            raise UnknownRecipe(
+                f'No file "{path}". Write one with Recipe.to_toml(), or name a registered recipe: {_names_without_ablations(_registered_recipes())}.'
+            )
         return Recipe.from_toml(_text_of(path))
-    shelf = _shelf(str(name))
-    if str(name) not in shelf:
-        raise UnknownRecipe(f'No recipe "{name}". Registered: {_names(shelf)}. A file of your own ends with .toml.{packages().failures()}')
-    (first, recipe), *others = shelf[str(name)].items()
+    registered = _registered_recipes(str(name))
+    if str(name) not in registered:
+        raise UnknownRecipe(
+            f'No recipe "{name}". Registered: {_names_without_ablations(registered)}. A file of your own ends with .toml.{packages().failures()}'
+        )
+    (first, recipe), *others = registered[str(name)].items()
     for other, its_recipe in others:
         if its_recipe != recipe:
             raise InvalidRecipe(f'Two recipes "{name}": of {first} and of {other}. Rename or uninstall one.')
@@ -295,6 +299,6 @@ def _text_of(path: Path) -> str:
         ) from error
 
 
-def _names(shelf: Iterable[str]) -> str:
-    """The names without the rows of ablations, which are many."""
-    return ", ".join(sorted(name for name in shelf if "/" not in name))
+def _names_without_ablations(names: Iterable[str]) -> str:
+    """The names, sorted, without the rows of ablations, which are many."""
+    return ", ".join(sorted(name for name in names if "/" not in name))

@@ -46,7 +46,7 @@ class Sweep:
 
     def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> dict[str, Result]:
         """The result of each row, in the order of the rows."""
-        names = self.segmenter.names(classes)
+        names = self.segmenter.checked_names(classes)
         prepared = self.segmenter.model.prepare(image)
         original = single_image(prepared)
         sam = _EmbeddedOnce(self.segmenter.sam)

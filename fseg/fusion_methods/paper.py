@@ -58,6 +58,7 @@ def _attention_reads(
     return [*_distance_reads(layers, alpha, beta, class_token), rows]
 
 
+# Every option of a fusion is passed to its `reads` too: `layers` is used there, and not in the functions below.
 @fusion("D", reads=_distance_reads)
 def distance_alone(
     e: Evidence, *, layers: Sequence[int] = (7, 13), alpha: float = ALPHA, beta: float = BETA, class_token: str = "last"

@@ -82,7 +82,7 @@ class Fusion:
     Attributes:
         name: its name in recipes.
         function: called with the evidence and the options; returns the response map, or a mapping of maps that contains it.
-        needs: called with the options; returns the reads that the function uses.
+        reads_function: called with the options; returns the reads that the function uses.
         defaults: its options with their default values.
         origin: the module and qualified name of the function.
 
@@ -92,7 +92,7 @@ class Fusion:
 
     name: str
     function: Callable[..., object]
-    needs: Callable[..., Sequence[probe.Read]]
+    reads_function: Callable[..., Sequence[probe.Read]]
     defaults: Options
     origin: str
 
@@ -110,11 +110,13 @@ class Fusion:
                 f'Fusion "{self.name}" has no option {shown(unknown[0])}. Its options: {", ".join(self.defaults) or "none"}.'
             )
         given = Options(values)
-        return Options({name: _like(name, given[name], default) if name in given else default for name, default in self.defaults.items()})
+        return Options(
+            {name: _checked_option(name, given[name], default) if name in given else default for name, default in self.defaults.items()}
+        )
 
     def reads(self, options: Mapping[str, Option]) -> tuple[probe.Read, ...]:
         """The activations that the fusion needs with these options; known before any forward."""
-        return tuple(self.needs(**options))
+        return tuple(self.reads_function(**options))
 
     def __call__(self, e: Evidence, options: Mapping[str, Option]) -> Evidence:
         """The evidence with the response map, and with any other maps that the function returned.
@@ -152,7 +154,7 @@ class Fusion:
         return value.bool() if name == "attention_mask" else value
 
 
-def _like(name: str, value: Option, default: Option) -> Option:
+def _checked_option(name: str, value: Option, default: Option) -> Option:
     match default:
         case bool():
             check_bool(name, value)
@@ -217,7 +219,7 @@ def _defaults(name: str, function: Callable[..., object]) -> Options:
     return Options({p.name: p.default for p in parameters[1:]})
 
 
-def get_fusion(name: str) -> Fusion:
+def get_fusion(name: object) -> Fusion:
     """The fusion of that name.
 
     If it is not registered yet, the packages with the entry point `fseg.recipes` are imported first: they may register it.

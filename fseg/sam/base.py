@@ -29,7 +29,7 @@ class SamPrompt:
             "auto" asks for the single mask with a box or with two or more points, and for alternatives with a single point, which is
             ambiguous.
 
-    >>> SamPrompt(points=((10, 20),)).alternatives
+    >>> SamPrompt(points=((10, 20),)).wants_alternatives
     True
     """
 
@@ -38,14 +38,14 @@ class SamPrompt:
     multimask: Multimask = "auto"
 
     @property
-    def alternatives(self) -> bool:
-        """Whether alternative masks are asked for."""
+    def wants_alternatives(self) -> bool:
+        """Whether the prompt asks for alternative masks."""
         if self.multimask == "auto":
             return self.box is None and len(self.points) < 2
         return self.multimask == "on"
 
     def check(self, size: tuple[int, int]) -> None:
-        """Refuse a prompt that leaves an image of this (height, width).
+        """Raise InvalidPrompt unless the prompt lies inside an image of this (height, width).
 
         A box covers x1 - x0 + 1 pixels, which is less than one for a patch of a tiny image, but always more than 0.
 

@@ -103,7 +103,7 @@ class PromptableSam:
         has_points, has_box = bool(prompts[0].points), prompts[0].box is not None
         points = to_input_frame([prompt.points for prompt in prompts], embedding).to(self.network.device) if has_points else None
         boxes = to_input_frame([prompt.box for prompt in prompts], embedding).to(self.network.device) if has_box else None
-        logits, scores = self.network.decode(embedding.features, points, boxes, prompts[0].alternatives)
+        logits, scores = self.network.decode(embedding.features, points, boxes, prompts[0].wants_alternatives)
         best = scores.argmax(dim=1)
         return [
             SamMask(to_original_size(low[index], embedding, self.network.side).cpu(), float(score[index]))
@@ -115,7 +115,7 @@ def shareable(prompts: Sequence[SamPrompt]) -> list[list[int]]:
     """Groups of prompts that share a call, by index: equally many points, a box or none, alternatives or none; at most 16 in a group."""
     alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
-        alike[len(prompt.points), prompt.box is None, prompt.alternatives].append(index)
+        alike[len(prompt.points), prompt.box is None, prompt.wants_alternatives].append(index)
     return [indexes[start : start + _MOST_SHARED] for indexes in alike.values() for start in range(0, len(indexes), _MOST_SHARED)]
 
 

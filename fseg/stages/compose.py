@@ -44,7 +44,7 @@ def _relevance(e: Evidence) -> Float[Tensor, "row col"]:
 
 @frozen
 class Compose:
-    """The last stage.
+    """The compose stage.
 
     Attributes:
         fill: the label of pixels without a mask: "background" (0), or, for data sets in which every pixel has a class, "none" (255) or

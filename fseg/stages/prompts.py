@@ -69,7 +69,7 @@ def _inside(position: float, length: int) -> float:
 
 @frozen
 class Prompt:
-    """The fourth stage.
+    """The prompt stage.
 
     Attributes:
         kind: what SAM is given (Table 4): "point", "box" or "both".

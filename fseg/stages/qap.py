@@ -105,7 +105,7 @@ def _check_template(_: object, field: Attribute[str | None], template: str | Non
 
 @frozen
 class Ask:
-    """The first stage.
+    """The ask stage (QAP).
 
     Attributes:
         question: a key of `fseg.vocabulary.questions.QUESTIONS` (Table 2).

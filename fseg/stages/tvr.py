@@ -14,7 +14,7 @@ from fseg.fusion_methods.registry import Fusion, Option, Options, get_fusion
 
 @frozen
 class Respond:
-    """The second stage: a fusion by name, with its options.
+    """The respond stage (TVR): a fusion by name, with its options.
 
     Attributes:
         fusion: a registered name: "D", "M_A" and "D*M_A" are the rows of Table 5.
@@ -43,7 +43,7 @@ class Respond:
         return list(self._fusion.reads(self.options))
 
     def __call__(self, e: Evidence) -> Evidence:
-        """The evidence with its response D_f, and the maps from which the fusion computed it."""
+        """The evidence with its response map (D_f, Eq. 8), and the maps from which the fusion computed it."""
         return self._fusion(e, self.options)
 
 

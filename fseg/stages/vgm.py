@@ -68,7 +68,7 @@ def on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple[
 
 @frozen
 class Refine:
-    """The third stage; it processes all classes of an image together.
+    """The refine stage (VGM); it processes all classes of an image together.
 
     Attributes:
         mask: what M_r is (Table 6): "M_v", "M^_f" (the class's guide alone), or "both" (Eq. 12).

@@ -33,7 +33,7 @@ import typer
 from PIL import Image
 from torchmetrics import JaccardIndex
 
-from fseg.evaluation.run.job import Job, look_up
+from fseg.evaluation.run.job import Job, task_of
 from fseg.evaluation.run.runner import evaluate
 from fseg.glyphs import CLASSES
 from fseg.glyphs.make import write_voc
@@ -157,7 +157,7 @@ def cost(root: Path, folder: Path, recipe: str, threads: int, images: int, round
     """Time evaluations, label maps saved, and plain loops; in every second round the loop comes first."""
     segmenter = fseg.Segmenter(recipe)
     job = Job("glyphs", root, {recipe: segmenter.recipe}, backbone=segmenter.model, sam=segmenter.sam, limit=images, save_masks=True)
-    files = [sample.image for sample in look_up(job).samples]
+    files = [sample.image for sample in task_of(job).samples]
     torch.set_num_threads(threads)
     segmenter(files[0], CLASSES)  # the first image also pays for what is made once
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 import fseg
 from fseg.errors import ClusterNotFound, WorkerDied
-from fseg.evaluation.run.job import Job, look_up
+from fseg.evaluation.run.job import Job, task_of
 from fseg.evaluation.run.runner import evaluate
 from probe.errors import DeviceNotFound
 from tests import zoo
@@ -324,7 +324,7 @@ def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
     monkeypatch.setattr(ray_workers, "ATTEMPTS", 2)  # each costs a process that imports torch
     recipe = fseg.get_recipe(place / "tiny.toml")
     job = Job("folder", place / "set", {recipe.name: recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"), limit=2)
-    task = look_up(job)
+    task = task_of(job)
     deadly = replace(task.samples[0], image=EndsItsReader())
     opened: list[Any] = []
     done = list(run_on_cluster(task, [deadly, task.samples[1]], tmp_path, LOCAL, 1, opened.append, threads=1))

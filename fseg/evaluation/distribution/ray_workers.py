@@ -20,7 +20,7 @@ from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.ray_cluster import connected
 from fseg.evaluation.distribution.workers import MASKS, threads_of_each
 from fseg.evaluation.run.differences import differences
-from fseg.evaluation.run.job import Task, open_models, work
+from fseg.evaluation.run.job import Task, evaluated_records, open_sweep
 from fseg.evaluation.run.record_files import FOLDER, RecordFile
 from fseg.evaluation.run.records import Record
 from fseg.files import write_atomically
@@ -48,18 +48,18 @@ class Worker:
 
         Raises:
             RunMismatch: this machine has others; the result would name the wrong ones.
-            LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `open_models`.
+            LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `open_sweep`.
         """
         differing = differences(expected, versions())
         if differing:
             raise RunMismatch(f"{socket.gethostname()} is not installed like the machine that started the run: {'; '.join(differing)}.")
-        self._sweep = open_models(self._task.job, self._task.job.device)
-        return self._sweep.segmenter.models()
+        self._sweep = open_sweep(self._task.job, self._task.job.device)
+        return self._sweep.segmenter.model_names()
 
     def do(self, sample: Sample) -> tuple[Record, dict[str, bytes]]:
         """Segment and count an image: its record, and the files of its label maps by name."""
         with TemporaryDirectory() as folder:
-            (record,) = work(self._task, self._sweep, [sample], Path(folder))
+            (record,) = evaluated_records(self._task, self._sweep, [sample], Path(folder))
             return record, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -128,7 +128,7 @@ class _Actors:
         self._deaths: Counter[str | None] = Counter()
 
     def next(self) -> tuple[Sample | None, Any]:
-        """The next thing that was done: an image with what the worker made of it, or None with the models that a new worker opened."""
+        """The next finished image, with what the worker made of it, or None with the models that a new worker opened."""
         while True:
             self._assign()
             (done,), _ = ray.wait(list(self._busy), num_returns=1)

@@ -19,7 +19,7 @@ import torch
 from fseg.errors import WorkerDied
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution import worker_process
-from fseg.evaluation.run.job import Task, open_models, work
+from fseg.evaluation.run.job import Task, evaluated_records, open_sweep
 from fseg.evaluation.run.record_files import FOLDER, RecordFile
 from fseg.evaluation.run.records import Record
 from probe.errors import DeviceNotFound, ProbeError
@@ -167,11 +167,11 @@ def _run(pipe: Connection, task: Task, samples: Sequence[Sample], device: str | 
     """The main function of a worker: open the models, report them, wait for the start signal, then work."""
     torch.set_num_threads(threads)
     try:
-        sweep = open_models(task.job, device)
-        pipe.send(("ready", sweep.segmenter.models()))
+        sweep = open_sweep(task.job, device)
+        pipe.send(("ready", sweep.segmenter.model_names()))
         pipe.recv()
         file = RecordFile(out / FOLDER / f"worker-{number}.jsonl")
-        for record in work(task, sweep, samples, out / MASKS):
+        for record in evaluated_records(task, sweep, samples, out / MASKS):
             file.append(record)
             pipe.send(("record", record))
         pipe.send(("record", None))

@@ -78,5 +78,5 @@ def depth(backbone: str) -> int:
 
 
 def passes(rows: Mapping[str, Recipe]) -> int:
-    """How often the model looks at an image for all rows together: once for each way of asking."""
+    """Forwards over an image for all rows together: one for each way of asking."""
     return len({recipe.ask for recipe in rows.values()})

@@ -26,17 +26,17 @@ _MISSING = object()
 """A key that one side does not have."""
 
 
-def check_same(folder: Path, there: Mapping[str, object], asked: Mapping[str, object]) -> None:
+def check_same(folder: Path, stored: Mapping[str, object], requested: Mapping[str, object]) -> None:
     """Refuse to continue a run as another one.
 
     Args:
-        there: what the folder's manifest says.
-        asked: what the new run's would say.
+        stored: the folder's manifest.
+        requested: the new run's manifest.
 
     Raises:
         RunMismatch: the two differ; the message shows how.
     """
-    differing = differences(there, asked)
+    differing = differences(stored, requested)
     if differing:
         raise RunMismatch(f"{str(folder)!r} holds another run: {listed(differing)}\nStart this one in a new folder (--out).")
 
@@ -47,13 +47,13 @@ def listed(differing: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in differing[:MOST_SHOWN]) + (f"\n  and {further} more" if further > 0 else "")
 
 
-def differences(there: Mapping[str, object], asked: Mapping[str, object]) -> list[str]:
+def differences(stored: Mapping[str, object], requested: Mapping[str, object]) -> list[str]:
     """The differences between two manifests, one line for each cause.
 
     >>> differences({"data_set": "voc21", "images": 9}, {"data_set": "ade150", "images": 7})
-    ['data_set: voc21 there, ade150 asked for']
+    ['data_set: voc21 stored, ade150 requested']
     """
-    first, second = _as_json(there), _as_json(asked)
+    first, second = _as_json(stored), _as_json(requested)
     keys = [key for key in {**first, **second} if first.get(key, _MISSING) != second.get(key, _MISSING)]
     causes = [key for key in keys if not set(_FOLLOWS_FROM.get(key, ())) & set(keys)]
     return [line for key in causes for line in _of_key(key, first, second)]
@@ -103,14 +103,14 @@ def _class_lists(first: object, second: object) -> str:
     if not (isinstance(first, list) and isinstance(second, list)) or first == second:
         return ""
     if len(first) != len(second):
-        return f"{len(first)} classes there, {len(second)} asked for"
+        return f"{len(first)} classes stored, {len(second)} requested"
     differing = [(index, *both) for index, both in enumerate(zip(first, second, strict=True)) if both[0] != both[1]]
     index, mine, theirs = differing[0]
     return _line(f"{len(differing)} of {len(first)} classes differ, the first, number {index + 1}", mine, theirs)
 
 
 def _line(path: str, first: object, second: object) -> str:
-    return f"{path}: {_shown(first)} there, {_shown(second)} asked for"
+    return f"{path}: {_shown(first)} stored, {_shown(second)} requested"
 
 
 def _shown(value: object) -> str:

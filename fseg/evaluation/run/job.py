@@ -79,7 +79,7 @@ class Job:
         class_list: "benchmark", "natural" or a file.
         backbone, sam, device, dtype: as `Segmenter` takes them. For several workers names and paths, for one also loaded objects.
         limit: only the first so many images.
-        shard: of these, every n-th.
+        shard: which part of these images; part k of n takes images k, k + n, ...
         allow_missing: go on where files of the set are missing.
         save_masks: keep the label maps as PNGs; of a job with one row.
         imports: modules and .py files that register the recipes' fusions (see `fseg.plugins`); every worker imports them.
@@ -114,7 +114,7 @@ class Task:
     Attributes:
         classes: for each class the names that it is asked about by.
         samples: the images to do, in order.
-        names: of all images of the job, those of its other parts included.
+        job_images: the names of all images of the job, those of its other parts included.
         missing: how many files of the set are not there.
     """
 
@@ -122,7 +122,7 @@ class Task:
     declared: DataSet
     classes: Mapping[str, tuple[str, ...]]
     samples: tuple[Sample, ...]
-    names: tuple[str, ...]
+    job_images: tuple[str, ...]
     missing: int
 
     def manifest(self) -> Manifest:
@@ -139,8 +139,8 @@ class Task:
             save_masks=self.job.save_masks,
             missing_files=self.missing,
             images=len(self.samples),
-            set_images=len(self.names),
-            set_names=names_fingerprint(self.names),
+            set_images=len(self.job_images),
+            set_names=names_fingerprint(self.job_images),
             versions=versions(),
         )
 
@@ -150,8 +150,8 @@ def _named(model: object) -> str | None:
     return None if model is None else str(model) if isinstance(model, (str, Path)) else getattr(model, "name", type(model).__name__)
 
 
-def look_up(job: Job) -> Task:
-    """Find the files and classes of a job; opens no image and no model.
+def task_of(job: Job) -> Task:
+    """The task of a job: its files and classes. No image and no model is opened.
 
     Raises:
         InvalidRecipe: there is no recipe, or masks of several rows are to be saved.
@@ -174,8 +174,8 @@ def look_up(job: Job) -> Task:
     return Task(job, declared, classes, samples, tuple(sample.name for sample in whole), len(index.missing))
 
 
-def open_models(job: Job, device: str | None) -> Sweep:
-    """The job's models, on a device.
+def open_sweep(job: Job, device: str | None) -> Sweep:
+    """The job's rows as a sweep, with its models opened on a device.
 
     Raises:
         ImportFailed: the job's imports fail here.
@@ -186,8 +186,8 @@ def open_models(job: Job, device: str | None) -> Sweep:
     return Sweep(Segmenter(first, backbone=job.backbone, sam=job.sam, device=device, dtype=job.dtype), job.rows)
 
 
-def work(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> Iterator[Record]:
-    """Segment and count images, in order.
+def evaluated_records(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> Iterator[Record]:
+    """The record of each image, in order: it is segmented and counted.
 
     One that fails yields a record with its error, and the others continue.
 

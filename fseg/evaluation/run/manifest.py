@@ -102,10 +102,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise RunMismatch(f"{str(path)!r} is no manifest of a run: {error}. Name another folder with --out.") from error
 
 
-def _check_format(path: Path, found: object) -> None:
-    if found != FORMAT:
+def _check_format(path: Path, version: object) -> None:
+    if version != FORMAT:
         raise RunMismatch(
-            f"{str(path)!r} is of a run in the format {found} of another version of fseg-llava; this version reads the format {FORMAT}. "
+            f"{str(path)!r} is of a run in the format {version} of another version of fseg-llava; this version reads the format {FORMAT}. "
             "Finish the run with the version that started it, or start it again in a new folder (--out)."
         )
 

@@ -161,8 +161,8 @@ def _check_labels(name: str, labels: Sequence[int], expected: Expected) -> None:
     _need(len(set(labels)) == len(labels), f"{name}: a label is there twice")
 
 
-def _check_keys(name: str, given: Mapping[str, object], wanted: Collection[str]) -> None:
-    _need(set(given) == set(wanted), f"{name}: the keys are {', '.join(given)}, not {', '.join(sorted(wanted))}")
+def _check_keys(name: str, mapping: Mapping[str, object], expected_keys: Collection[str]) -> None:
+    _need(set(mapping) == set(expected_keys), f"{name}: the keys are {', '.join(mapping)}, not {', '.join(sorted(expected_keys))}")
 
 
 def _need(holds: bool, otherwise: str) -> None:

@@ -23,8 +23,8 @@ from fseg.evaluation.report.results import write_results
 from fseg.evaluation.report.summary import RunResults
 from fseg.evaluation.run.content import check_unchanged
 from fseg.evaluation.run.differences import check_same
-from fseg.evaluation.run.job import Job, Task, look_up, open_models, work
-from fseg.evaluation.run.manifest import MANIFEST, Models, read_manifest
+from fseg.evaluation.run.job import Job, Task, evaluated_records, open_sweep, task_of
+from fseg.evaluation.run.manifest import MANIFEST, Manifest, Models, read_manifest
 from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
 from fseg.evaluation.run.records import Expected, Record
 from fseg.evaluation.run.run_folder import check_ours, locked, write_json
@@ -63,12 +63,12 @@ def evaluate(
         raise InvalidRecipe(
             "Workers in other processes open their own models. Give the backbone and the SAM by name or path, or use one worker of this process."
         )
-    task = look_up(job)
+    task = task_of(job)
     if cluster is None:
         devices(job.device, workers)
     elif find_spec("ray") is None:
         raise ClusterNotFound("Ray is not installed, which spreads an evaluation over a cluster: pip install 'fseg-llava[ray]'.")
-    _Folder(out, task)  # a folder that is not this run's is refused before anything is written into it
+    check_same_run(out, task)  # before anything is written
     check_writable(out)
     with locked(out) as lock:
         for written in (out, out / FOLDER, out / MASKS):
@@ -80,12 +80,25 @@ def evaluate(
         todo = [sample for sample in task.samples if sample.name not in records]
         with hashed_meanwhile(job, out) as weights:
             if todo:
-                team = _Workers(workers, threads, cluster, lock, lambda models: folder.begin(models, weights()))
-                for record in _shown(task, records, team.work(task, todo, out)):
+                pool = _Workers(workers, threads, cluster, lock, lambda models: folder.begin(models, weights()))
+                for record in _with_progress_bar(task, records, pool.work(task, todo, out)):
                     records[record.image] = record
             else:
                 folder.check_weights(weights())
         return folder.finish(list(records.values()))
+
+
+def check_same_run(out: Path, task: Task) -> Manifest | None:
+    """The manifest of a folder, checked to be of this task; None if nothing was run into it yet.
+
+    Raises:
+        OutputError, RunMismatch: the folder is not one of a run, or is of another run.
+    """
+    check_ours(out)
+    manifest = read_manifest(out)
+    if manifest is not None:
+        check_same(out, manifest.without_models(), task.manifest().to_dict())
+    return manifest
 
 
 class _Folder:
@@ -93,10 +106,7 @@ class _Folder:
 
     def __init__(self, out: Path, task: Task) -> None:
         self.out, self.task = out, task
-        check_ours(out)
-        self.manifest = read_manifest(out)
-        if self.manifest is not None:
-            check_same(out, self.manifest.without_models(), task.manifest().to_dict())
+        self.manifest = check_same_run(out, task)
 
     def begin(self, models: Mapping[str, str], weights: Fingerprints) -> None:
         """Write the manifest with the models that were opened, or check that they are the same as before."""
@@ -160,17 +170,17 @@ class _Workers:
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(self.threads or before)
-            sweep = open_models(task.job, task.job.device)
-            self.begin(sweep.segmenter.models())
+            sweep = open_sweep(task.job, task.job.device)
+            self.begin(sweep.segmenter.model_names())
             with closing(RecordFile(out / FOLDER / "worker-0.jsonl")) as file:
-                for record in work(task, sweep, todo, out / MASKS):
+                for record in evaluated_records(task, sweep, todo, out / MASKS):
                     file.append(record)
                     yield record
         finally:
             torch.set_num_threads(before)
 
 
-def _shown(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:
+def _with_progress_bar(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:
     """The records as they come, with a progress bar that shows the mIoU so far."""
     name, recipe = next(iter(task.job.rows.items()))
     fill = headline(task.declared, recipe)

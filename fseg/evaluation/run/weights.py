@@ -55,29 +55,29 @@ def hashed_meanwhile(job: Job, folder: Path) -> Iterator[Callable[[], Fingerprin
         }
 
         def finished() -> Fingerprints:
-            found = {kind: wait() for kind, wait in waiting.items()}
+            fingerprints = {kind: wait() for kind, wait in waiting.items()}
             hashes.save()
-            return found
+            return fingerprints
 
         yield finished
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def check_weights(folder: Path, models: Models, found: Mapping[str, str | None]) -> None:
+def check_weights(folder: Path, models: Models, fingerprints: Mapping[str, str | None]) -> None:
     """Check that the weights are those with which a run began.
 
     Args:
         models: of the run's manifest.
-        found: the fingerprints now, under "backbone" and "sam".
+        fingerprints: those now, under "backbone" and "sam".
 
     Raises:
         RunMismatch: some are others.
     """
-    changed = [kind for kind, fingerprint in found.items() if models.weights.get(kind) != fingerprint]
+    changed = [kind for kind, fingerprint in fingerprints.items() if models.weights.get(kind) != fingerprint]
     if changed:
         names = models.names()
-        shown = "; ".join(f"{names[kind]}: {models.weights.get(kind)} then, {found[kind]} now" for kind in changed)
+        shown = "; ".join(f"{names[kind]}: {models.weights.get(kind)} then, {fingerprints[kind]} now" for kind in changed)
         raise RunMismatch(
             f"The weights of the {' and the '.join(changed)} are not those with which the run in {str(folder)!r} began ({shown}). "
             "Put them back, or start this run in a new folder (--out)."

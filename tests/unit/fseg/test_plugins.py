@@ -14,7 +14,7 @@ import pytest
 
 import fseg
 from fseg.errors import ImportFailed, UnknownFusion, UnknownRecipe
-from fseg.evaluation.run.job import Job, open_models
+from fseg.evaluation.run.job import Job, open_sweep
 from fseg.plugins import import_named
 
 Install = Callable[..., None]
@@ -55,7 +55,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         ("def ALL(): return ALL()", "RecursionError"),
-        ("ALL = ['glyphs']", "it yields a str. It has to yield a Recipe"),
+        ("ALL = ['glyphs']", "The entry point yields a str. It has to yield a Recipe"),
         ("", "has no attribute 'ALL'"),
     ],
 )
@@ -144,4 +144,4 @@ def test_a_worker_of_an_evaluation_imports_what_its_job_names(tmp_path: Path) ->
     (tmp_path / "own.py").write_text("1 / 0")
     job = Job("glyphs", tmp_path, {"glyphs": fseg.get_recipe("glyphs")}, imports=(str(tmp_path / "own.py"),))
     with pytest.raises(ImportFailed, match="ZeroDivisionError"):  # by what a worker does first
-        open_models(job, None)
+        open_sweep(job, None)

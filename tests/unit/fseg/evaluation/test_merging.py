@@ -38,7 +38,7 @@ def test_parts_put_together_are_the_whole(job: Job, tmp_path: Path) -> None:
 def test_parts_of_different_runs_are_not_put_together(job: Job, tmp_path: Path) -> None:
     evaluate(replace(job, shard=Shard(1, 2)), tmp_path / "1")
     evaluate(replace(job, shard=Shard(2, 2), save_masks=False), tmp_path / "2")
-    with pytest.raises(RunMismatch, match="save_masks: true there, false asked for"):
+    with pytest.raises(RunMismatch, match="save_masks: true stored, false requested"):
         merge([tmp_path / "1", tmp_path / "2"], job.root, tmp_path / "merged")
 
 
@@ -47,7 +47,7 @@ def test_a_set_that_changed_between_its_parts_is_not_put_together(job: Job, tmp_
     evaluate(replace(mine, shard=Shard(1, 2)), tmp_path / "1")
     scenes(mine.root, ["another"])
     evaluate(replace(mine, shard=Shard(2, 2)), tmp_path / "2")
-    with pytest.raises(RunMismatch, match="set_images: 6 there, 7 asked for"):
+    with pytest.raises(RunMismatch, match="set_images: 6 stored, 7 requested"):
         merge([tmp_path / "1", tmp_path / "2"], mine.root, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -127,7 +127,7 @@ def test_classes_of_another_root_are_refused(job: Job, tmp_path: Path) -> None:
 
 def test_a_merged_folder_is_not_gone_on_with(job: Job, tmp_path: Path) -> None:
     merge(parts(job, tmp_path), job.root, tmp_path / "merged")
-    with pytest.raises(RunMismatch, match="merged: 2 there, nothing asked for"):
+    with pytest.raises(RunMismatch, match="merged: 2 stored, nothing requested"):
         evaluate(job, tmp_path / "merged")
     assert json.loads((tmp_path / "merged/manifest.json").read_text())["shard"] == "1/1"
 

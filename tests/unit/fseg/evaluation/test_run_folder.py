@@ -39,11 +39,11 @@ def test_a_lock_dies_with_its_process(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_another_run_is_refused_and_the_difference_shown(tmp_path: Path) -> None:
-    there = {"data_set": "voc21", "rows": {"m": {"respond": {"layers": [7, 13]}}}, "limit": None}
-    asked = {"data_set": "voc21", "rows": {"m": {"respond": {"layers": (7, 17)}}}, "limit": 5}
+    stored = {"data_set": "voc21", "rows": {"m": {"respond": {"layers": [7, 13]}}}, "limit": None}
+    requested = {"data_set": "voc21", "rows": {"m": {"respond": {"layers": (7, 17)}}}, "limit": 5}
     with pytest.raises(RunMismatch) as raised:
-        check_same(tmp_path, there, asked)
-    assert "  rows.m.respond.layers: [7, 13] there, [7, 17] asked for\n  limit: null there, 5 asked for\n" in str(raised.value)
+        check_same(tmp_path, stored, requested)
+    assert "  rows.m.respond.layers: [7, 13] stored, [7, 17] requested\n  limit: null stored, 5 requested\n" in str(raised.value)
 
 
 def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
 
 
 def test_a_key_on_one_side_only_is_a_difference() -> None:
-    assert differences({"a": 1}, {"b": 1}) == ["a: 1 there, nothing asked for", "b: nothing there, 1 asked for"]
+    assert differences({"a": 1}, {"b": 1}) == ["a: 1 stored, nothing requested", "b: nothing stored, 1 requested"]
 
 
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -99,31 +99,31 @@ def test_a_file_of_somebody_else_is_not_taken_for_the_lock(tmp_path: Path, link:
 
 
 def test_another_class_list_is_one_line() -> None:
-    there = {"class_list": "benchmark", "labels": 3, "classes": [["cat", "cat"], ["sofa", "sofa"]]}
-    asked = {"class_list": "natural", "labels": 3, "classes": [["cat", "cat"], ["sofa", "couch"]]}
-    assert differences(there, asked) == [
-        'class_list: benchmark there, natural asked for; 1 of 2 classes differ, the first, number 2: ["sofa", "sofa"] there, '
-        '["sofa", "couch"] asked for'
+    stored = {"class_list": "benchmark", "labels": 3, "classes": [["cat", "cat"], ["sofa", "sofa"]]}
+    requested = {"class_list": "natural", "labels": 3, "classes": [["cat", "cat"], ["sofa", "couch"]]}
+    assert differences(stored, requested) == [
+        'class_list: benchmark stored, natural requested; 1 of 2 classes differ, the first, number 2: ["sofa", "sofa"] stored, '
+        '["sofa", "couch"] requested'
     ]
-    assert differences({**asked, "classes": there["classes"]}, asked) == [
-        'classes: 1 of 2 classes differ, the first, number 2: ["sofa", "sofa"] there, ["sofa", "couch"] asked for'
+    assert differences({**requested, "classes": stored["classes"]}, requested) == [
+        'classes: 1 of 2 classes differ, the first, number 2: ["sofa", "sofa"] stored, ["sofa", "couch"] requested'
     ]
 
 
 def test_another_data_set_is_one_line() -> None:
-    there = {"data_set": "voc21", "labels": 21, "class_list": "benchmark", "classes": [["a"]] * 20, "set_images": 9, "images": 9}
-    asked = {"data_set": "ade150", "labels": 150, "class_list": "benchmark", "classes": [["b"]] * 150, "set_images": 7, "images": 7}
-    assert differences(there, asked) == ["data_set: voc21 there, ade150 asked for"]
+    stored = {"data_set": "voc21", "labels": 21, "class_list": "benchmark", "classes": [["a"]] * 20, "set_images": 9, "images": 9}
+    requested = {"data_set": "ade150", "labels": 150, "class_list": "benchmark", "classes": [["b"]] * 150, "set_images": 7, "images": 7}
+    assert differences(stored, requested) == ["data_set: voc21 stored, ade150 requested"]
 
 
 def test_a_setting_that_differs_in_every_row_is_one_line() -> None:
-    there = {"rows": {str(number): {"name": f"a/{number}", "ask": {"gate": False}} for number in range(9)}}
-    asked = {"rows": {str(number): {"name": f"b/{number}", "ask": {"gate": True}} for number in range(9)}}
-    assert differences(there, asked) == [
-        "rows.0.name: a/0 there, b/0 asked for, and in 8 more rows",
-        "rows.0.ask.gate: false there, true asked for, and in 8 more rows",
+    stored = {"rows": {str(number): {"name": f"a/{number}", "ask": {"gate": False}} for number in range(9)}}
+    requested = {"rows": {str(number): {"name": f"b/{number}", "ask": {"gate": True}} for number in range(9)}}
+    assert differences(stored, requested) == [
+        "rows.0.name: a/0 stored, b/0 requested, and in 8 more rows",
+        "rows.0.ask.gate: false stored, true requested, and in 8 more rows",
     ]
-    assert differences({"rows": {"D": {"x": 1}}}, {"rows": {"M": {"x": 2}}}) == ["rows: D there, M asked for"]
+    assert differences({"rows": {"D": {"x": 1}}}, {"rows": {"M": {"x": 2}}}) == ["rows: D stored, M requested"]
 
 
 def test_a_message_shows_eight_differences() -> None:

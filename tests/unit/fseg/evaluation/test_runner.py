@@ -69,7 +69,7 @@ def test_what_is_finished_is_not_done_again(job: Job, tmp_path: Path, seen: list
 def test_another_recipe_in_the_same_folder_is_refused(job: Job, tmp_path: Path) -> None:
     evaluate(job, tmp_path)
     other = replace(job, rows={RECIPE.name: RECIPE.with_({"respond.layers": (0, 1)})})
-    with pytest.raises(RunMismatch, match=r"respond\.layers: \[1, 3\] there, \[0, 1\] asked for"):
+    with pytest.raises(RunMismatch, match=r"respond\.layers: \[1, 3\] stored, \[0, 1\] requested"):
         evaluate(other, tmp_path)
     with pytest.raises(RunMismatch, match="asked_models"):
         evaluate(replace(job, backbone="another"), tmp_path)

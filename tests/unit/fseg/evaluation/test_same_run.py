@@ -43,7 +43,7 @@ def test_an_image_that_was_added_makes_another_set(job: Job, tmp_path: Path) -> 
     mine = replace(job, root=trees.folder(tmp_path / "set", "cat\n", {"a": [[0, 0]], "b": [[0, 0]]}))
     evaluate(mine, tmp_path / "out")
     trees.folder(mine.root, "cat\n", {"c": [[0, 0]]})
-    with pytest.raises(RunMismatch, match="another run: \n  set_images: 2 there, 3 asked for\nStart"):
+    with pytest.raises(RunMismatch, match="another run: \n  set_images: 2 stored, 3 requested\nStart"):
         evaluate(mine, tmp_path / "out")
 
 

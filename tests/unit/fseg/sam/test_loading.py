@@ -97,7 +97,7 @@ def test_the_mask_is_that_of_the_predictor_of_segment_anything(model: modeling.S
 def test_alternatives_are_asked_for_only_where_one_point_leaves_the_object_open(
     points: int, box: bool, multimask: Any, alternatives: bool
 ) -> None:
-    assert SamPrompt(((1.0, 1.0),) * points, (0.0, 0.0, 2.0, 2.0) if box else None, multimask).alternatives is alternatives
+    assert SamPrompt(((1.0, 1.0),) * points, (0.0, 0.0, 2.0, 2.0) if box else None, multimask).wants_alternatives is alternatives
 
 
 def test_of_alternatives_the_one_with_the_best_predicted_overlap_is_taken(model: modeling.Sam) -> None:
