@@ -108,7 +108,7 @@ class Probe:
         >>> model.validate([probe.Hidden(layers=[99], at="image")])
         Traceback (most recent call last):
             ...
-        probe.errors.InvalidLayer: Hidden states of layer 99 were asked for, but this model has layers 0 (embeddings) to 8.
+        probe.errors.InvalidLayer: Layer 99 was asked for, to read hidden states, but this model has layers 0 (embeddings) to 8.
         """
         self.runtime.resolve(reads)
 

@@ -51,7 +51,9 @@ def build_prompt(
         prompt, words = _chat(processor, text, images)
     tokens = prompt.count(token)
     if tokens != images:
-        raise TemplateError(f"The prompt has {tokens} image tokens ({token}) and {images} images were given. Give each image one token.")
+        raise TemplateError(
+            f"The prompt has {tokens} image token{'' if tokens == 1 else 's'} ({token}); images given: {images}. Give each image one token."
+        )
     return prompt, words
 
 

@@ -127,7 +127,9 @@ class TokenMap:
         """
         for name, span in spans.items():
             if _BUILT_IN.fullmatch(name):
-                raise InvalidRead(f"The span {name!r} is named by encode() and with_answer(); with_spans() takes other names. Choose one.")
+                raise InvalidRead(
+                    f"The span {name!r} is named by encode() and with_answer(); with_spans() takes other names. Choose another name."
+                )
             self._check(span, name)
         return replace(self, spans={**self.spans, **{name: Span(span.positions, name) for name, span in spans.items()}})
 
@@ -159,7 +161,7 @@ class TokenMap:
         """
         occurrences = self.find(word, within)
         if not occurrences:
-            text = _short(self.text(within))
+            text = repr(shortened(self.text(within), 120))
             raise SpanNotFound(f"No word {word!r} in {_named(within)} {text}. Spans here: {', '.join(self.spans)}.")
         last = len(occurrences) - 1
         if index is None and last > 0:
@@ -205,8 +207,8 @@ class TokenMap:
         start, stop = _item(
             sentences,
             index,
-            f"Sentence {index!r} was asked for: an integer from 0 to {len(sentences) - 1} is a sentence, or a negative one.",
-            f"Sentence {index} was asked for, {_named(within)} {_short(text)} has {len(sentences)}, counted from 0.",
+            f"Sentence {index!r} was asked for: an integer counts them from 0, or from the last if negative; {_named(within)} has {len(sentences)}.",
+            f"Sentence {index} was asked for, {_named(within)} {shortened(text, 120)!r} has {len(sentences)}, counted from 0.",
         )
         return replace(self.characters(start, stop, within), name=f"sentence {index}")
 
@@ -286,11 +288,15 @@ class TokenMap:
         return f"{self.family} does not say where its image tokens lie on the image"
 
     def _check(self, span: Span, name: str) -> None:
-        """Raise SpanNotFound for a span that reaches beyond the sequence."""
-        if any(not 0 <= p < len(self) for p in span.positions):
+        """Raise SpanNotFound for a span with positions outside the sequence."""
+        named = f"The span {name!r}" if name else "The span"
+        first, last = min(span.positions, default=0), max(span.positions, default=-1)
+        if first < 0:
             raise SpanNotFound(
-                f"The span {name!r} reaches to position {max(span.positions)}, the sequence has {len(self)} tokens. Is it of another text?"
+                f"{named} has position {first}; positions run from 0 to {len(self) - 1}. Use resolve(-1) for the last token."
             )
+        if last >= len(self):
+            raise SpanNotFound(f"{named} reaches to position {last}, the sequence has {len(self)} tokens. Is it of another text?")
 
     def _positions(self, within: str | Span | None) -> tuple[int, ...]:
         return tuple(range(len(self))) if within is None else self.resolve(within)
@@ -331,10 +337,6 @@ def _named(within: str | Span | None) -> str:
     if isinstance(within, Span):
         return f"the span {within.name!r}" if within.name else "the span"
     return f"the {within}" if within else "the text"
-
-
-def _short(text: str, limit: int = 120) -> str:
-    return repr(shortened(text, limit))
 
 
 def shortened(text: str, limit: int) -> str:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from probe.errors import InvalidRead, NotFinite
-from probe.tokens.spans import Span
 from probe.tracing.activation.equality import same_fields
 from probe.tracing.attention import AttentionCall, AttentionWeights, RunningAttention, first_tensor
 from probe.tracing.finite import FiniteCheck, is_finite
-from probe.tracing.reads import Position
+from probe.tracing.reads import Position, position_name
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, SequenceSlot
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class Capture:
         for position in self._plan.logits:
             rows = select_positions(output.logits, self._plan.positions[position], self._slots)
             self.captured.logits[position] = rows
-            message = f"Logits{_at(position)} hold NaN or infinity."
+            message = _not_finite("Logits", position)
             for row in rows:
                 # A model may ban tokens by a logit of -inf, so only the largest of each position has to be finite.
                 self._finite.add(partial(str, message), row.amax(-1) if row.numel() else row)
@@ -187,7 +186,7 @@ class Capture:
         """The message about a layer's hidden states; "" if they are finite at the positions that were read."""
         for (state, position), rows in self.captured.hidden.items():
             if state == layer and not all(map(is_finite, rows)):
-                return f"Hidden states of layer {layer}{_at(position)} hold NaN or infinity."
+                return _not_finite(f"Hidden states of layer {layer}", position)
         return ""
 
 
@@ -209,12 +208,17 @@ def steps_over_all_states(
         check.add(name, first_tensor(value))
 
     if with_vision:
-        for block in range(len(modules.vision_blocks)):
-            yield tower_state(modules, block + 1, partial(check_tower, f"state {block + 1} of the vision tower"))
+        for state in range(len(modules.vision_blocks) + 1):
+            yield tower_state(modules, state, partial(check_tower, f"state {state} of the vision tower"))
     yield hidden_state(modules, 0, partial(check_tokens, "hidden state 0, the embeddings"))
     for block, path in enumerate(modules.layers):
         name = f"hidden state {block + 1}, the output of decoder block {block}"
         yield Step((_DECODER, block, _OUTPUT), path, "output", partial(check_tokens, name))
+
+
+def _not_finite(name: str, position: Position | None) -> str:
+    at = "" if position is None else f" at {position_name(position)}"
+    return f"{name}{at} hold NaN or infinity."
 
 
 def token_states(value: object, axes: Sequence[str]) -> Tensor:
@@ -249,8 +253,3 @@ def _select_keys(
         f"{call.where} attends to {width} keys of its own, not to the sequence of {tokens} tokens. "
         "Read it with key=None, and blocks of self-attention by themselves."
     )
-
-
-def _at(position: object) -> str:
-    name = position.name if isinstance(position, Span) else position
-    return "" if position is None else f" at {name!r}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probe.errors import NotRead
-from probe.tokens.spans import Span, TokenMap
-from probe.tracing.activation.indexing import listed
+from probe.tokens.spans import TokenMap
 from probe.tracing.capture import Captured
-from probe.tracing.reads import Position
+from probe.tracing.reads import Position, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, token_indices
 
 Wanted = Sequence[Position | None]
@@ -68,28 +67,31 @@ class CapturedByPosition:
         """
         for position in wanted:
             if not self._sources(self.captured.logits, position):
-                read = position_names(self.captured.logits)
-                raise NotRead(f"Logits at {position_name(position)} were not read. Read at: {read}.")
+                raise NotRead(not_read("Logits", position, self.captured.logits))
         return self._states(self.captured.logits, wanted)
 
     def attention_selections(
-        self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, block: int | None
+        self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, blocks: Sequence[int] | None
     ) -> dict[int, AttentionSelection]:
         """For each block the attention read that is meant.
 
         It is the read of exactly these positions, or else one that includes them.
 
         Args:
-            query, key, heads, block: None: any.
+            query, key, heads: None: any.
+            blocks: reads of other blocks are left out of account; None: no read is.
 
         Raises:
             NotRead: no read fits, or several that differ in an argument that is None.
         """
         known = attention_selections(self.captured)
+        if not known:
+            raise NotRead(nothing_read("attention rows"))
         candidates = [
             selection
             for selection in known
-            if heads in (None, selection.heads) and (block is None or (block, selection) in self.captured.attention)
+            if heads in (None, selection.heads)
+            and (blocks is None or any((block, selection) in self.captured.attention for block in blocks))
         ]
         fitting = [one for one in candidates if query in (None, one.query) and key in (None, one.key)]
         fitting = fitting or [one for one in candidates if self._includes(one, query, key)]
@@ -173,16 +175,16 @@ def attention_selections(captured: Captured) -> list[AttentionSelection]:
     return list(dict.fromkeys(selection for _, selection in captured.attention))
 
 
-def position_name(position: Position | None) -> str:
-    """A position, for messages."""
-    if isinstance(position, Span):
-        return repr(position.name) if position.name else f"positions {listed(position.positions)}"
-    return "every position" if position is None else repr(position)
+def not_read(what: str, position: Position | None, read: Collection[Position | None]) -> str:
+    """The message about states of a position that was not read, by the positions that were."""
+    if not read:
+        return nothing_read(what[0].lower() + what[1:])
+    return f"{what} at {position_name(position)} were not read. Read at: {position_names(read)}."
 
 
-def position_names(positions: Iterable[Position | None]) -> str:
-    """Positions, each once, for messages."""
-    return ", ".join(dict.fromkeys(map(position_name, positions))) or "nowhere"
+def nothing_read(what: str) -> str:
+    """The message about states of which a run read none."""
+    return f"No {what} were read. Name them in the reads of the run."
 
 
 def described(selections: Sequence[AttentionSelection]) -> str:

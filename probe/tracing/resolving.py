@@ -195,7 +195,7 @@ def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[i
     numbers = tuple(range(count)) if layers == "all" else tuple(layers)
     for number in numbers:
         if not isinstance(number, int) or not -count <= number < count:
-            raise InvalidLayer(f"{what.capitalize()} of layer {number} were asked for, but this model has layers {first} to {count - 1}.")
+            raise InvalidLayer(f"Layer {number} was asked for, to read {what}, but this model has layers {first} to {count - 1}.")
     return tuple(dict.fromkeys(number % count for number in numbers if isinstance(number, int)))
 
 

@@ -17,8 +17,8 @@ from probe.tracing.activation.batch import activation_of_rows
 from probe.tracing.activation.equality import same_fields
 from probe.tracing.activation.indexing import listed
 from probe.tracing.capture import Captured
-from probe.tracing.lookup import CapturedByPosition, Wanted, attention_selections, described, position_name, position_names
-from probe.tracing.reads import Position, Positions, as_positions
+from probe.tracing.lookup import CapturedByPosition, Wanted, attention_selections, described, not_read, nothing_read
+from probe.tracing.reads import Position, Positions, as_positions, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, ReadPlan, RowIndices
 
 
@@ -118,7 +118,9 @@ class Trace:
         Raises:
             NotRead: the message lists what was read.
         """
-        wanted: Wanted = as_positions(at, "hidden(at=...)") or _only_read(self.plan.asked, "hidden states")
+        wanted: Wanted = as_positions(at, "hidden(at=...)") or _only_read(
+            self.plan.asked, [position for _, position in self.captured.hidden], "hidden states"
+        )
         numbers = self._layers_at(wanted, layer, layers)
         states = [self._lookup.hidden(number, wanted) for number in numbers]
         widths = sorted({rows[0].shape[-1] for rows in states})
@@ -171,11 +173,9 @@ class Trace:
             NotRead: the message lists the blocks that were read.
         """
         query_positions, key_positions = as_positions(query, "query"), as_positions(key, "key")
-        block = None if layer is None else as_int(layer)
-        selections = self._lookup.attention_selections(
-            query_positions, key_positions, heads, None if block is None else block % self.depth[1]
-        )
-        numbers = _chosen(sorted(selections), layer, layers, self.depth[1], "attention of block")
+        requested = _requested_layers(layer, layers, self.depth[1], "attention of block")
+        selections = self._lookup.attention_selections(query_positions, key_positions, heads, requested)
+        numbers = _chosen(sorted(selections), requested, "attention of block")
         self._check_same_keys(selections, numbers)
         selection = selections[numbers[0]]
         queries = self.plan.queries[selection] if query_positions is None else self._lookup.indices(query_positions)
@@ -201,8 +201,9 @@ class Trace:
             NotRead: the message lists the layers that were read.
         """
         read, patches = sorted(self.captured.vision), self.vision_layout
-        one = layer if layer is not None else read[0] if len(read) == 1 else None
-        numbers = _chosen(read, one, None, patches.depth, "vision state")
+        if not read:
+            raise NotRead(nothing_read("vision states"))
+        numbers = _chosen(read, _requested_layers(layer, None, patches.depth, "vision state"), "vision state")
         data = _stacked([self.captured.vision[number] for number in numbers])
         if data.ndim == 3:
             data = data[:, None]  # a tower for images of any size takes the patches of all images as one sequence
@@ -226,7 +227,7 @@ class Trace:
         Raises:
             NotRead: the message lists the positions that were read.
         """
-        wanted: Wanted = as_positions(at, "logits(at=...)") or _only_read(self.plan.asked_logits, "logits")
+        wanted: Wanted = as_positions(at, "logits(at=...)") or _only_read(self.plan.asked_logits, self.captured.logits, "logits")
         return self._of_layers([self._lookup.logits(wanted)], ("batch", "token", "feature"), None, {"token": self._lookup.indices(wanted)})
 
     @property
@@ -239,9 +240,12 @@ class Trace:
         known = {position: layers_at(position) for position in wanted}
         for position in wanted:
             if not known[position]:
-                read = position_names(other for _, other in self.captured.hidden)
-                raise NotRead(f"Hidden states at {position_name(position)} were not read. Read at: {read}.")
-        return _chosen(sorted(set.intersection(*known.values())), layer, layers, self.depth[0], "hidden states of layer")
+                raise NotRead(not_read("Hidden states", position, [other for _, other in self.captured.hidden]))
+        common = set.intersection(*known.values())
+        if not common:
+            each = "; ".join(f"{position_name(position)} at {listed(sorted(numbers))}" for position, numbers in known.items())
+            raise NotRead(f"These positions were read at no common layer: {each}. Name positions of one read.")
+        return _chosen(sorted(common), _requested_layers(layer, layers, self.depth[0], "hidden states of layer"), "hidden states of layer")
 
     def _check_same_keys(self, selections: Mapping[int, AttentionSelection], blocks: Sequence[int]) -> None:
         widths = {self.captured.attention[block, selections[block]][0].shape[-1] for block in blocks}
@@ -261,25 +265,33 @@ class Trace:
         return activation_of_rows(rows, ("layer", *dims), self.tokens, indices, {"layer": layers})
 
 
-def _chosen(known: Sequence[int], layer: int | None, layers: Iterable[int] | None, depth: int, what: str) -> tuple[int, ...]:
-    """The numbers that are meant by `layer` or `layers`; all known ones if both are None.
+def _requested_layers(layer: int | None, layers: Iterable[int] | None, depth: int, what: str) -> tuple[int, ...] | None:
+    """The numbers that `layer` or `layers` names, negative ones counted from the end; None if both are None.
 
     Raises:
-        NotRead: not numbers, or a number that was not read.
+        NotRead: not numbers.
     """
     if layer is None and layers is None:
-        if not known:
-            raise NotRead(f"No {what.split()[0]} was read. Name it in the reads of the run.")
-        return tuple(known)
+        return None
     single = as_int(layer)
     asked = as_ints(layers) if layer is None else (single,) if single is not None else None
     if not asked:
         raise NotRead(f"The {what} {layer if layer is not None else layers!r} was asked for: layer= takes a number, layers= several.")
-    numbers = tuple(number % depth if -depth <= number < 0 else number for number in asked)
-    missing = [number for number in numbers if number not in known]
+    return tuple(number % depth if -depth <= number < 0 else number for number in asked)
+
+
+def _chosen(read: Sequence[int], requested: Sequence[int] | None, what: str) -> tuple[int, ...]:
+    """The requested numbers; all that were read if that is None.
+
+    Raises:
+        NotRead: a number that was not read.
+    """
+    if requested is None:
+        return tuple(read)
+    missing = [number for number in requested if number not in read]
     if missing:
-        raise NotRead(f"Not read: {what} {missing[0]}. Read: {', '.join(map(str, known)) or 'none'}.")
-    return numbers
+        raise NotRead(f"Not read: {what} {missing[0]}. Read: {', '.join(map(str, read))}.")
+    return tuple(requested)
 
 
 def _stacked(layers: Sequence[Tensor]) -> Tensor:
@@ -287,10 +299,13 @@ def _stacked(layers: Sequence[Tensor]) -> Tensor:
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
-def _only_read(asked: Sequence[tuple[Position | None, ...]], what: str) -> tuple[Position | None, ...]:
+def _only_read(asked: Sequence[tuple[Position | None, ...]], captured: Iterable[Position | None], what: str) -> tuple[Position | None, ...]:
     """The positions meant if none is named: those of the only read, or every position if that was read."""
+    read = list(captured)
+    if not read:
+        raise NotRead(nothing_read(what))
     if (None,) in asked:
         return (None,)
     if len(asked) != 1:
-        raise NotRead(f"Name a position: {what} were read at {position_names(one for positions in asked for one in positions)}.")
+        raise NotRead(f"Name a position: {what} were read at {position_names(read)}.")
     return asked[0]

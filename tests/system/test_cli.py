@@ -94,7 +94,7 @@ def test_one_bad_picture_is_reported_and_the_exit_code_says_so(shell: Shell, mod
         (("--classes", "cat", "--recipe", "fseg"), 'No recipe "fseg". Registered: fseg-llava-1.5-vicuna-7b'),
         (
             ("--classes", "cat", "--recipe", "fseg-llava-1.6-vicuna-13b"),
-            "layer 15 were asked for, but this model has layers 0 (embeddings) to 14",
+            "Layer 15 was asked for, to read hidden states, but this model has layers 0 (embeddings) to 14",
         ),
         (("--classes", "cat", "--backbone", "/no/such/folder"), "LoadError: No model folder '/no/such/folder'"),
         (("--classes", "cat", "--sam", "/no/such/sam.pth"), "InvalidSam"),

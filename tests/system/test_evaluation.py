@@ -247,7 +247,7 @@ def test_ctrl_c_ends_every_command_in_one_line(tmp_path: Path, script: str, slow
 def test_a_worker_that_cannot_begin_says_why(place: Path, tmp_path: Path) -> None:
     recipe = fseg.get_recipe(place / "tiny.toml").with_({"respond.layers": (7, 13)})
     job = Job("folder", place / "set", {"deep": recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"), limit=1)
-    with pytest.raises(WorkerDied, match=r"InvalidRecipe: .* layer 7 were asked for"):
+    with pytest.raises(WorkerDied, match=r"InvalidRecipe: .* Layer 7 was asked for"):
         evaluate(job, tmp_path, workers=2)  # of one image, one worker comes to life
 
 
@@ -343,7 +343,7 @@ def test_a_cluster_that_cannot_do_the_work_is_named(place: Path, tmp_path: Path)
     with pytest.raises(DeviceNotFound, match="2 workers with 1 GPU each were asked for; the cluster has 0"):
         evaluate(replace(job, device="cuda"), tmp_path, workers=2, cluster="local")
     deep = replace(job, rows={"deep": recipe.with_({"respond.layers": (7, 13)})})
-    with pytest.raises(WorkerDied, match=r"InvalidRecipe: .* layer 7 were asked for"):
+    with pytest.raises(WorkerDied, match=r"InvalidRecipe: .* Layer 7 was asked for"):
         evaluate(deep, tmp_path, cluster="local")
     assert not list(tmp_path.glob("manifest.json"))
 

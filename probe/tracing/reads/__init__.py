@@ -2,7 +2,7 @@
 
 from probe.tracing.reads.base import LayerRead, Read
 from probe.tracing.reads.kinds import READS, Attention, Hidden, Logits, Projected, Vision, check_read, merge
-from probe.tracing.reads.positions import Layers, Position, Positions, as_positions
+from probe.tracing.reads.positions import Layers, Position, Positions, as_positions, position_name, position_names
 
 __all__ = [
     "READS",
@@ -19,4 +19,6 @@ __all__ = [
     "as_positions",
     "check_read",
     "merge",
+    "position_name",
+    "position_names",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from probe.errors import InvalidRead
 from probe.tokens.integers import as_int, as_ints
 from probe.tokens.spans import Span, shortened
+from probe.tracing.activation.indexing import listed
 
 Layers = int | Sequence[int] | Literal["all"]
 """One layer, several (a range, a list, an integer array), or all."""
@@ -53,6 +54,18 @@ def as_positions(positions: Positions, argument: str) -> tuple[Position, ...] | 
         got = shortened(repr(positions), 200)
         raise InvalidRead(f"{argument}: a position is a span's name, a number, a Span, a tuple of these, or None for all; got {got}.")
     return tuple(position for position in checked if position is not None)
+
+
+def position_name(position: Position | None) -> str:
+    """A position, for messages."""
+    if isinstance(position, Span):
+        return repr(position.name) if position.name else f"positions {listed(position.positions)}"
+    return "every position" if position is None else repr(position)
+
+
+def position_names(positions: Iterable[Position | None]) -> str:
+    """Positions, each once, for messages."""
+    return ", ".join(dict.fromkeys(map(position_name, positions)))
 
 
 def union_of_layers(first: Layers, second: Layers) -> Layers:

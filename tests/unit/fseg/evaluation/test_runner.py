@@ -223,7 +223,7 @@ def test_limit_comes_before_the_parts(job: Job, tmp_path: Path) -> None:
 
 
 def test_layers_beyond_the_model_are_refused_before_any_image(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRecipe, match="layer 7 were asked for"):
+    with pytest.raises(InvalidRecipe, match="Layer 7 was asked for"):
         evaluate(replace(job, rows={"deep": RECIPE.with_({"respond.layers": (7, 9)})}), tmp_path)
     assert not list(tmp_path.glob("records/*"))
 

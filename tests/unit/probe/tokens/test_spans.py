@@ -88,6 +88,14 @@ def test_sentences_are_counted_from_both_ends() -> None:
         tokens.sentence(3)
 
 
+def test_a_sentence_that_is_no_integer_is_refused_of_an_empty_answer_too() -> None:
+    for text, count in (("", 0), ("yes.", 1)):
+        with pytest.raises(
+            SpanNotFound, match=rf"Sentence 'first' was asked for: an integer counts them from 0, .* the answer has {count}\."
+        ):
+            answered(text).sentence("first")  # type: ignore[arg-type]
+
+
 def test_a_word_is_looked_for_within_its_sentence() -> None:
     tokens = answered("A dog. A dog again.")
     second = tokens.sentence(1)
@@ -118,6 +126,15 @@ def test_negative_positions_count_from_the_end() -> None:
     assert tokens.resolve(-1) == (len(tokens) - 1,)
     with pytest.raises(SpanNotFound, match=f"the sequence has {len(tokens)} tokens"):
         tokens.resolve(len(tokens))
+
+
+def test_positions_of_a_span_run_from_0_to_the_last_token() -> None:
+    tokens = answered("No.")
+    last = len(tokens) - 1
+    with pytest.raises(SpanNotFound, match=rf"The span 'x' has position -1; positions run from 0 to {last}\. Use resolve\(-1\)"):
+        tokens.resolve(Span((-1, 3), "x"))
+    with pytest.raises(SpanNotFound, match=rf"The span reaches to position {last + 1}, the sequence has {last + 1} tokens"):
+        tokens.resolve(Span((0, last + 1)))
 
 
 def test_the_law_of_layout_is_checked_where_the_image_is_used() -> None:

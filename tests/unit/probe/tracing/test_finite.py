@@ -42,6 +42,21 @@ def test_states_that_are_not_finite_are_refused_with_the_layer_in_which_it_begin
     assert broken.run(encoding, probe.Hidden([0, 1], at="image")).hidden().shape["layer"] == 2
 
 
+def test_states_of_a_span_without_a_name_are_named_by_its_positions(broken: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = broken.encode(wide_image, "Is there a cat?")
+    with pytest.raises(NotFinite, match="Hidden states of layer 3 at positions 1, 2 hold NaN"):
+        broken.run(encoding, probe.Hidden(3, at=probe.Span((1, 2))))
+    with pytest.raises(NotFinite, match="Hidden states of layer 3 hold NaN"):
+        broken.run(encoding, probe.Hidden(3))
+
+
+def test_the_embeddings_of_the_tower_are_named_where_it_begins_there(model: probe.Probe, wide_image: Image.Image) -> None:
+    [weight] = [value for name, value in model.model.named_parameters() if name.endswith("position_embedding.weight")]
+    weight[0, 0] = torch.nan
+    with pytest.raises(NotFinite, match=r"begins in state 0 of the vision tower\."):
+        model.run(model.encode(wide_image, "Is there a cat?"), probe.Hidden(1, at="image"))
+
+
 def test_the_tower_is_named_where_it_begins_there(model: probe.Probe, wide_image: Image.Image) -> None:
     model.model.get_submodule(model.modules.vision_blocks[0]).mlp.fc2.weight[0, 0] = torch.nan
     encoding = model.encode(wide_image, "Is there a cat?")

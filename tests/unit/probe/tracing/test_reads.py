@@ -42,9 +42,11 @@ def test_equal_places_share_one_read_over_the_union_of_their_layers() -> None:
 
 
 def test_a_layer_beyond_the_model_names_the_range() -> None:
-    with pytest.raises(InvalidLayer, match=r"Hidden states of layer 40 were asked for, but this model has layers 0 \(embeddings\) to 3\."):
+    with pytest.raises(
+        InvalidLayer, match=r"Layer 40 was asked for, to read hidden states, but this model has layers 0 \(embeddings\) to 3\."
+    ):
         resolve_reads([Hidden([40])], MODULES, ())
-    with pytest.raises(InvalidLayer, match=r"Vision states of layer -4 .* to 2"):
+    with pytest.raises(InvalidLayer, match=r"Layer -4 was asked for, to read vision states, .* to 2"):
         resolve_reads([Vision(-4)], MODULES, ())
 
 

@@ -79,6 +79,42 @@ def test_attention_that_was_not_read_is_refused(model: probe.Probe, answer: prob
         trace.attention(query=answer.tokens.span("word").positions[0])
 
 
+def test_the_layers_of_attention_say_which_read_is_meant(model: probe.Probe, answer: probe.Answer) -> None:
+    trace = model.run(answer, [probe.Attention([2], query=-1), probe.Attention([3], query=-2)])
+    assert torch.equal(trace.attention(layers=[2]).data[0], trace.attention(layer=2).data)
+    assert torch.equal(trace.attention(layers=iter([-1])).data[0], trace.attention(layer=3).data)
+    with pytest.raises(probe.errors.NotRead, match="Several attention reads fit"):
+        trace.attention(layers=[2, 3])
+
+
+def test_positions_of_reads_without_a_common_layer_are_named_with_their_layers(model: probe.Probe, answer: probe.Answer) -> None:
+    trace = model.run(answer, [probe.Hidden([3], at="image"), probe.Hidden([4], at="question")])
+    for asked in ({}, {"layer": 3}):
+        with pytest.raises(
+            probe.errors.NotRead,
+            match=r"These positions were read at no common layer: 'image' at 3; 'question' at 4\. Name positions of one read\.",
+        ):
+            trace.hidden(("image", "question"), **asked)
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind"),
+    [
+        (lambda trace: trace.hidden(), "hidden states"),
+        (lambda trace: trace.hidden("image"), "hidden states"),
+        (lambda trace: trace.logits(), "logits"),
+        (lambda trace: trace.logits(-1), "logits"),
+        (lambda trace: trace.vision(), "vision states"),
+        (lambda trace: trace.vision(1), "vision states"),
+        (lambda trace: trace.attention(), "attention rows"),
+        (lambda trace: trace.attention(layer=1, query=-1), "attention rows"),
+    ],
+)
+def test_what_a_run_did_not_read_at_all_is_said(model: probe.Probe, answer: probe.Answer, ask: Any, kind: str) -> None:
+    with pytest.raises(probe.errors.NotRead, match=rf"^No {kind} were read\. Name them in the reads of the run\.$"):
+        ask(model.run(answer, probe.Logits(-1) if kind == "hidden states" else probe.Hidden(1, at="question")))
+
+
 def test_numpy_and_torch_integers_name_layers_and_positions(model: probe.Probe, answer: probe.Answer, full: probe.Trace) -> None:
     reads = [probe.Hidden(np.arange(1, 3), at=torch.tensor([-1, 2])), probe.Attention(np.int64(1), query=np.array([3]), key=np.int32(0))]
     assert reads == [probe.Hidden((1, 2), at=(-1, 2)), probe.Attention((1,), query=(3,), key=(0,))]
