@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 import probe
 from fseg.errors import InvalidFusion, NotScoped
-from probe.tokens.equality import equal_values
+from probe.tokens.equality import equal_fields
 from probe.tokens.layout import Box
 from probe.tracing.reads.positions import as_layers
 
@@ -224,11 +224,6 @@ def _cells(read: probe.Activation) -> Tensor:
         return read.data
     folded = read.grid()
     return folded.data.flatten(folded.dims.index("row"), folded.dims.index("col"))
-
-
-def equal_fields(one: object, other: object) -> bool:
-    """Whether all fields of two instances of one dataclass are equal (see `probe.tokens.equality`)."""
-    return all(equal_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))  # type: ignore[arg-type]
 
 
 def _union(reads: Sequence[probe.Hidden | probe.Attention]) -> list[int] | None:

@@ -20,10 +20,10 @@ from safetensors.torch import save as to_safetensors
 import probe
 from fseg import strict_json
 from fseg.drawing.label_map import overlay, save_labels
-from fseg.evidence import Evidence, equal_fields
+from fseg.evidence import Evidence
 from fseg.files import write_atomically
 from fseg.recipe import Recipe
-from probe.tokens.equality import equal_values
+from probe.tokens.equality import equal_fields, equal_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

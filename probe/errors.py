@@ -20,7 +20,7 @@ class DeviceNotFound(ProbeError):
 
 
 class ImageError(ProbeError):
-    """An image file or array that cannot be read as a picture."""
+    """An image file or array that cannot be decoded as an image."""
 
 
 class TemplateError(ProbeError):
@@ -36,7 +36,7 @@ class ProcessorNeeded(ProbeError):
 
 
 class InvalidRead(ProbeError):
-    """A read request with a wrong field: negative blocks, an unknown place, an unknown option."""
+    """A read request with a wrong field: negative blocks, an unknown position, an unknown option."""
 
 
 class InvalidLayer(InvalidRead):
@@ -89,7 +89,7 @@ class NestedTrace(ProbeError):
 
 
 class InvalidPolicy(InvalidRead):
-    """A way to share the image between questions that there is not, or that this model cannot honour."""
+    """A way to share the image between questions that does not exist, or that this model cannot honour."""
 
 
 class SessionClosed(ProbeError):

@@ -151,7 +151,7 @@ class Runtime:
     def trace(self, tokens: tuple[TokenMap, ...], captured: Captured, plan: ReadPlan) -> Trace:
         """A Trace of what one forward captured of these sequences."""
         depth = (len(self.modules.layers) + 1, len(self.modules.layers))
-        return Trace(tokens, captured.row_differences, captured, plan, depth, self._vision_layout(tokens))
+        return Trace(tokens, captured, plan, depth, self._vision_layout(tokens))
 
     def next_logits(self, encoding: Encoding) -> Float[Tensor, "vocabulary"]:
         """Logits of the next token, float32: `logits[0, -1]` of Hugging Face."""
@@ -184,7 +184,7 @@ class Runtime:
         """The first state that is not finite; "" if all are finite; None: this could not be found out."""
         positions = tuple(tuple(range(len(tokens))) for tokens in batch.tokens)
         try:
-            return self.engine.where_not_finite(self.forward, batch.inputs, positions, batch.slots)
+            return self.engine.first_not_finite_state(self.forward, batch.inputs, positions, batch.slots)
         except Exception:  # such as a shortage of memory: it must not replace the error that is being reported
             return None
 

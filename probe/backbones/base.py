@@ -49,7 +49,8 @@ class Backbone:
     """Whether a prompt has one image token for each image; False: the processor itself puts the image tokens before the prompt."""
 
     class_tokens: ClassVar[Literal["first", "last", "kept"]] = "first"
-    """Where the tower puts its class tokens. `Vision` leaves them out; "kept" are those between patches, which it does not."""
+    """Where the tower puts its class tokens. "first" or "last": `Vision` leaves them out; "kept": they lie between the patches, and `Vision`
+    keeps them."""
 
     projected_states: ClassVar[bool] = True
     """Whether the `image_hidden_states` of Hugging Face's output are the projected tokens; False: those before the projector."""
@@ -72,7 +73,10 @@ class Backbone:
         return 0
 
     def next_position(self, model: PreTrainedModel, length: int) -> int:
-        """The rotary position of the token after a prefix of `length` tokens; called right after the forward over the prefix."""
+        """The rotary position of the token after a prefix of `length` tokens.
+
+        It is called right after the forward over the prefix, and may read state that this forward left in the model.
+        """
         return length
 
     def suffix_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Tensor, length: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from probe.tokens.layout import ImageLayout
 
 @register("chameleon")
 class Chameleon(DiscreteImages):
-    """The words are image tokens, row by row."""
+    """The tokens of the image, row by row."""
 
     template = "<image>{question}"
 

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @register("qwen2_5_vl")
 class WindowedPatches(MergedPatches):
-    """Window after window; within a window the squares of merge x merge patches are row by row."""
+    """Patches in window order; within a window, merge x merge squares in row-major order."""
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         from transformers.vision_utils import get_vision_window_index
 
-        squares, vision = super().vision_grid(model, view), model.config.vision_config
+        squares = super().vision_grid(model, view)
         if view is None or squares is None:
             return None
+        vision = model.config.vision_config
         merge = vision.spatial_merge_size
         grid = torch.tensor([[1, view.rows * merge, view.cols * merge]])
         order, _ = get_vision_window_index(grid, merge, vision.window_size, vision.patch_size)

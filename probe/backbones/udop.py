@@ -1,4 +1,4 @@
-"""UDOP: one encoder for words and patches together."""
+"""UDOP: one encoder for text tokens and patches together."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class Udop(Backbone):
 
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": f"{ANSWER_ALONE} Read Hidden() of the answer instead.",
-        "Vision": "one encoder reads words and patches together; there is no vision tower. Read Hidden() of the answer instead.",
+        "Vision": "one encoder reads text tokens and patches together; there is no vision tower. Read Hidden() of the answer instead.",
     }

@@ -62,7 +62,7 @@ def _run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: Dynamic
         return runtime.forward(inputs, **filling)
 
     if plan.hidden or plan.vision:
-        captured = runtime.engine.run(forward, prefix.inputs, plan, (SequenceSlot(0),), whole=cache is not None)
+        captured = runtime.engine.run(forward, prefix.inputs, plan, (SequenceSlot(0),), run_to_end=cache is not None)
         prefix.vision.update(captured.vision)
         for (layer, position), (states,) in captured.hidden.items():
             prefix.hidden[layer, plan.positions[position][0]] = states

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import Field, fields
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 
+class _Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
 def equal_values(one: object, other: object) -> bool:
-    """Whether two values are equal, tensors and arrays in them included.
+    """Whether two values are equal: mappings and sequences item by item, tensors and arrays by dtype, shape and numbers.
 
-    Mappings and sequences are compared item by item; tensors by dtype, device, shape and elements; NumPy arrays likewise.
-
-    A tensor equals itself even if it holds NaN.
+    NaN equals NaN. Tensors on different devices are equal if their numbers are.
 
     Example:
         >>> from probe.tokens.equality import equal_values
@@ -34,10 +40,17 @@ def equal_values(one: object, other: object) -> bool:
     return bool(one == other)
 
 
+def equal_fields(one: _Dataclass, other: _Dataclass) -> bool:
+    """Whether two objects of one dataclass have equal values in all fields that take part in comparisons."""
+    return all(equal_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one) if field.compare)
+
+
 def _equal_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:
-    # torch.equal raises for tensors of different dtypes or devices.
-    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    other = other.to(one.device)
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _equal_arrays(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
-    return one.dtype == other.dtype and np.array_equal(one, other)
+    return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")

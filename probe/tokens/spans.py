@@ -93,11 +93,11 @@ class TokenMap:
     def __repr__(self) -> str:
         return f"TokenMap({self.family}, {self.summary()})"
 
-    def summary(self, most: int = 8) -> str:
+    def summary(self, limit: int = 8) -> str:
         """How many tokens there are, and in which spans: `629 tokens: prompt 617, image 576`."""
         named = [f"{name} {len(span)}" for name, span in self.spans.items()]
-        more = [f"{len(named) - most} more"] if len(named) > most else []
-        return f"{len(self)} tokens: {', '.join([*named[:most], *more]) or 'no spans'}"
+        more = [f"{len(named) - limit} more"] if len(named) > limit else []
+        return f"{len(self)} tokens: {', '.join([*named[:limit], *more]) or 'no spans'}"
 
     def span(self, name: str) -> Span:
         """The span of this name.
@@ -224,7 +224,7 @@ class TokenMap:
         return Span(tuple(p for p in self._positions(within) if p > last), f"after {span.name}".strip())
 
     def offsets(self, span: Span, within: str | Span = "answer") -> tuple[int, int]:
-        """The characters (start, stop) of a span in the text of another one, `t.text(within)`.
+        """The characters (start, stop) of a span in the text of another one, `text(within)`.
 
         Raises:
             SpanNotFound: the span has no character of that text.
@@ -245,7 +245,7 @@ class TokenMap:
         return Span(tuple(p for p, a, b in self._characters(within) if a < stop and b > start))
 
     def resolve(self, position: str | int | Span) -> tuple[int, ...]:
-        """The positions of a span, of a span's name, or of one integer; negative integers count from the sequence's real end.
+        """The positions of a span, of a span's name, or of one integer; negative integers count from the last token that is no padding.
 
         Raises:
             SpanNotFound: no such span, or a position beyond the sequence.
@@ -275,7 +275,7 @@ class TokenMap:
             if layout is not None:
                 layout.check(len(positions), self.family)
 
-    def layout(self, positions: Sequence[int]) -> tuple[ImageLayout | None, str]:
+    def layout_or_reason(self, positions: Sequence[int]) -> tuple[ImageLayout | None, str]:
         """The layout of the image whose tokens these positions are, in order; without one, the reason why they cannot be folded."""
         for image, layout in zip(self.images, self.layouts, strict=True):
             if tuple(positions) == image:

@@ -58,7 +58,7 @@ class AttentionCall:
         sink: one more score for each row, (head) or (batch, head, query, 1), which takes its share of the softmax.
         window: how many keys back a query attends to without a mask; None: all.
         is_causal: whether the kernel applies causal masking without a mask.
-        where: the module, for messages.
+        module_path: for messages.
     """
 
     query: Tensor
@@ -71,7 +71,7 @@ class AttentionCall:
     sink: Tensor | None
     window: int | None
     is_causal: bool
-    where: str
+    module_path: str
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,12 +84,12 @@ class AttentionCall:
         return self.query.device
 
     @classmethod
-    def from_inputs(cls, inputs: tuple[Sequence[object], Mapping[str, object]], where: str) -> AttentionCall:
+    def from_inputs(cls, inputs: tuple[Sequence[object], Mapping[str, object]], module_path: str) -> AttentionCall:
         """The call, from the arguments of Hugging Face's attention interface.
 
         Args:
             inputs: ((module, query, key, value, mask), keyword arguments); the mask may be one of the latter.
-            where: the module, for messages.
+            module_path: for messages.
 
         Raises:
             UnmodelledAttention: an argument that changes the weights in a way that our rows do not account for.
@@ -105,7 +105,7 @@ class AttentionCall:
         if unknown or not (mask is None or isinstance(mask, Tensor)):
             what = f"the argument {unknown[0]!r}" if unknown else f"a mask of type {type(mask).__name__}"
             raise UnmodelledAttention(
-                f"{where} calls its attention with {what}, which our attention rows do not account for. Hidden states can be read; "
+                f"{module_path} calls its attention with {what}, which our attention rows do not account for. Hidden states can be read; "
                 "for the rows, load the model with attn_implementation='eager' and output_attentions in Hugging Face itself."
             )
         queries = cast(Tensor, query)
@@ -120,7 +120,7 @@ class AttentionCall:
             sink=cast("Tensor | None", arguments.get("s_aux", arguments.get("sinks"))),
             window=cast("int | None", arguments.get("sliding_window")),
             is_causal=bool(arguments.get("is_causal", getattr(module, "is_causal", True))),
-            where=where,
+            module_path=module_path,
         )
 
     def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
@@ -180,10 +180,10 @@ class AttentionCall:
         size = theirs.abs().amax((0, 2)).clamp(min=torch.finfo(theirs.dtype).tiny)
         difference = float(((ours - theirs).abs().amax((0, 2)) / size).max())
         if math.isnan(difference):
-            raise NotFinite(f"Attention rows of {self.where}, or its values, hold NaN or infinity.")
+            raise NotFinite(f"Attention rows of {self.module_path}, or its values, hold NaN or infinity.")
         if not difference <= TOLERANCE.get(self.query.dtype, 1e-4):
             raise WrongRows(
-                f"{self.where}: attention rows times values differ from the kernel's own output by {difference:.2g} (relative to its "
+                f"{self.module_path}: attention rows times values differ from the kernel's own output by {difference:.2g} (relative to its "
                 f"head's largest value). The rows would be wrong, so none are returned. Try attn_implementation='eager', and report the model."
             )
         return difference
@@ -198,11 +198,11 @@ class AttentionWeights:
 
     Attributes:
         weights: (batch, head, query, key).
-        where: the module, for messages.
+        module_path: for messages.
     """
 
     weights: Tensor
-    where: str
+    module_path: str
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -215,7 +215,7 @@ class AttentionWeights:
         return self.weights.device
 
     @classmethod
-    def from_output(cls, output: object, where: str) -> AttentionWeights:
+    def from_output(cls, output: object, module_path: str) -> AttentionWeights:
         """The attention weights among a module's outputs.
 
         Raises:
@@ -225,10 +225,10 @@ class AttentionWeights:
         weights = next((value for value in returned if isinstance(value, Tensor) and value.ndim == 4), None)
         if weights is None:
             raise UnmodelledAttention(
-                f"{where} computes its attention without transformers' attention interface and returns no weights; its rows cannot be "
+                f"{module_path} computes its attention without transformers' attention interface and returns no weights; its rows cannot be "
                 "read. Hidden states can be."
             )
-        return cls(weights, where)
+        return cls(weights, module_path)
 
     def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
         """`attentions[layer][batch][:, positions]`, float32 (float64 of float64)."""
@@ -244,7 +244,7 @@ class AttentionWeights:
         difference = float((rows.sum(-1) - 1).abs().max())
         if not difference <= TOLERANCE.get(self.weights.dtype, 1e-4):
             raise WrongRows(
-                f"{self.where} returns a tensor that was taken for attention weights, but its rows sum to something {difference:.2g} from 1. "
+                f"{self.module_path} returns a tensor that was taken for attention weights, but its rows sum to something {difference:.2g} from 1. "
                 "Its attention rows cannot be read; hidden states can be."
             )
         return difference

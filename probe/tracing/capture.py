@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import InvalidRead, NotFinite
-from probe.tracing.activation.equality import same_fields
+from probe.tokens.equality import equal_fields
 from probe.tracing.attention import AttentionCall, AttentionWeights, RunningAttention, first_tensor
 from probe.tracing.finite import FiniteCheck, is_finite
 from probe.tracing.reads import Position, position_name
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Captured:
-    """The tensors that one forward captured, sequence by sequence. Two are equal where these are.
+    """The tensors that one forward captured, sequence by sequence. Two are equal if all tensors are.
 
     Attributes:
         hidden: (layer, position) -> for each sequence (token, feature).
@@ -44,7 +44,7 @@ class Captured:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Captured):
             return NotImplemented
-        return same_fields(self, other)
+        return equal_fields(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -93,8 +93,8 @@ class Capture:
 
     Args:
         plan: the resolved reads.
-        slots: for each sequence of the plan, where it sits in the model's tensors.
-        modules: of the model.
+        slots: for each sequence of the plan, where it is in the model's tensors.
+        modules: the model's modules.
         compared: attention blocks and kernels whose rows were compared with the call's own output; extended at first use.
 
     Attributes:
@@ -104,7 +104,7 @@ class Capture:
     def __init__(self, plan: ReadPlan, slots: Sequence[SequenceSlot], modules: Modules, compared: set[tuple[int, str]]) -> None:
         self.captured = Captured()
         self._plan, self._slots, self._modules, self._compared = plan, slots, modules, compared
-        self._finite = FiniteCheck[Callable[[], str]]()  # a tensor's name is what returns the message about it
+        self._finite = FiniteCheck[Callable[[], str]]()  # each tensor's name is a function that returns its message
 
     def steps(self) -> list[Step]:
         """The steps of all reads, in the order in which the forward reaches them."""
@@ -250,6 +250,6 @@ def _select_keys(
     if selection.key is None:  # cross-attention: its keys are not the sequence's positions, and all of them are kept
         return rows
     raise InvalidRead(
-        f"{call.where} attends to {width} keys of its own, not to the sequence of {tokens} tokens. "
+        f"{call.module_path} attends to {width} keys of its own, not to the sequence of {tokens} tokens. "
         "Read it with key=None, and blocks of self-attention by themselves."
     )

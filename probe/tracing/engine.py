@@ -1,4 +1,4 @@
-"""The one nnsight block: run a forward, read its modules in execution order, stop after the last read."""
+"""The only code that uses nnsight: run a forward, read its modules in execution order, stop after the last read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 def lock_of(model: PreTrainedModel) -> threading.RLock:
     """The lock of a Hugging Face model.
 
-    Wrappers of the same model share it: nnsight's hooks sit in the model's own modules.
+    Wrappers of the same model share it: nnsight's hooks are in the model's own modules.
     """
     return _LOCKS.setdefault(model, threading.RLock())
 
@@ -62,14 +62,14 @@ class Engine:
         plan: ReadPlan,
         slots: Sequence[SequenceSlot],
         *,
-        whole: bool = False,
+        run_to_end: bool = False,
     ) -> Captured:
         """Run `forward(inputs)` once and capture what the plan asks for.
 
         Args:
             inputs: the encoded inputs.
-            slots: for each sequence of the plan, where it sits in the model's tensors.
-            whole: run the forward to its end, as to fill a cache. Otherwise it stops after the last read, unless logits are read.
+            slots: for each sequence of the plan, where it is in the model's tensors.
+            run_to_end: run the forward to its end, as to fill a cache. Otherwise it stops after the last read, unless logits are read.
 
         Raises:
             NestedTrace: called from inside a run of the same model.
@@ -78,13 +78,13 @@ class Engine:
             NotFinite: something that was read holds NaN or infinity.
         """
         capture = Capture(plan, slots, self._modules, self._compared)
-        output = self._run(forward, inputs, capture.steps(), whole=whole or bool(plan.logits))
+        output = self._run(forward, inputs, capture.steps(), run_to_end=run_to_end or bool(plan.logits))
         if output is not None:
             capture.take_logits(output)
         capture.refuse_not_finite()
         return capture.captured
 
-    def where_not_finite(self, forward: Forward[Inputs], inputs: Inputs, rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
+    def first_not_finite_state(self, forward: Forward[Inputs], inputs: Inputs, rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
         """The first state of a forward that holds NaN or infinity; "" if all states are finite.
 
         Args:
@@ -94,7 +94,7 @@ class Engine:
             check = FiniteCheck[str]()
             steps = steps_over_all_states(self._modules, rows, slots, check, with_vision=with_vision)
             try:
-                self._run(forward, inputs, list(steps), whole=False)
+                self._run(forward, inputs, list(steps), run_to_end=False)
             except InvalidRead:  # without an image the tower does not run
                 continue
             return next(iter(check.failed()), "")
@@ -106,7 +106,7 @@ class Engine:
         inputs: Inputs,
         steps: Sequence[Step],
         *,
-        whole: bool,
+        run_to_end: bool,
     ) -> ModelOutput | None:
         """Run a forward and read its modules; returns its output, or None if it was stopped after the last read."""
         with self.lock:
@@ -116,19 +116,19 @@ class Engine:
             try:
                 with torch.no_grad():
                     # A user's forward hook runs after the point at which nnsight would stop the forward, so let it run to its end.
-                    return self._trace(forward, inputs, reader, whole=whole or reader.has_hooked_outputs)
+                    return self._trace(forward, inputs, reader, run_to_end=run_to_end or reader.has_hooked_outputs)
             except OutOfOrderError as error:
                 raise self._did_not_run(error, steps) from error
             finally:
                 reader.remove_hooks()
 
-    def _trace(self, forward: Forward[Inputs], inputs: Inputs, reader: ModuleReader, *, whole: bool) -> ModelOutput | None:
+    def _trace(self, forward: Forward[Inputs], inputs: Inputs, reader: ModuleReader, *, run_to_end: bool) -> ModelOutput | None:
         output: dict[str, ModelOutput] = {}
         model = self._nnsight
         with model.trace(inputs, fn=forward) as tracer:
             for step in reader.steps:
                 reader.read(model.get(step.module), step)
-            if whole:
+            if run_to_end:
                 output["forward"] = tracer.result
             else:
                 tracer.stop()

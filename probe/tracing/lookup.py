@@ -14,7 +14,7 @@ from probe.tracing.capture import Captured
 from probe.tracing.reads import Position, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, token_indices
 
-Wanted = Sequence[Position | None]
+RequestedPositions = Sequence[Position | None]
 """Positions, one after the other; None is every position of the sequence."""
 
 
@@ -32,43 +32,43 @@ class CapturedByPosition:
     captured: Captured
     plan: ReadPlan
 
-    def indices(self, wanted: Wanted) -> RowIndices:
+    def indices(self, requested: RequestedPositions) -> RowIndices:
         """The token indices of these positions in each row of the batch.
 
         Raises:
             SpanNotFound, GridMismatch.
         """
-        each = [self._indices_of(position) for position in wanted]
+        each = [self._indices_of(position) for position in requested]
         return tuple(tuple(index for rows in each for index in rows[row]) for row in range(len(self.tokens)))
 
     def layers(self, position: Position | None) -> set[int]:
         """The layers whose hidden states at a position were captured, by any read."""
         return self._layers_with(position, self.captured.hidden)
 
-    def asked_layers(self, position: Position | None) -> set[int]:
+    def requested_layers(self, position: Position | None) -> set[int]:
         """The layers at which `Hidden` reads asked for a position.
 
         These are the layers of the reads that name it; else of those whose positions include it; else all that were captured.
         """
-        asked = self.plan.asked_layers
-        if position in asked:
-            return asked[position]
-        return self._layers_with(position, [(layer, other) for other, layers in asked.items() for layer in layers]) or self.layers(position)
+        named = self.plan.layers_by_position
+        if position in named:
+            return named[position]
+        return self._layers_with(position, [(layer, other) for other, layers in named.items() for layer in layers]) or self.layers(position)
 
-    def hidden(self, layer: int, wanted: Wanted) -> list[Tensor]:
+    def hidden(self, layer: int, requested: RequestedPositions) -> list[Tensor]:
         """Hidden states of a layer, (token, feature) for each row of the batch."""
-        return self._states({position: states for (number, position), states in self.captured.hidden.items() if number == layer}, wanted)
+        return self._states({position: states for (number, position), states in self.captured.hidden.items() if number == layer}, requested)
 
-    def logits(self, wanted: Wanted) -> list[Tensor]:
+    def logits(self, requested: RequestedPositions) -> list[Tensor]:
         """Logits (token, vocabulary) for each row of the batch.
 
         Raises:
             NotRead: the message lists the positions that were read.
         """
-        for position in wanted:
+        for position in requested:
             if not self._sources(self.captured.logits, position):
                 raise NotRead(not_read("Logits", position, self.captured.logits))
-        return self._states(self.captured.logits, wanted)
+        return self._states(self.captured.logits, requested)
 
     def attention_selections(
         self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, blocks: Sequence[int] | None
@@ -137,18 +137,18 @@ class CapturedByPosition:
         known = sorted(read, key=lambda other: sum(map(len, self.plan.positions[other])))
         if position in known:
             return (position,)
-        wanted = self.indices([position])
+        requested = self.indices([position])
         for other in known:
-            if _covers(self.plan.positions[other], wanted):
+            if _covers(self.plan.positions[other], requested):
                 return (other,)
-        return tuple(known) if _covers(self.indices(known), wanted) else ()
+        return tuple(known) if _covers(self.indices(known), requested) else ()
 
-    def _states(self, read: Mapping[Position | None, list[Tensor]], wanted: Wanted) -> list[Tensor]:
-        """States (token, feature) at the wanted positions, for each row of the batch."""
-        sources = [(self._sources(read, position), self.indices([position])) for position in wanted]
+    def _states(self, read: Mapping[Position | None, list[Tensor]], requested: RequestedPositions) -> list[Tensor]:
+        """States (token, feature) at the requested positions, for each row of the batch."""
+        sources = [(self._sources(read, position), self.indices([position])) for position in requested]
         return [torch.cat([self._part(read, source, indices, row) for source, indices in sources]) for row in range(len(self.tokens))]
 
-    def _part(self, read: Mapping[Position | None, list[Tensor]], source: Wanted, indices: RowIndices, row: int) -> Tensor:
+    def _part(self, read: Mapping[Position | None, list[Tensor]], source: RequestedPositions, indices: RowIndices, row: int) -> Tensor:
         states = torch.cat([read[position][row] for position in source])
         return _select(states, 0, self.indices(source)[row], indices[row])
 
@@ -158,16 +158,16 @@ class CapturedByPosition:
         )
 
 
-def _covers(read: RowIndices, wanted: RowIndices) -> bool:
-    return all(set(asked) <= set(there) for there, asked in zip(read, wanted, strict=True))
+def _covers(read: RowIndices, requested: RowIndices) -> bool:
+    return all(set(indices) <= set(available) for available, indices in zip(read, requested, strict=True))
 
 
-def _select(values: Tensor, axis: int, read: Indices, wanted: Indices) -> Tensor:
-    """The wanted token indices of an axis that has those that were read, in the order wanted."""
-    if read == wanted:
+def _select(values: Tensor, axis: int, read: Indices, requested: Indices) -> Tensor:
+    """The requested token indices of an axis that has those that were read, in the order of the request."""
+    if read == requested:
         return values
     order = {index: number for number, index in enumerate(read)}
-    return values.index_select(axis, torch.tensor([order[index] for index in wanted], dtype=torch.long, device=values.device))
+    return values.index_select(axis, torch.tensor([order[index] for index in requested], dtype=torch.long, device=values.device))
 
 
 def attention_selections(captured: Captured) -> list[AttentionSelection]:

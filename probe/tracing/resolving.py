@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.tokens.spans import TokenMap
-from probe.tracing.reads import Attention, Hidden, Layers, Logits, Position, Positions, Projected, Read, Vision, as_positions, check_read
+from probe.tracing.reads import (
+    Attention,
+    Hidden,
+    Layers,
+    Logits,
+    Position,
+    Positions,
+    Projected,
+    Read,
+    Vision,
+    as_layers,
+    as_positions,
+    check_read,
+)
 
 if TYPE_CHECKING:
     from probe.tracing.modules import Modules
@@ -39,9 +52,9 @@ class ReadPlan:
         attention: decoder block -> attention selections that are read there.
         vision: the tower's `hidden_states` indices.
         logits: positions whose logits are read.
-        asked: the positions of each read of hidden states, as they were asked for together.
-        asked_logits: likewise of logits.
-        asked_layers: position -> layers at which hidden states were asked for. (`Projected` reads layer 0, and is not counted.)
+        hidden_reads: the positions of each `Hidden` read.
+        logits_reads: the positions of each `Logits` read.
+        layers_by_position: position -> the layers that `Hidden` reads named for it. (`Projected` reads layer 0, and is not counted.)
         positions: position of hidden states or logits -> its token indices in each row.
         queries, keys: attention selection -> the token indices of its rows and columns in each row of the batch.
     """
@@ -50,9 +63,9 @@ class ReadPlan:
     attention: dict[int, list[AttentionSelection]] = field(default_factory=dict)
     vision: tuple[int, ...] = ()
     logits: tuple[Position | None, ...] = ()
-    asked: tuple[tuple[Position | None, ...], ...] = ()
-    asked_logits: tuple[tuple[Position | None, ...], ...] = ()
-    asked_layers: dict[Position | None, set[int]] = field(default_factory=dict)
+    hidden_reads: tuple[tuple[Position | None, ...], ...] = ()
+    logits_reads: tuple[tuple[Position | None, ...], ...] = ()
+    layers_by_position: dict[Position | None, set[int]] = field(default_factory=dict)
     positions: dict[Position | None, RowIndices] = field(default_factory=dict)
     queries: dict[AttentionSelection, RowIndices] = field(default_factory=dict)
     keys: dict[AttentionSelection, RowIndices] = field(default_factory=dict)
@@ -60,12 +73,12 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class SequenceSlot:
-    """Where one sequence sits in the tensors of a forward.
+    """Where one sequence is in the tensors of a forward.
 
     Attributes:
         row: index in the batch.
         start: index of the sequence's first new token on the token axis.
-        shared: length of its prefix that an earlier forward read. Prefix positions are the first keys, and have no states here.
+        shared: length of its prefix that is already in the KV cache. Prefix positions are the first keys, and have no states here.
     """
 
     row: int
@@ -105,7 +118,7 @@ class Resolution:
 
     Attributes:
         plan: the plan, which the resolver adds its read to.
-        modules: of the model.
+        modules: the model's modules.
         rows: the sequences of the batch.
     """
 
@@ -145,9 +158,9 @@ def _hidden(read: Hidden, resolution: Resolution) -> None:
     plan = resolution.plan
     layers = resolve_layers(read.layers, len(resolution.modules.layers) + 1, "hidden states", "0 (embeddings)")
     positions = resolution.add_positions(read.at)
-    plan.asked = _with(plan.asked, positions)
+    plan.hidden_reads = _appended_once(plan.hidden_reads, positions)
     for position in positions:
-        plan.asked_layers.setdefault(position, set()).update(layers)
+        plan.layers_by_position.setdefault(position, set()).update(layers)
         for layer in layers:
             plan.hidden.setdefault(layer, []).append(position)
 
@@ -173,30 +186,29 @@ def _vision(read: Vision, resolution: Resolution) -> None:
     if not blocks:
         raise InvalidRead("Vision states were asked for, but no vision tower was found in this model. Read Projected() instead.")
     for layer in resolve_layers(read.layers, len(blocks) + 1, "vision states", "0 (embeddings)"):
-        resolution.plan.vision = _with(resolution.plan.vision, layer)
+        resolution.plan.vision = _appended_once(resolution.plan.vision, layer)
 
 
 @resolve.register(Logits)
 def _logits(read: Logits, resolution: Resolution) -> None:
     plan = resolution.plan
     positions = resolution.add_positions(read.at)
-    plan.asked_logits = _with(plan.asked_logits, positions)
+    plan.logits_reads = _appended_once(plan.logits_reads, positions)
     plan.logits = tuple(dict.fromkeys((*plan.logits, *positions)))
 
 
 def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:
-    """Layer numbers counted from 0, in the order asked, each once.
+    """Layer numbers counted from 0, in the order named, each once.
 
     Raises:
         InvalidLayer: out of range; the range is named.
     """
-    if isinstance(layers, int):
-        layers = (layers,)
-    numbers = tuple(range(count)) if layers == "all" else tuple(layers)
+    named = as_layers(layers, what)
+    numbers = tuple(range(count)) if named == "all" else named
     for number in numbers:
-        if not isinstance(number, int) or not -count <= number < count:
+        if not -count <= number < count:
             raise InvalidLayer(f"Layer {number} was asked for, to read {what}, but this model has layers {first} to {count - 1}.")
-    return tuple(dict.fromkeys(number % count for number in numbers if isinstance(number, int)))
+    return tuple(dict.fromkeys(number % count for number in numbers))
 
 
 def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:
@@ -228,8 +240,8 @@ def token_indices(row: TokenMap, positions: Iterable[Position] | None) -> Indice
     return tuple(index for position in positions for index in row.resolve(position))
 
 
-def _with(known: tuple[T, ...], one: T) -> tuple[T, ...]:
-    return known if one in known else (*known, one)
+def _appended_once(values: tuple[T, ...], value: T) -> tuple[T, ...]:
+    return values if value in values else (*values, value)
 
 
 def _unique(values: Iterable[T]) -> list[T]:

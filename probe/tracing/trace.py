@@ -1,23 +1,23 @@
-"""Trace: what one run read, asked for by name."""
+"""Trace: the activations that one run read, by the names of their positions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probe.errors import NotRead
+from probe.tokens.equality import equal_fields
 from probe.tokens.integers import as_int, as_ints
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, shortened
 from probe.tracing.activation import Activation
 from probe.tracing.activation.batch import activation_of_rows
-from probe.tracing.activation.equality import same_fields
 from probe.tracing.activation.indexing import listed
 from probe.tracing.capture import Captured
-from probe.tracing.lookup import CapturedByPosition, Wanted, attention_selections, described, not_read, nothing_read
+from probe.tracing.lookup import CapturedByPosition, RequestedPositions, attention_selections, described, not_read, nothing_read
 from probe.tracing.reads import Position, Positions, as_positions, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, ReadPlan, RowIndices
 
@@ -31,20 +31,20 @@ class VisionLayout:
         patches: how many tokens of one image are patches; class and register tokens are left out. None: all tokens are kept.
         layout: positions of the patches on the image, if the tower gets one image.
         reason: why there is no layout.
-        classes: "first" or "last": the position of the class tokens.
+        class_tokens: "first" or "last": the position of the class tokens.
     """
 
     depth: int
     patches: int | None
     layout: ImageLayout | None
     reason: str
-    classes: str = "first"
+    class_tokens: str = "first"
 
     def of_patches(self, states: Tensor) -> Tensor:
         """The states (..., token, feature) of the patches alone."""
         if self.patches is None:
             return states
-        first = 0 if self.classes == "last" else states.shape[-2] - self.patches
+        first = 0 if self.class_tokens == "last" else states.shape[-2] - self.patches
         return states.narrow(-2, first, self.patches)
 
 
@@ -58,7 +58,6 @@ class Trace:
 
     Attributes:
         tokens: the TokenMap of each row of the batch.
-        row_differences: attention block -> largest difference of rows @ values from the call's own output, where it was compared.
         captured: the tensors as they were captured.
         plan: the resolved reads.
         depth: how many hidden states and how many blocks the decoder has.
@@ -72,7 +71,6 @@ class Trace:
     """
 
     tokens: tuple[TokenMap, ...]
-    row_differences: Mapping[int, float] = field(compare=False)
     captured: Captured
     plan: ReadPlan
     depth: tuple[int, int]
@@ -94,7 +92,7 @@ class Trace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trace):
             return NotImplemented
-        return same_fields(self, other)
+        return equal_fields(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -118,18 +116,18 @@ class Trace:
         Raises:
             NotRead: the message lists what was read.
         """
-        wanted: Wanted = as_positions(at, "hidden(at=...)") or _only_read(
-            self.plan.asked, [position for _, position in self.captured.hidden], "hidden states"
+        requested: RequestedPositions = as_positions(at, "hidden(at=...)") or _only_read(
+            self.plan.hidden_reads, [position for _, position in self.captured.hidden], "hidden states"
         )
-        numbers = self._layers_at(wanted, layer, layers)
-        states = [self._lookup.hidden(number, wanted) for number in numbers]
+        numbers = self._layers_at(requested, layer, layers)
+        states = [self._lookup.hidden(number, requested) for number in numbers]
         widths = sorted({rows[0].shape[-1] for rows in states})
         if len(widths) > 1:
             raise NotRead(
                 f"Layers {', '.join(map(str, numbers))} have states of {' and '.join(map(str, widths))} features: residual streams are "
                 "concatenated until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
             )
-        tokens = self._lookup.indices(wanted)
+        tokens = self._lookup.indices(requested)
         return self._of_layers(states, ("batch", "token", "feature"), None if layer is not None else numbers, {"token": tokens})
 
     def projected(self) -> Activation:
@@ -173,9 +171,9 @@ class Trace:
             NotRead: the message lists the blocks that were read.
         """
         query_positions, key_positions = as_positions(query, "query"), as_positions(key, "key")
-        requested = _requested_layers(layer, layers, self.depth[1], "attention of block")
-        selections = self._lookup.attention_selections(query_positions, key_positions, heads, requested)
-        numbers = _chosen(sorted(selections), requested, "attention of block")
+        blocks = _requested_layers(layer, layers, self.depth[1], "attention of block")
+        selections = self._lookup.attention_selections(query_positions, key_positions, heads, blocks)
+        numbers = _selected_layers(sorted(selections), blocks, "attention of block")
         self._check_same_keys(selections, numbers)
         selection = selections[numbers[0]]
         queries = self.plan.queries[selection] if query_positions is None else self._lookup.indices(query_positions)
@@ -192,7 +190,7 @@ class Trace:
         images, or tiles where the model cuts an image into tiles; a tower for images of any size has all their patches in one row.
 
         Args:
-            layer: the tower's `hidden_states` index, negative from the end; may be left out if only one was read.
+            layer: the tower's `hidden_states` index, negative from the end. None: all that were read; a single one has no `layer` axis.
 
         >>> model.run(model.encode(image, "Is there a cat?"), probe.Vision(layers=-2)).vision()
         Activation(batch=1, token=196, feature=192; float32)
@@ -200,17 +198,17 @@ class Trace:
         Raises:
             NotRead: the message lists the layers that were read.
         """
-        read, patches = sorted(self.captured.vision), self.vision_layout
+        read, layout = sorted(self.captured.vision), self.vision_layout
         if not read:
             raise NotRead(nothing_read("vision states"))
-        numbers = _chosen(read, _requested_layers(layer, None, patches.depth, "vision state"), "vision state")
+        numbers = _selected_layers(read, _requested_layers(layer, None, layout.depth, "vision state"), "vision state")
         data = _stacked([self.captured.vision[number] for number in numbers])
         if data.ndim == 3:
             data = data[:, None]  # a tower for images of any size takes the patches of all images as one sequence
         if data.ndim == 5:
             data = data.flatten(2, 3)  # a tower of windows keeps its patches as (row, col)
         dims = ("layer", "batch", "token", "feature")
-        activation = Activation(patches.of_patches(data), dims, {"layer": numbers}, layout=patches.layout, no_grid_reason=patches.reason)
+        activation = Activation(layout.of_patches(data), dims, {"layer": numbers}, layout=layout.layout, no_grid_reason=layout.reason)
         return activation.isel(layer=0) if len(numbers) == 1 else activation
 
     def logits(self, at: Positions = None) -> Activation:
@@ -227,25 +225,36 @@ class Trace:
         Raises:
             NotRead: the message lists the positions that were read.
         """
-        wanted: Wanted = as_positions(at, "logits(at=...)") or _only_read(self.plan.asked_logits, self.captured.logits, "logits")
-        return self._of_layers([self._lookup.logits(wanted)], ("batch", "token", "feature"), None, {"token": self._lookup.indices(wanted)})
+        requested: RequestedPositions = as_positions(at, "logits(at=...)") or _only_read(
+            self.plan.logits_reads, self.captured.logits, "logits"
+        )
+        return self._of_layers(
+            [self._lookup.logits(requested)], ("batch", "token", "feature"), None, {"token": self._lookup.indices(requested)}
+        )
+
+    @property
+    def row_differences(self) -> Mapping[int, float]:
+        """Attention block -> largest difference of rows @ values from the call's own output, where it was compared."""
+        return self.captured.row_differences
 
     @property
     def _lookup(self) -> CapturedByPosition:
         return CapturedByPosition(self.tokens, self.captured, self.plan)
 
-    def _layers_at(self, wanted: Wanted, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
-        """The layers that are meant: those named, out of all that were captured, or else those that reads of hidden states asked for."""
-        layers_at = self._lookup.asked_layers if layer is None and layers is None else self._lookup.layers
-        known = {position: layers_at(position) for position in wanted}
-        for position in wanted:
-            if not known[position]:
+    def _layers_at(self, requested: RequestedPositions, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
+        """The named layers; without names, the layers that `Hidden` reads named for these positions."""
+        layers_at = self._lookup.requested_layers if layer is None and layers is None else self._lookup.layers
+        layers_of = {position: layers_at(position) for position in requested}
+        for position in requested:
+            if not layers_of[position]:
                 raise NotRead(not_read("Hidden states", position, [other for _, other in self.captured.hidden]))
-        common = set.intersection(*known.values())
+        common = set.intersection(*layers_of.values())
         if not common:
-            each = "; ".join(f"{position_name(position)} at {listed(sorted(numbers))}" for position, numbers in known.items())
+            each = "; ".join(f"{position_name(position)} at {listed(sorted(numbers))}" for position, numbers in layers_of.items())
             raise NotRead(f"These positions were read at no common layer: {each}. Name positions of one read.")
-        return _chosen(sorted(common), _requested_layers(layer, layers, self.depth[0], "hidden states of layer"), "hidden states of layer")
+        return _selected_layers(
+            sorted(common), _requested_layers(layer, layers, self.depth[0], "hidden states of layer"), "hidden states of layer"
+        )
 
     def _check_same_keys(self, selections: Mapping[int, AttentionSelection], blocks: Sequence[int]) -> None:
         widths = {self.captured.attention[block, selections[block]][0].shape[-1] for block in blocks}
@@ -265,7 +274,7 @@ class Trace:
         return activation_of_rows(rows, ("layer", *dims), self.tokens, indices, {"layer": layers})
 
 
-def _requested_layers(layer: int | None, layers: Iterable[int] | None, depth: int, what: str) -> tuple[int, ...] | None:
+def _requested_layers(layer: int | None, layers: Iterable[int] | None, depth: int, kind: str) -> tuple[int, ...] | None:
     """The numbers that `layer` or `layers` names, negative ones counted from the end; None if both are None.
 
     Raises:
@@ -274,13 +283,13 @@ def _requested_layers(layer: int | None, layers: Iterable[int] | None, depth: in
     if layer is None and layers is None:
         return None
     single = as_int(layer)
-    asked = as_ints(layers) if layer is None else (single,) if single is not None else None
-    if not asked:
-        raise NotRead(f"The {what} {layer if layer is not None else layers!r} was asked for: layer= takes a number, layers= several.")
-    return tuple(number % depth if -depth <= number < 0 else number for number in asked)
+    numbers = as_ints(layers) if layer is None else (single,) if single is not None else None
+    if not numbers:
+        raise NotRead(f"The {kind} {layer if layer is not None else layers!r} was asked for: layer= takes a number, layers= several.")
+    return tuple(number % depth if -depth <= number < 0 else number for number in numbers)
 
 
-def _chosen(read: Sequence[int], requested: Sequence[int] | None, what: str) -> tuple[int, ...]:
+def _selected_layers(read: Sequence[int], requested: Sequence[int] | None, kind: str) -> tuple[int, ...]:
     """The requested numbers; all that were read if that is None.
 
     Raises:
@@ -290,7 +299,7 @@ def _chosen(read: Sequence[int], requested: Sequence[int] | None, what: str) -> 
         return tuple(read)
     missing = [number for number in requested if number not in read]
     if missing:
-        raise NotRead(f"Not read: {what} {missing[0]}. Read: {', '.join(map(str, read))}.")
+        raise NotRead(f"Not read: {kind} {missing[0]}. Read: {', '.join(map(str, read))}.")
     return tuple(requested)
 
 
@@ -299,13 +308,13 @@ def _stacked(layers: Sequence[Tensor]) -> Tensor:
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
-def _only_read(asked: Sequence[tuple[Position | None, ...]], captured: Iterable[Position | None], what: str) -> tuple[Position | None, ...]:
+def _only_read(reads: Sequence[tuple[Position | None, ...]], captured: Iterable[Position | None], kind: str) -> tuple[Position | None, ...]:
     """The positions meant if none is named: those of the only read, or every position if that was read."""
     read = list(captured)
     if not read:
-        raise NotRead(nothing_read(what))
-    if (None,) in asked:
+        raise NotRead(nothing_read(kind))
+    if (None,) in reads:
         return (None,)
-    if len(asked) != 1:
-        raise NotRead(f"Name a position: {what} were read at {position_names(read)}.")
-    return asked[0]
+    if len(reads) != 1:
+        raise NotRead(f"Name a position: {kind} were read at {position_names(read)}.")
+    return reads[0]

@@ -1,4 +1,4 @@
-"""Images quantised into words of the vocabulary by convolutions, without a tower of attention blocks."""
+"""Images quantised into tokens of the vocabulary by convolutions, without a tower of attention blocks."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class DiscreteImages(Backbone):
     """There are no vision states; the quantised image tokens can be read."""
 
     unreadable: ClassVar[Mapping[str, str]] = {
-        "Vision": "convolutions turn the image into words of the vocabulary; there is no tower of blocks. Read Projected() instead."
+        "Vision": "convolutions turn the image into tokens of the vocabulary; there is no tower of blocks. Read Projected() instead."
     }

@@ -14,8 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from probe.errors import GridUnknown, InvalidRead, NotRead, PackageNeeded
+from probe.tokens.equality import equal_fields
 from probe.tokens.layout import Grid, ImageLayout
-from probe.tracing.activation.equality import same_fields
 from probe.tracing.activation.indexing import as_indices, index_of_label, indices_of_labels, indices_of_slice
 from probe.tracing.activation.pixels import sample_pixels
 
@@ -87,7 +87,7 @@ class Activation:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Activation) or type(self) is not type(other):
             return NotImplemented
-        return same_fields(self, other)
+        return equal_fields(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -52,7 +52,7 @@ def _stack_rows(
         if len(distinct) == 1 and len(of_rows[numbers[0]]) == data.shape[dims.index(axis)]:
             labels[axis] = of_rows[numbers[0]]
     on_image = indices["key" if "key" in indices else "token"]
-    layout, reason = _common_layout([tokens[number].layout(on_image[number]) for number in numbers])
+    layout, reason = _common_layout([tokens[number].layout_or_reason(on_image[number]) for number in numbers])
     return Activation(data, dims, labels, layout=layout, no_grid_reason=reason)
 
 

@@ -8,19 +8,19 @@ from probe.errors import NotRead
 from probe.tokens.integers import as_int, as_ints
 
 
-def as_indices(given: object, asked: str, method: str) -> tuple[tuple[int, ...], bool]:
-    """The integers that were given, and whether it was a single one.
+def as_indices(indices: object, description: str, method: str) -> tuple[tuple[int, ...], bool]:
+    """The integers of `indices`, and whether it was a single one.
 
     Args:
-        asked, method: for messages: what was asked for, and of which method.
+        description, method: for messages: what was asked for, and of which method.
 
     Raises:
         NotRead: neither an integer nor several.
     """
-    single = as_int(given)
-    several = (single,) if single is not None else as_ints(given)
+    single = as_int(indices)
+    several = (single,) if single is not None else as_ints(indices)
     if several is None:
-        raise NotRead(f"{asked} was asked for; {method} takes an integer, several of them, or a slice.")
+        raise NotRead(f"{description} was asked for; {method} takes an integer, several of them, or a slice.")
     return several, single is not None
 
 
@@ -57,20 +57,20 @@ def indices_of_labels(label: slice, known: Sequence[int], dim: str) -> list[int]
     return [index for index, other in enumerate(known) if low <= other < high]
 
 
-def indices_of_slice(given: slice, size: int, dim: str) -> range:
+def indices_of_slice(indices: slice, size: int, dim: str) -> range:
     """The indices that a slice takes of an axis.
 
     Raises:
         NotRead: it has no integers, or a step of 0.
     """
     try:
-        return range(size)[given]
+        return range(size)[indices]
     except (TypeError, ValueError) as error:
-        raise NotRead(f"isel({dim}={given}): a slice has integers, and a step that is not 0.") from error
+        raise NotRead(f"isel({dim}={indices}): a slice has integers, and a step that is not 0.") from error
 
 
-def listed(numbers: Sequence[int], most: int = 12) -> str:
+def listed(numbers: Sequence[int], limit: int = 12) -> str:
     """`3, 5, 7` or, for a long run, `0 to 31`: numbers for messages."""
-    if len(numbers) > most and tuple(numbers) == tuple(range(numbers[0], numbers[-1] + 1)):
+    if len(numbers) > limit and tuple(numbers) == tuple(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))

@@ -2,7 +2,7 @@
 
 from probe.tracing.reads.base import LayerRead, Read
 from probe.tracing.reads.kinds import READS, Attention, Hidden, Logits, Projected, Vision, check_read, merge
-from probe.tracing.reads.positions import Layers, Position, Positions, as_positions, position_name, position_names
+from probe.tracing.reads.positions import Layers, Position, Positions, as_layers, as_positions, position_name, position_names
 
 __all__ = [
     "READS",
@@ -16,6 +16,7 @@ __all__ = [
     "Projected",
     "Read",
     "Vision",
+    "as_layers",
     "as_positions",
     "check_read",
     "merge",

@@ -13,7 +13,7 @@ from probe.tracing.activation.indexing import listed
 Layers = int | Sequence[int] | Literal["all"]
 """One layer, several (a range, a list, an integer array), or all."""
 Position = str | int | Span
-"""A position in the sequence: a span's name, a token's number (negative ones count from the real end), or a Span."""
+"""A position in the sequence: a span's name, a token's number (negative ones count from the last token that is no padding), or a Span."""
 Positions = Position | Sequence[Position] | None
 """Positions, read in the order given; None stands for every position."""
 

@@ -79,10 +79,17 @@ def test_equal_encodings_have_equal_hashes(model: probe.Probe) -> None:
     assert len({model.prepare(IMAGE) for _ in range(2)}) == 1
 
 
-def test_a_tensor_equals_itself_even_with_nan_in_it() -> None:
+def test_nan_equals_nan_and_nothing_else() -> None:
     values = torch.tensor([torch.nan, 1.0])
-    assert equal_values({"a": [values]}, {"a": [values]})
-    assert not equal_values(values, values.clone())
+    assert equal_values({"a": [values]}, {"a": [values.clone()]})
+    for other in (
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([1.0, torch.nan]),
+        values.double(),
+        values[None],
+        [torch.nan, 1.0],
+    ):
+        assert not equal_values(values, other)
 
 
 def test_a_copy_does_not_copy_the_vocabulary(model: probe.Probe) -> None:

@@ -71,7 +71,7 @@ def test_rows_without_the_sink_that_the_kernel_had_are_stopped() -> None:
 
 def test_chosen_keys_are_taken_from_the_mask_and_refused_without_one() -> None:
     chosen = torch.zeros(1, 1, 3, 1)
-    assert call(torch.ones(1, 1, 3, 3, dtype=torch.bool), block_indices=chosen).where == "block 0"
+    assert call(torch.ones(1, 1, 3, 3, dtype=torch.bool), block_indices=chosen).module_path == "block 0"
     with pytest.raises(UnmodelledAttention, match="block_indices"):
         call(block_indices=chosen)
 
@@ -95,7 +95,7 @@ def test_what_is_no_weights_is_not_taken_for_rows() -> None:
 def test_an_argument_that_changes_the_weights_is_not_swallowed(argument: str) -> None:
     with pytest.raises(UnmodelledAttention, match=f"block 0 calls its attention with the argument '{argument}'"):
         call(**{argument: torch.zeros(1)})
-    assert call(**{argument: None}).where == "block 0"
+    assert call(**{argument: None}).module_path == "block 0"
 
 
 def test_a_row_that_does_not_give_the_kernels_output_is_not_returned() -> None:

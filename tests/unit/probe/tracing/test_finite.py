@@ -217,7 +217,7 @@ def test_a_diagnosis_that_fails_does_not_hide_what_it_is_of(
     def short(*_: Any, **__: Any) -> str:
         raise torch.OutOfMemoryError("no memory left")
 
-    monkeypatch.setattr(type(broken.runtime.engine), "where_not_finite", short)
+    monkeypatch.setattr(type(broken.runtime.engine), "first_not_finite_state", short)
     with broken.open(wide_image) as session, pytest.raises(NotFinite, match=r"hold NaN or infinity\. Check the checkpoint's weights"):
         session.ask(["Is there a cat?"])
 

@@ -76,8 +76,8 @@ def test_reads_of_one_position_are_resolved_once() -> None:
     plan = resolve_reads([Hidden([0, 1], "image"), Projected(), Hidden(0, "image"), Attention("all", -1), Attention(0, -1)], MODULES, ())
     assert plan.hidden == {0: ["image"], 1: ["image"]}
     assert {block: len(selections) for block, selections in plan.attention.items()} == {0: 1, 2: 1}
-    assert plan.asked == (("image",),)
-    assert plan.asked_layers == {"image": {0, 1}}  # Projected reads layer 0 without asking for it
+    assert plan.hidden_reads == (("image",),)
+    assert plan.layers_by_position == {"image": {0, 1}}  # Projected reads layer 0 without asking for it
 
 
 @dataclass(frozen=True)
