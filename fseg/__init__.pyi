@@ -12,3 +12,5 @@ from .recipe import get_recipe as get_recipe
 from .recipe import recipes as recipes
 from .result import Failure as Failure
 from .result import Result as Result
+
+__version__: str

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import probe
-from fseg.checkpoints import EMBEDDED, backbone_path
+from fseg.checkpoints import EMBEDDED, load_backbone
 from fseg.checks import shown
 from fseg.errors import InvalidClasses, InvalidRecipe
 from fseg.evidence import Evidence
@@ -30,7 +30,6 @@ from fseg.stages.qap import ClassAnswer
 from fseg.stages.tvr import best_synonym
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
-from probe.loading.devices import resolve_device, resolve_dtype
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
@@ -70,7 +69,7 @@ class Segmenter:
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else get_recipe(EMBEDDED if recipe is None else recipe)
         sam = self.recipe.sam.checkpoint if sam is None else sam
-        self.model = _load_backbone(self.recipe.backbone if backbone is None else backbone, device, dtype)
+        self.model = load_backbone(self.recipe.backbone if backbone is None else backbone, device, dtype)
         self.reads = reads_of([self.recipe])
         try:
             self.model.validate(self.reads)
@@ -296,64 +295,3 @@ def _best_name(synonyms: Sequence[Evidence]) -> Evidence:
     """The evidence of one class: of the best name that got a yes, or else of the first name."""
     present = [e for e in synonyms if e.present]
     return best_synonym(present) if present else synonyms[0]
-
-
-def _load_backbone(backbone: str | Path | probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> probe.Probe:
-    if isinstance(backbone, probe.Probe):
-        _check_device_and_dtype(backbone, device, dtype)
-        return _check_backbone(backbone)
-    if not isinstance(backbone, (str, Path)):
-        raise InvalidRecipe(
-            f"backbone= is a {type(backbone).__name__}. Give a hub id, a folder, or a loaded model as "
-            'probe.load(model=..., processor=..., resize="stretch", tiles=False).'
-        )
-    try:
-        return probe.load(backbone_path(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
-    except probe.errors.NoDirectResize as error:
-        raise _without_grid(str(backbone)) from error
-
-
-def _check_device_and_dtype(model: probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
-    """Refuse a device or dtype that is not the loaded model's: it is not moved or converted, since others may use it."""
-    asked_device, asked_dtype = None if device is None else resolve_device(device), resolve_dtype(dtype)
-    actual_device, actual_dtype = model.model.device, model.model.dtype
-    if asked_device is not None and not _same_device(asked_device, actual_device):
-        raise InvalidRecipe(
-            f"device={str(asked_device)!r} was asked for, and the loaded backbone is on {str(actual_device)!r}. Leave device out, or load the "
-            "backbone with probe.load(..., device=...)."
-        )
-    if asked_dtype is not None and asked_dtype != actual_dtype:
-        raise InvalidRecipe(
-            f"dtype={_dtype_name(asked_dtype)!r} was asked for, and the loaded backbone has {_dtype_name(actual_dtype)!r}. Leave dtype out, or "
-            "load the backbone with probe.load(..., dtype=...)."
-        )
-
-
-def _same_device(asked: torch.device, actual: torch.device) -> bool:
-    """Whether the devices are the same; "cuda" without a number is any of the GPUs."""
-    return asked.type == actual.type and asked.index in (None, actual.index or 0)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _check_backbone(model: probe.Probe) -> probe.Probe:
-    """The loaded model, if it can ask questions and sees the whole image on a known grid."""
-    if model.processor is None:
-        raise probe.errors.ProcessorNeeded(f"{model!r} has no processor to ask with. Open it with probe.load(model=..., processor=...).")
-    if not model.backbone.resizes_directly:
-        raise _without_grid(model.family)
-    if not model.encoder.direct:
-        raise InvalidRecipe(
-            f"{model!r} prepares images by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
-            'Open it with probe.load(..., resize="stretch", tiles=False).'
-        )
-    return model
-
-
-def _without_grid(name: str) -> InvalidRecipe:
-    return InvalidRecipe(
-        f"{name} cannot be segmented with yet: its family does not say where image tokens lie when an image is resized directly, and points "
-        "and boxes need that. Give a LLaVA-1.5, a VipLLaVA or a LLaVA-1.6."
-    )

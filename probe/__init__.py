@@ -4,6 +4,9 @@ The public names are listed in `__init__.pyi`, where type checkers read them. Ea
 imports neither torch nor transformers.
 """
 
+import threading
+from types import ModuleType
+
 import lazy_loader
 
 from probe import _torchvision
@@ -12,4 +15,13 @@ __version__ = "0.1.0"
 
 _torchvision.install()
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+IMPORT_LOCK = threading.RLock()
+"""Held while a public name of probe or fseg is imported: transformers replaces its own module as it is imported, and a second thread that
+imports from it meanwhile fails."""
+
+
+def __getattr__(name: str) -> ModuleType | object:
+    with IMPORT_LOCK:
+        return _import_public_name(name)

@@ -1,3 +1,5 @@
+import threading
+
 from . import errors as errors
 from . import views as views
 from .backbones.base import Backbone as Backbone
@@ -32,3 +34,4 @@ from .tracing.trace import Trace as Trace
 from .verification import verify as verify
 
 __version__: str
+IMPORT_LOCK: threading.RLock

@@ -30,3 +30,22 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="fseg attribute Segmentor"):
         fseg.Segmentor  # noqa: B018
     assert not hasattr(fseg, "__wrapped__")
+
+
+def test_threads_may_use_different_names_first() -> None:
+    code = """
+import threading, probe, fseg
+failures = []
+def use(package, name):
+    try:
+        getattr(package, name)
+    except BaseException as error:
+        failures.append(repr(error))
+names = [(probe, "load"), (probe, "verify"), (fseg, "Segmenter"), (probe, "Session")]
+threads = [threading.Thread(target=use, args=one) for one in names]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(failures)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"

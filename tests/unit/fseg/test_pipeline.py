@@ -83,7 +83,7 @@ def test_one_bad_image_does_not_stop_the_others(model: probe.Probe, scene: Image
 
 
 def test_layers_beyond_the_model_are_refused_before_any_image(model: probe.Probe) -> None:
-    with pytest.raises(InvalidRecipe, match=r'The recipe "fseg-llava-1\.5-vicuna-7b" does not fit .* layer 5 .* to 4'):
+    with pytest.raises(InvalidRecipe, match=r'The recipe "fseg-llava-1\.5-vicuna-7b" does not fit .* [Ll]ayer 5 .* to 4'):
         segmenter(model, RECIPE.with_({"respond.layers": (3, 5)}))
 
 
