@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from fseg.checks import check_choice, check_text, checked
+from fseg.errors import InvalidSam
 from fseg.evidence import Evidence
-from fseg.sam.base import MULTIMASKS, AnySam, Multimask, SamPrompt
+from fseg.sam.base import MULTIMASKS, AnySam, Multimask, SamMask, SamPrompt
 from probe.errors import NotFinite
 
 
@@ -49,11 +50,13 @@ class Sam:
 
         Raises:
             InvalidPrompt: a point or a box lies outside the image.
+            InvalidSam: a SAM of one's own does not return one `SamMask` for each prompt, in the image's size.
             NotFinite: a mask or its score is not finite.
         """
         prompted = [index for index, e in enumerate(evidence) if e.points or e.box is not None]
         prompts = [SamPrompt(evidence[index].points, evidence[index].box, self.multimask) for index in prompted]
-        masks = dict(zip(prompted, sam.masks(sam.embed(image), prompts), strict=True)) if prompts else {}
+        made = _checked_masks(sam, sam.masks(sam.embed(image), prompts), len(prompts), (image.height, image.width)) if prompts else []
+        masks = dict(zip(prompted, made, strict=True))
         for index, mask in masks.items():
             if not (math.isfinite(mask.score) and mask.logits.isfinite().all()):
                 raise NotFinite(
@@ -61,3 +64,23 @@ class Sam:
                 )
         scored = [replace(e, score=masks[index].score) if index in masks else e for index, e in enumerate(evidence)]
         return scored, [masks[index].logits if index in masks else None for index in range(len(evidence))]
+
+
+def _checked_masks(sam: AnySam, masks: object, count: int, size: tuple[int, int]) -> list[SamMask]:
+    """The masks of a SAM, which may be the user's own.
+
+    Raises:
+        InvalidSam: not one mask for each prompt, or a mask of another size.
+    """
+    name = f"{type(sam).__name__}.masks()"
+    if not isinstance(masks, (list, tuple)) or not all(isinstance(mask, SamMask) for mask in masks):
+        raise InvalidSam(f"{name} returned a {type(masks).__name__}. It returns a list of fseg.sam.base.SamMask, one for each prompt.")
+    if len(masks) != count:
+        raise InvalidSam(f"{name} returned {len(masks)} masks for {count} prompts. It returns one for each prompt, in order.")
+    for mask in masks:
+        if tuple(mask.logits.shape) != size:
+            raise InvalidSam(
+                f"{name} returned logits of shape {tuple(mask.logits.shape)} for an image of {size[0]} x {size[1]} pixels (height x width). "
+                "Resize them to the image."
+            )
+    return list(masks)
