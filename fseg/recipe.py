@@ -157,9 +157,13 @@ class Recipe:
         return cls(values["name"], values["backbone"], respond=Respond(fusion)).with_(_flat(values))
 
     def _with_fusion(self, name: object) -> Recipe:
-        """The recipe with another fusion, which keeps the values of the options that both have."""
+        """The recipe with another fusion, which keeps the values of the options that both have.
+
+        While a fusion has no threshold, `refine` keeps that of the recipe.
+        """
         fusion = get_fusion(name)
-        kept = {name: value for name, value in self.respond.options.items() if name in fusion.defaults}
+        values = {name: getattr(self.refine, name) for name in THRESHOLD} | dict(self.respond.options)
+        kept = {name: value for name, value in values.items() if name in fusion.defaults}
         return evolve(self, respond=Respond(fusion.name, kept))
 
     def _threshold_changes(self, changes: Mapping[str, object]) -> dict[str, object]:

@@ -234,3 +234,16 @@ def test_a_fusion_of_a_toml_file_has_its_own_defaults(monkeypatch: pytest.Monkey
 
     recipe = Recipe.from_toml('name = "mine"\nbackbone = "glyphs"\n[respond]\nfusion = "near the start"')
     assert dict(recipe.respond.options) == {"layers": (1, 3)}
+
+
+def test_the_threshold_stays_one_over_a_fusion_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
+
+    @fusion("plain", reads=lambda **_: [])
+    def plain(e, *, layers=(1, 2)):
+        """Reads nothing."""
+
+    recipe = get_recipe("glyphs")
+    back = recipe.with_({"respond.fusion": "plain"}).with_({"respond.fusion": recipe.respond.fusion})
+    assert back.respond.options["beta"] == back.refine.beta == recipe.refine.beta != 0.19
+    assert back.with_({"respond.beta": 0.5}).refine.beta == 0.5
