@@ -140,6 +140,7 @@ def test_a_killed_evaluation_resumes_to_the_same_counts(place: Path, whole: Path
     assert sorted(records(out)) == [f"{number:02}" for number in range(IMAGES)]  # none twice: nothing finished was done again
 
 
+@pytest.mark.slow
 def test_two_workers_count_what_one_counts_and_do_not_outlive_a_kill(place: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     children = kill_after(2, place, out, workers=2)
