@@ -63,13 +63,16 @@ def generation_options(
         image_token_id: never generated: Hugging Face would look for another image.
 
     Raises:
-        ProbeError: several sequences were asked for, or scores and states along with the answer; an answer is one sequence.
+        ProbeError: `generation_config` is no GenerationConfig, several sequences were asked for,
+            or scores and states along with the answer; an answer is one sequence.
     """
     own = dict(options)
     config = own.pop("generation_config", None)
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise ProbeError(f"generation_config= is a {type(config).__name__}. Pass a transformers.GenerationConfig, or its settings by name.")
     suppressed: Any = own.pop("suppress_tokens", None) or getattr(config or checkpoint, "suppress_tokens", None) or ()
     own["suppress_tokens"] = [*suppressed, image_token_id]
-    if isinstance(config, GenerationConfig):
+    if config is not None:
         settings, effective = _over_config(config, own, pad_token_id)
     else:
         settings = _greedy_by_default(own, pad_token_id)

@@ -308,3 +308,8 @@ def test_a_plain_encoding_is_for_run_alone(model: probe.Probe, wide_image: Image
         model.generate(plain)
     with pytest.raises(InvalidRead, match=r"next_logits\(\) takes"):
         model.next_logits(plain)
+
+
+def test_a_generation_config_of_another_kind_is_not_ignored(model: probe.Probe, wide_image: Image.Image) -> None:
+    with pytest.raises(probe.ProbeError, match=r"generation_config= is a dict\. Pass a transformers\.GenerationConfig"):
+        model.generate(model.encode(wide_image, "Is it?"), generation_config={"max_new_tokens": 2})
