@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from attrs import evolve, frozen
 from torch import Tensor
 
 import fseg
@@ -15,6 +15,7 @@ from fseg.fusion_methods.attention import attention_map, select_rows
 from fseg.pipeline import Segmenter
 from fseg.recipe import get_recipe
 from fseg.stages.qap import Ask, ClassAnswer
+from fseg.vocabulary.questions import question
 from probe.tokens.spans import Span
 from tests.benchmarks.models import Size, opened, picture
 from tests.benchmarks.questions import NAMES, forced_words, given_length
@@ -25,13 +26,13 @@ WORD, DESCRIPTION = 6, range(8, 39)  # where in an answer the class name and the
 TOLERANCE = {"embedded": 2e-5, "mid": 2e-5, "full": 1e-2}  # max abs: the same sums in another order, float32 and bfloat16
 
 
-@dataclass(frozen=True)
+@frozen
 class Blind(Ask):
     """Random weights say neither yes nor no: the classes with the largest margins count as present, and positions stand for the words."""
 
     def __call__(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> list[ClassAnswer]:
         gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold)
-        answers = session.ask([self._question(name) for name in classes], max_new_tokens=PRESENT, gate=gate)
+        answers = session.ask([question(name, self.question, self.article) for name in classes], max_new_tokens=PRESENT, gate=gate)
         return [self._answered(name, answer) for name, answer in zip(classes, answers, strict=True)]
 
     def _answered(self, name: str, answer: probe.Answer) -> ClassAnswer:
@@ -49,9 +50,9 @@ def measure(size: Size, classes: int = 20, present: int = 2, repeats: int = 3) -
     base = get_recipe("glyphs" if size == "embedded" else "fseg-llava-1.5-vicuna-7b")
     with model.open(shown, template=base.ask.template) as session:
         gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
-        asked = session.ask([base.ask._question(name) for name in names], max_new_tokens=0, gate=gate)
+        asked = session.ask([question(name, base.ask.question, base.ask.article) for name in names], max_new_tokens=0, gate=gate)
     margins = sorted((answer.margin or 0.0 for answer in asked), reverse=True)
-    recipe = replace(base, ask=Blind(template=base.ask.template, threshold=(margins[present - 1] + margins[present]) / 2))
+    recipe = evolve(base, ask=Blind(template=base.ask.template, threshold=(margins[present - 1] + margins[present]) / 2))
     segmenter = Segmenter(recipe, backbone=model, sam="glyphs")
     chosen = [name for name, answer in zip(names, asked, strict=True) if (answer.margin or 0.0) > recipe.ask.threshold]
     classes_by_name = {name: [name] for name in names}
@@ -95,7 +96,7 @@ def measure(size: Size, classes: int = 20, present: int = 2, repeats: int = 3) -
 def _plainly(model: probe.Probe, recipe: fseg.Recipe, name: str, present: bool, shown: Any) -> dict[str, Tensor]:
     """D~ and A_v of one class from Hugging Face alone: generate() with everything that it can return."""
     hf, length = model.model, PRESENT if present else ABSENT
-    inputs = model.encode(shown, recipe.ask._question(name), template=recipe.ask.template).inputs
+    inputs = model.encode(shown, question(name, recipe.ask.question, recipe.ask.article), template=recipe.ask.template).inputs
     hf.set_attn_implementation("eager")
     try:
         made = hf.generate(
