@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from PIL import Image
 from torch import Tensor
@@ -13,7 +13,11 @@ from probe.errors import NoDirectResize
 from probe.tokens.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel, ProcessorMixin
+
+Factor: TypeAlias = "float | Tensor"
+"""What a block multiplies a part by: a number, or a tensor that broadcasts to (batch, token, feature)."""
 
 SHARING: tuple[str, ...] = ("packed", "batched")
 """`Backbone.prefix` of most families: the decoder takes any mask, cache and positions, and image tokens are causally masked."""
@@ -65,8 +69,30 @@ class Backbone:
     last_is_normed: ClassVar[bool] = True
     """Whether the last of Hugging Face's `hidden_states` is after the final norm; False: it is the last block's output."""
 
+    part_paths: ClassVar[Mapping[str, str]] = {}
+    """The modules inside a decoder block whose outputs it adds to the residual stream, in families where discovery does not find them:
+    "attention" (in a block without attention: what mixes its tokens), "mlp", and by any other name what it adds besides; "projection": the
+    attention's output projection, if it is outside the attention module. A block has those of them that are there."""
+
+    sum_reason: ClassVar[str] = ""
+    """Why a hidden state is not the one before it plus what the block's parts add, by `residual_factors`; "" in families where it is, and
+    where discovery sees the reason: the states are changed between blocks."""
+
     unreadable: ClassVar[Mapping[str, str]] = {}
-    """Reads ("Hidden", "Attention", "Vision", "Projected", "Logits") that this family cannot give -> why, and what to read instead."""
+    """Reads ("Hidden", "Attention", "Vision", "Projected", "Logits", "AttentionOutput", "MLPOutput", "HeadOutput", "Queries", "Keys", "Values")
+    that this family cannot give -> why, and what to read instead."""
+
+    def residual_factors(self, block: nn.Module) -> tuple[Factor, Factor, Factor]:
+        """How a decoder block scales what it adds up: (attention, MLP, the residual stream that comes in).
+
+        A block's output is `residual * third + attention * first + mlp * second`. The default knows the names that transformers gives such
+        factors, since families take text models of other families: Granite's `residual_multiplier` and Gemma 4's `layer_scalar`.
+
+        Returns:
+            numbers, or tensors that broadcast to (batch, token, feature).
+        """
+        part, whole = getattr(block, "residual_multiplier", 1.0), getattr(block, "layer_scalar", 1.0)
+        return part * whole, part * whole, whole
 
     def leading(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
         """How many positions the model puts before `input_ids` for a row's images."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from probe.backbones.base import Backbone
 from probe.backbones.registry import register
+from probe.backbones.shared.cross_attention import NO_INTERFACE, POST_NORM, POST_NORM_PARTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 @register("git")
 class Git(Backbone):
     """The model itself puts the image before `input_ids`, which hold no image token."""
+
+    part_paths: ClassVar[Mapping[str, str]] = POST_NORM_PARTS
+    sum_reason = POST_NORM
+    unreadable: ClassVar[Mapping[str, str]] = NO_INTERFACE
 
     def leading(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
         pixels = inputs["pixel_values"]

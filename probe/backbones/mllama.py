@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import Backbone, Factor
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_tower import covered_share, patches_per_side
@@ -15,6 +15,7 @@ from probe.backbones.shared.tiled_layout import padded_canvas, tiled_grid
 from probe.tokens.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -32,6 +33,11 @@ class Mllama(Backbone):
     class_tokens = "kept"
     prefix = ("batched",)
     answer_fill: ClassVar[Mapping[str, int | None]] = {**Backbone.answer_fill, "cross_attention_mask": None}
+
+    def residual_factors(self, block: nn.Module) -> tuple[Factor, Factor, Factor]:
+        gates = [getattr(block, name, None) for name in ("cross_attn_attn_gate", "cross_attn_mlp_gate")]
+        attention, mlp = (1.0 if gate is None else gate.detach().tanh() for gate in gates)
+        return attention, mlp, 1.0
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         from transformers.models.mllama.image_processing_mllama import get_image_size_fit_to_canvas, get_optimal_tiled_canvas

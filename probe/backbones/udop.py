@@ -14,6 +14,11 @@ from probe.backbones.shared.cross_attention import ANSWER_ALONE
 class Udop(Backbone):
     """Neither projected tokens nor vision states exist."""
 
+    part_paths: ClassVar[Mapping[str, str]] = {
+        "attention": "layer.0.SelfAttention",
+        "cross_attention": "layer.1.EncDecAttention",
+        "mlp": "layer.2.DenseReluDense",
+    }
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": f"{ANSWER_ALONE} Read Hidden() of the answer instead.",
         "Vision": "one encoder reads text tokens and patches together; there is no vision tower. Read Hidden() of the answer instead.",

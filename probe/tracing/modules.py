@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 
 from probe.backbones import backbone_for
 from probe.errors import LoadError
+from probe.tracing.parts import BlockParts, block_parts, changed_between_blocks, final_norm
 
 _ATTENTION = ("self_attn", "attention", "attn", "cross_attn", "self_attention")
 _IMAGE_TOKEN = ("image_token_id", "image_token_index", "video_token_index")
+_BETWEEN_BLOCKS = "the states are changed between blocks, where what is known of the image is added to them"
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches")
 
 
@@ -31,6 +33,9 @@ class Modules:
         image_token_id: the id of image tokens in `input_ids`; None if there is none.
         axes: the axes of a block's output.
         unreadable: name of a read -> why it cannot be read from this family, and what to read instead.
+        parts: for each decoder block where its attention and its MLP are.
+        final_norm: the norm that is applied to the last block's output before the head; None: there is none.
+        sum_reason: why a hidden state is not the one before it plus what the block's parts add (`Backbone.sum_reason`); "" where it is.
     """
 
     layers: tuple[str, ...]
@@ -41,6 +46,9 @@ class Modules:
     image_token_id: int | None
     axes: tuple[str, ...] = ("batch", "token", "feature")
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[BlockParts, ...] = ()
+    final_norm: str | None = None
+    sum_reason: str = ""
 
 
 def discover(model: PreTrainedModel) -> Modules:
@@ -54,15 +62,20 @@ def discover(model: PreTrainedModel) -> Modules:
     backbone = backbone_for(model.config)
     vision, vision_blocks = _vision(model, decoder) if "Vision" not in backbone.unreadable else (None, [])
     declared = _recorded(decoder, "attentions")
+    attention = tuple(_attention(names[block], block, declared) for block in blocks)
+    norm = final_norm(decoder)
     return Modules(
         layers=tuple(names[block] for block in blocks),
-        attention=tuple(_attention(names[block], block, declared) for block in blocks),
+        attention=attention,
         last=names[last] if backbone.last_is_normed else names[blocks[-1]],
         vision=names[vision] if vision is not None else "",
         vision_blocks=tuple(names[block] for block in vision_blocks),
         image_token_id=next((token for name in _IMAGE_TOKEN if (token := getattr(model.config, name, None)) is not None), None),
         axes=backbone.axes,
         unreadable=backbone.unreadable,
+        parts=tuple(block_parts(names[block], block, own, backbone.part_paths) for block, own in zip(blocks, attention, strict=True)),
+        final_norm=None if norm is None else names[decoder.get_submodule(norm)],
+        sum_reason=backbone.sum_reason or (_BETWEEN_BLOCKS if changed_between_blocks(decoder) else ""),
     )
 
 

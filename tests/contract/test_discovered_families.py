@@ -60,7 +60,8 @@ def test_the_image_reaches_the_states(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(families.FAMILIES))
 def test_what_a_family_cannot_give_is_listed_here(name: str) -> None:
-    assert set(measure(name).unreadable) == {read for family, read in UNREADABLE if family == name}
+    # What cannot be read of a block's parts is listed in test_parts.py.
+    assert set(measure(name).unreadable) - {"Queries", "Keys", "Values"} == {read for family, read in UNREADABLE if family == name}
 
 
 @pytest.mark.parametrize(("name", "read"), UNREADABLE)

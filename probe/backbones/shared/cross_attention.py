@@ -11,7 +11,23 @@ from probe.backbones.registry import register
 ANSWER_ALONE = "the image goes into an encoder, and the decoder's sequence, which Hidden and Attention read, is the answer alone."
 
 
-@register("blip", "idefics")
+POST_NORM = "a block norms each sum, as BERT does: its output is the norm of a sum, not a sum"
+POST_NORM_PARTS: Mapping[str, str] = {
+    "attention": "attention.output.dense",
+    "cross_attention": "crossattention.output.dense",
+    "mlp": "output.dense",
+    "projection": "attention.output.dense",
+}
+"""The parts of a BERT-like block."""
+
+NO_INTERFACE: Mapping[str, str] = dict.fromkeys(
+    ("Queries", "Keys", "Values"),
+    "its attention does not go through transformers' attention interface, which is where they are read. Read Module() of the block's query, "
+    "key or value projection instead.",
+)
+
+
+@register("idefics")
 class CrossAttention(Backbone):
     """The prompt is in the decoder's sequence, the image is not; the tower's states can be read."""
 
@@ -20,8 +36,36 @@ class CrossAttention(Backbone):
     }
 
 
-@register("florence2", "t5gemma2", "pix2struct", "pp_formulanet", "vision-encoder-decoder", "diffusion_gemma")
+@register("blip")
+class Blip(CrossAttention):
+    """A BERT decoder."""
+
+    part_paths: ClassVar[Mapping[str, str]] = POST_NORM_PARTS
+    sum_reason = POST_NORM
+    unreadable: ClassVar[Mapping[str, str]] = {**CrossAttention.unreadable, **NO_INTERFACE}
+
+
+@register("t5gemma2", "pp_formulanet", "vision-encoder-decoder", "diffusion_gemma")
 class EncoderDecoder(Backbone):
     """The prompt, if there is one, goes into the encoder, too; the tower's states can be read."""
 
     unreadable: ClassVar[Mapping[str, str]] = {"Projected": f"{ANSWER_ALONE} Read Vision() instead."}
+
+
+@register("florence2")
+class Florence2(EncoderDecoder):
+    """A BART decoder."""
+
+    part_paths: ClassVar[Mapping[str, str]] = {"attention": "self_attn", "cross_attention": "encoder_attn", "mlp": "fc2"}
+    sum_reason = POST_NORM
+
+
+@register("pix2struct")
+class Pix2Struct(EncoderDecoder):
+    """A T5 decoder."""
+
+    part_paths: ClassVar[Mapping[str, str]] = {
+        "attention": "self_attention.attention",
+        "cross_attention": "encoder_decoder_attention.attention",
+        "mlp": "mlp.DenseReluDense",
+    }

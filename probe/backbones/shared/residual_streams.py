@@ -17,3 +17,5 @@ class ResidualStreams(Backbone):
         "Projected": "its first block takes several residual streams. Read Hidden(0, at='image') instead: the streams side by side, of "
         "which the first begins as the projected token."
     }
+    part_paths: ClassVar[Mapping[str, str]] = {"attention": "self_attn", "mixer": "linear_attn", "mlp": "mlp"}
+    sum_reason = "each block mixes several residual streams, and weighs what it adds to each of them by the states themselves"
