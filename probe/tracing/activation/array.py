@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import SupportsIndex
 
-import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from probe.errors import GridUnknown, InvalidRead, NotRead, PackageNeeded
+from probe.errors import GridUnknown, InvalidRead, NotRead
 from probe.tokens.equality import equal_fields
 from probe.tokens.layout import Grid, ImageLayout
-from probe.tracing.activation.indexing import as_indices, index_of_label, indices_of_labels, indices_of_slice
+from probe.tracing.activation.conversion import Convertible, as_targets
+from probe.tracing.activation.indexing import as_indices, as_labels, index_of_label, indices_of_labels, indices_of_slice
 from probe.tracing.activation.pixels import sample_pixels
 
-if TYPE_CHECKING:
-    import xarray
-
-DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "row", "col", "height", "width")
+DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "word", "row", "col", "height", "width")
 """Every axis name, in the order in which axes appear."""
 
 Index = SupportsIndex | Sequence[int] | slice | EllipsisType
@@ -30,7 +26,7 @@ Index = SupportsIndex | Sequence[int] | slice | EllipsisType
 
 
 @dataclass(frozen=True, eq=False)
-class Activation:
+class Activation(Convertible):
     """What a model computed at some layers and positions: a tensor with named axes.
 
     Behaves as an array does: `len(a)`, `a[0]`, `a[:, 2:5]`, `numpy.asarray(a)`. Two are equal where their values, axes and coordinates are.
@@ -42,6 +38,9 @@ class Activation:
         layout: positions on the image of the tokens of the `token` or `key` axis, if they are one whole image.
         view: the grid that `row` and `col` were folded to.
         no_grid_reason: why there is no layout.
+        normed: of hidden states, whether they are after the model's final norm: one value for each layer of the `layer` axis, a single one
+            without that axis. None: not hidden states, or not known.
+        words: the words of the `word` axis of a lens, which `sel(word=...)` takes; their token ids are its coordinates.
 
     >>> states = probe.Activation(torch.arange(6.0).reshape(3, 2), ("layer", "feature"), {"layer": (7, 9, 11)})
     >>> states
@@ -56,6 +55,8 @@ class Activation:
     layout: ImageLayout | None = None
     view: Grid | None = None
     no_grid_reason: str = ""
+    normed: tuple[bool, ...] | None = None
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.ndim != len(self.dims):
@@ -66,6 +67,11 @@ class Activation:
         for dim, size in self.shape.items():
             if len(self.coords.get(dim, range(size))) != size:
                 raise InvalidRead(f"The axis {dim} is {size} long and has {len(self.coords[dim])} coordinates. Give each index one.")
+        if len(self.words) not in (0, self.shape.get("word")):
+            raise InvalidRead(f"{len(self.words)} words were given for {self!r}. Give each index of its axis word one.")
+        layers = self.shape.get("layer", 1)
+        if self.normed is not None and len(self.normed) != layers:
+            raise InvalidRead(f"normed={self.normed} has {len(self.normed)} values for {layers} layers. Give each layer one.")
 
     @property
     def shape(self) -> dict[str, int]:
@@ -123,12 +129,12 @@ class Activation:
         """
         return tuple(self.isel(batch=[row]) for row in range(self.data.shape[self._axis("batch")]))
 
-    def sel(self, **labels: SupportsIndex | Sequence[int] | slice) -> Activation:
+    def sel(self, **labels: SupportsIndex | str | Sequence[int] | Sequence[str] | slice) -> Activation:
         """Select by label along named axes: `sel(layer=12, head=0)`.
 
-        A layer's label is its number, a token's its position. A number drops the axis, a list or a range keeps it. A negative number counts
-        from the last label: `sel(layer=-1)` is the last layer that was read. A slice takes the labels from its start up to its stop, which
-        is left out.
+        A layer's and a head's label is its number, a token's its position, a word's the word. A number drops the axis, a list or a range
+        keeps it. A negative number counts from the last label: `sel(layer=-1)` is the last layer that was read. A slice takes the labels
+        from its start up to its stop, which is left out.
 
         >>> states = probe.Activation(torch.arange(3.0), ("layer",), {"layer": (7, 9, 11)})
         >>> states.sel(layer=[11, 7]).data
@@ -143,7 +149,7 @@ class Activation:
             if isinstance(label, slice):
                 result = result._taken(dim, indices_of_labels(label, known, dim))
             else:
-                numbers, single = as_indices(label, f"{dim} {label!r}", f"sel({dim}=...)")
+                numbers, single = as_indices(as_labels(label, dim, result.words, known), f"{dim} {label!r}", f"sel({dim}=...)")
                 indices = [index_of_label(number, known, dim) for number in numbers]
                 result = result._dropped(dim, indices[0]) if single else result._taken(dim, indices)
         return result
@@ -160,6 +166,18 @@ class Activation:
             NotRead: no such axis, or an index beyond its end.
         """
         return self._select_indices(indices)
+
+    def to(self, *targets: str | torch.device | torch.dtype) -> Activation:
+        """The same on a device, in a dtype, or both: `to("cuda")`, `to(torch.float32)`, `to("cpu", torch.float16)`.
+
+        >>> probe.Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)).to("cpu", torch.float32)
+        Activation(feature=2; float32)
+
+        Raises:
+            InvalidRead: neither a device nor a dtype, or two of one kind.
+        """
+        moved: Tensor = self.data.to(**as_targets(targets))  # type: ignore[call-overload]
+        return replace(self, data=moved)
 
     def cosine(self, other: Activation) -> Activation:
         """Cosine similarity along `feature`, in float32, with `other` broadcast along the axes that it lacks.
@@ -249,7 +267,7 @@ class Activation:
         names = " ".join(before), " ".join(after)
         data = rearrange(cells, f"{names[0]} (row col) {names[1]} -> {names[0]} row col {names[1]}", row=grid.rows, col=grid.cols)
         coords = {name: label for name, label in self.coords.items() if name != dim}
-        return Activation(data, (*before, "row", "col", *after), coords, view=grid)
+        return Activation(data, (*before, "row", "col", *after), coords, view=grid, normed=self.normed, words=self.words)
 
     def to_pixels(self) -> Activation:
         """A map on a grid (row, col) as a map on the original image's pixels (height, width).
@@ -266,33 +284,7 @@ class Activation:
         """
         if self.view is None or self.dims[-2:] != ("row", "col"):
             raise GridUnknown(f"{self!r} is not a map on a grid. Fold it first: .grid().to_pixels(), with (row, col) as its last axes.")
-        return Activation(sample_pixels(self.data, self.view), (*self.dims[:-2], "height", "width"), self.coords)
-
-    def numpy(self) -> NDArray[np.generic]:
-        """The data as a NumPy array on the CPU; bfloat16, which NumPy lacks, becomes float32.
-
-        >>> probe.Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)).numpy()
-        array([1., 1.], dtype=float32)
-        """
-        data = self.data.detach().cpu()
-        return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
-
-    def to_xarray(self) -> xarray.DataArray:
-        """The data as an `xarray.DataArray` with the same axis names and coordinates.
-
-        Raises:
-            PackageNeeded: xarray is not installed.
-        """
-        try:
-            import xarray
-        except ModuleNotFoundError as error:
-            raise PackageNeeded("to_xarray() needs xarray, which is not installed: pip install 'fseg-llava[xarray]'.") from error
-        return xarray.DataArray(
-            self.numpy(), dims=self.dims, coords={name: list(label) for name, label in self.coords.items() if name in self.dims}
-        )
+        return Activation(sample_pixels(self.data, self.view), (*self.dims[:-2], "height", "width"), self.coords, normed=self.normed)
 
     def _axis(self, dim: str) -> int:
         if dim not in self.dims:
@@ -318,7 +310,8 @@ class Activation:
         return result
 
     def _dropped(self, dim: str, index: int) -> Activation:
-        return self._without(dim, self.data.select(self._axis(dim), index))
+        result = self._without(dim, self.data.select(self._axis(dim), index))
+        return replace(result, normed=self.normed[index : index + 1]) if dim == "layer" and self.normed else result
 
     def _taken(self, dim: str, indices: Sequence[int]) -> Activation:
         """Some indices of an axis, with their labels; the same object if these are all, in order."""
@@ -327,13 +320,22 @@ class Activation:
             return self
         data = self.data.index_select(axis, torch.tensor(list(indices), dtype=torch.long, device=self.data.device))
         bare = self._without_grid({dim})
-        return replace(bare, data=data, coords={**bare.coords, dim: tuple(known[index] for index in indices)})
+        return replace(
+            bare,
+            data=data,
+            coords={**bare.coords, dim: tuple(known[index] for index in indices)},
+            normed=tuple(self.normed[index] for index in indices) if dim == "layer" and self.normed else bare.normed,
+            words=tuple(self.words[index] for index in indices) if dim == "word" and self.words else bare.words,
+        )
 
     def _without(self, dim: str, data: Tensor) -> Activation:
-        return replace(self._without_grid({dim}), data=data, dims=tuple(d for d in self.dims if d != dim))
+        """The same without an axis, as after a reduction; it stays normed, or not, where its layers agree."""
+        bare = self._without_grid({dim})
+        normed = self.normed[:1] if dim == "layer" and self.normed and len(set(self.normed)) == 1 else bare.normed
+        return replace(bare, data=data, dims=tuple(d for d in self.dims if d != dim), normed=normed)
 
     def _without_grid(self, changed: set[str]) -> Activation:
-        """The same without the coordinates of these axes, and without the layout or view that goes with them."""
+        """The same without the labels of these axes, and without the layout or view that goes with them."""
         tokens, cells = changed & {"token", "key"}, changed & {"row", "col"}
         return replace(
             self,
@@ -341,4 +343,6 @@ class Activation:
             layout=None if tokens else self.layout,
             view=None if cells else self.view,
             no_grid_reason="it is a part of what was read there" if tokens and self.layout else self.no_grid_reason,
+            normed=None if changed & {"layer", "feature"} else self.normed,
+            words=() if "word" in changed else self.words,
         )

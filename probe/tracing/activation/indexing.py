@@ -17,11 +17,30 @@ def as_indices(indices: object, description: str, method: str) -> tuple[tuple[in
     Raises:
         NotRead: neither an integer nor several.
     """
+    if indices is None:
+        raise NotRead(f"{description} would add an axis, and an activation's axes all have names. Index the tensor itself: .data[None].")
     single = as_int(indices)
     several = (single,) if single is not None else as_ints(indices)
     if several is None:
-        raise NotRead(f"{description} was asked for; {method} takes an integer, several of them, or a slice.")
+        raise NotRead(f"{description} was asked for; {method} takes an integer, several in a list, or a slice.")
     return several, single is not None
+
+
+def as_labels(label: object, dim: str, words: Sequence[str], known: Sequence[int]) -> object:
+    """The labels that words stand for on the axis `word`; anything else as it is.
+
+    Raises:
+        NotRead: a word that is not there.
+    """
+    if dim != "word":
+        return label
+    if isinstance(label, str):
+        if label not in words:
+            raise NotRead(f"word {label!r} was asked for; this activation has {', '.join(map(repr, words)) or 'no words'}.")
+        return known[words.index(label)]
+    if isinstance(label, (list, tuple)):
+        return [as_labels(one, dim, words, known) for one in label]
+    return label
 
 
 def index_of_label(label: int, known: Sequence[int], dim: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from probe.errors import InvalidRead, NotRead
@@ -14,7 +15,7 @@ from probe.tracing.activation.array import Activation, Index
 class RaggedActivation(Activation):
     """An activation whose rows differ in length, such as a span of two tokens in one row and of three in another.
 
-    It is a sequence of the rows' own activations: `rows()`, `len(a)`, `a[0]`, iteration. Anything that needs one tensor for the whole
+    It is a sequence of the rows' own activations: `rows()`, `len(a)`, `a[0]`, iteration; `to` moves them all. Anything that needs one tensor for the whole
     batch (`data`, `sel`, `mean`, ...) raises `NotRead`.
 
     >>> from probe.tracing.activation import RaggedActivation
@@ -38,6 +39,8 @@ class RaggedActivation(Activation):
             layout=None,
             view=None,
             no_grid_reason="the rows of the batch differ in length; fold each of .rows()",
+            normed=rows[0].normed,
+            words=rows[0].words,
         )
 
     @property
@@ -52,6 +55,10 @@ class RaggedActivation(Activation):
     def rows(self) -> tuple[Activation, ...]:
         """Each row's own activation, with a `batch` axis of length 1."""
         return self._rows
+
+    def to(self, *targets: str | torch.device | torch.dtype) -> RaggedActivation:
+        """Each row on a device, in a dtype, or both; see `Activation.to`."""
+        return RaggedActivation([row.to(*targets) for row in self._rows])
 
     def __repr__(self) -> str:
         shapes = [row.shape for row in self._rows]

@@ -135,7 +135,7 @@ def test_places_are_taken_along_several_axes_at_once() -> None:
     [
         (lambda: READ.sel(token=5), r"token 5 occurs 2 times, at the indices 0, 3\. Choose one, as by isel\(token=0\)"),
         (lambda: READ.sel(layer=[7, 8]), "layer 8 was asked for; this activation has layer 7, 9, 11"),
-        (lambda: READ.sel(layer=7.5), r"sel\(layer=\.\.\.\) takes an integer, several of them, or a slice"),
+        (lambda: READ.sel(layer=7.5), r"sel\(layer=\.\.\.\) takes an integer, several in a list, or a slice"),
         (lambda: READ.sel(layer=slice(-2, None)), "a slice of labels has no step and nothing negative"),
         (lambda: READ.sel(head=0), "No axis 'head'"),
         (lambda: READ.isel(layer=[0, 3]), "Index 3 of layer was asked for; this activation has 3 of them"),
@@ -180,3 +180,93 @@ def test_coordinates_are_as_many_as_their_axis_is_long() -> None:
         Activation(torch.zeros(2), ("layer",), {"layer": (1, 2, 3)})
     with pytest.raises(InvalidRead, match=r"shape \(2,\) has 1 axes, and 2 names"):
         Activation(torch.zeros(2), ("layer", "token"))
+
+
+HEADS = Activation(
+    torch.arange(2.0 * 1 * 2 * 3 * 2).reshape(2, 1, 2, 3, 2),
+    ("layer", "batch", "head", "token", "feature"),
+    {"layer": (4, 7), "head": (0, 3), "token": (5, 6, 9)},
+    normed=(False, True),
+)
+"""Two heads, 0 and 3, of layers 4 and 7 at the positions 5, 6 and 9."""
+
+
+@pytest.mark.parametrize(
+    ("taken", "coords", "tensor"),
+    [
+        (HEADS[0], {"head": (0, 3), "token": (5, 6, 9)}, HEADS.data[0]),
+        (HEADS[:, :, :, 1:], {"layer": (4, 7), "head": (0, 3), "token": (6, 9)}, HEADS.data[:, :, :, 1:]),
+        (HEADS[:, 0, 1], {"layer": (4, 7), "token": (5, 6, 9)}, HEADS.data[:, 0, 1]),
+        (HEADS[[1], ..., 0], {"layer": (7,), "head": (0, 3), "token": (5, 6, 9)}, HEADS.data[[1], ..., 0]),
+        (HEADS.sel(layer=-1, head=3), {"token": (5, 6, 9)}, HEADS.data[1, :, 1]),
+        (HEADS.sel(layer=7, token=[9, 5]), {"head": (0, 3), "token": (9, 5)}, HEADS.data[1][:, :, [2, 0]]),
+        (HEADS.sel(head=[3, 0]).isel(token=-1), {"layer": (4, 7), "head": (3, 0)}, HEADS.data[:, :, [1, 0], 2]),
+    ],
+)
+def test_heads_are_selected_beside_other_axes(taken: Activation, coords: dict[str, tuple[int, ...]], tensor: torch.Tensor) -> None:
+    assert taken.coords == coords
+    assert torch.equal(taken.data, tensor)
+
+
+def test_iterating_gives_the_items_of_the_first_axis() -> None:
+    assert [one.normed for one in HEADS] == [(False,), (True,)]
+    assert [one.coords["head"] for one in HEADS] == [(0, 3), (0, 3)]
+    rows = Activation(torch.rand(1, 2, 3, 4), ("batch", "head", "query", "key"), {"head": (0, 3), "query": (7, 8, 9)})
+    assert rows[0].sel(head=3, query=8).data.tolist() == rows.data[0, 1, 1].tolist()
+
+
+def test_a_head_that_was_not_read_is_refused() -> None:
+    with pytest.raises(NotRead, match="head 1 was asked for; this activation has head 0, 3"):
+        HEADS.sel(head=1)
+
+
+def test_which_layers_are_normed_goes_with_the_layers() -> None:
+    assert HEADS.sel(layer=[7]).normed == (True,)
+    assert HEADS[::-1].normed == (True, False)
+    assert HEADS.sel(layer=4).normed == (False,)
+    assert HEADS.mean("layer").normed is None
+    assert HEADS.sel(layer=[4]).mean("layer", "token").normed == (False,)
+    assert HEADS.mean("feature").normed is None
+    assert HEADS.map(HEADS.data * 2).normed == (False, True)
+    assert HEADS.map(HEADS.data[1:]).normed is None
+    with pytest.raises(InvalidRead, match=r"normed=\(True,\) has 1 values for 2 layers"):
+        Activation(torch.zeros(2), ("layer",), normed=(True,))
+
+
+def test_new_axes_and_masks_are_refused() -> None:
+    for wrong in (lambda: READ[None], lambda: READ[:, None]):
+        with pytest.raises(NotRead, match=r"Index None of (layer|token) would add an axis.*\.data\[None\]"):
+            wrong()
+    for mask in (True, READ.data[0] > 1, [True, False, True]):
+        with pytest.raises(NotRead, match="takes an integer, several in a list, or a slice"):
+            _ = READ[mask]  # type: ignore[index]
+    with pytest.raises(NotRead, match="token None would add an axis"):
+        READ.sel(token=None)  # type: ignore[arg-type]
+
+
+def test_an_activation_moves_between_devices_and_dtypes() -> None:
+    image = Activation(torch.arange(6.0), ("token",), {"token": tuple(range(6))}, layout=NEWLINES, normed=(True,))
+    for half in (image.to(torch.float16), image.to("float16"), image.to("cpu", torch.float16), image.to(torch.float16, "cpu")):
+        assert half.data.dtype == torch.float16
+        assert (half.coords, half.layout, half.normed) == (image.coords, NEWLINES, (True,))
+    assert image.to("meta").data.device.type == "meta"
+    assert image.to() == image
+    for wrong in (("gpu",), ("cpu", "cpu"), (torch.float16, "float32"), (3,)):
+        with pytest.raises(InvalidRead, match="one device, such as 'cuda:0' or 'cpu', one dtype"):
+            image.to(*wrong)  # type: ignore[arg-type]
+
+
+def test_words_are_selected_by_themselves_and_by_their_tokens() -> None:
+    lens = Activation(torch.arange(6.0).reshape(2, 3), ("token", "word"), {"word": (50, 8, 3)}, words=("cat", "dog", "cow"))
+    assert lens.sel(word="dog").data.tolist() == [1, 4]
+    assert lens.sel(word="dog").words == ()
+    assert lens.sel(word=8) == lens.sel(word="dog")
+    taken = lens.sel(word=["cow", "cat"])
+    assert (taken.words, taken.coords, taken.data.tolist()) == (("cow", "cat"), {"word": (3, 50)}, [[2, 0], [5, 3]])
+    assert lens[:, 1:].words == ("dog", "cow")
+    with pytest.raises(NotRead, match="word 'horse' was asked for; this activation has 'cat', 'dog', 'cow'"):
+        lens.sel(word="horse")
+    with pytest.raises(NotRead, match="takes an integer"):
+        lens.sel(token="cat")
+    with pytest.raises(InvalidRead, match="1 words were given for"):
+        Activation(torch.zeros(2), ("word",), words=("cat",))

@@ -81,3 +81,12 @@ def test_activations_are_equal_where_values_and_names_are() -> None:
     assert Activation(torch.tensor([1.0, torch.nan]), ("token",), {"token": (4, 5)}) != holed
     assert holed.map(holed.data.double()) != holed
     assert holed != holed.data.tolist()
+
+
+def test_all_rows_move_together() -> None:
+    half = RAGGED.to(torch.float16)
+    assert isinstance(half, RaggedActivation)
+    assert [row.data.dtype for row in half] == [torch.float16] * 2
+    assert [row.coords for row in half] == [{"batch": (0,)}, {"batch": (1,)}]
+    assert len(half) == 2
+    assert half[1].shape == {"batch": 1, "token": 3}

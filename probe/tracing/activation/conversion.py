@@ -1,0 +1,90 @@
+"""What an activation is outside of torch: a NumPy array, an xarray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from probe.errors import InvalidRead, PackageNeeded
+
+if TYPE_CHECKING:
+    import xarray
+
+
+class _Labelled(Protocol):
+    """A tensor with named axes."""
+
+    @property
+    def data(self) -> Tensor: ...
+    @property
+    def dims(self) -> tuple[str, ...]: ...
+    @property
+    def coords(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def words(self) -> tuple[str, ...]: ...
+    def numpy(self) -> NDArray[np.generic]: ...
+
+
+class Convertible:
+    """What a tensor with named axes is in other libraries."""
+
+    def numpy(self: _Labelled) -> NDArray[np.generic]:
+        """The data as a NumPy array on the CPU; bfloat16, which NumPy lacks, becomes float32.
+
+        >>> probe.Activation(torch.ones(2, dtype=torch.bfloat16), ("feature",)).numpy()
+        array([1., 1.], dtype=float32)
+        """
+        data = self.data.detach().cpu()
+        return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
+
+    def __array__(self: _Labelled, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def to_xarray(self: _Labelled) -> xarray.DataArray:
+        """The data as an `xarray.DataArray` with the same axis names and coordinates.
+
+        Raises:
+            PackageNeeded: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ModuleNotFoundError as error:
+            raise PackageNeeded("to_xarray() needs xarray, which is not installed: pip install 'fseg-llava[xarray]'.") from error
+        coords: dict[str, list[int] | list[str]] = {name: list(label) for name, label in self.coords.items() if name in self.dims}
+        if self.words and "word" in self.dims:
+            coords["word"] = list(self.words)
+        return xarray.DataArray(self.numpy(), dims=self.dims, coords=coords)
+
+
+def as_targets(targets: tuple[str | torch.device | torch.dtype, ...]) -> dict[str, torch.device | torch.dtype]:
+    """The device and the dtype among what `Activation.to` was given, by the names of `Tensor.to`'s arguments.
+
+    Raises:
+        InvalidRead: neither a device nor a dtype, or two of one kind.
+    """
+    found: dict[str, torch.device | torch.dtype] = {}
+    for target in targets:
+        value = _named(target) if isinstance(target, str) else target
+        kind = "device" if isinstance(value, torch.device) else "dtype"
+        if not isinstance(value, (torch.device, torch.dtype)) or kind in found:
+            raise InvalidRead(
+                f"to({', '.join(map(repr, targets))}): one device, such as 'cuda:0' or 'cpu', one dtype, such as torch.float32, or both."
+            )
+        found[kind] = value
+    return found
+
+
+def _named(name: str) -> torch.device | torch.dtype | None:
+    """The dtype or the device of this name."""
+    dtype = getattr(torch, name, None)
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        return None
