@@ -8,50 +8,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from probe.errors import AmbiguousWord, InvalidRead, SpanNotFound
-from probe.tokens.integers import as_int, as_ints
+from probe.tokens.integers import as_int
 from probe.tokens.layout import ImageLayout
 from probe.tokens.offsets import TokenText, text_of
 from probe.tokens.search import find_sentences, find_words
+from probe.tokens.span import Span, image_spans, shortened
+
+__all__ = ["Span", "TokenMap", "image_spans", "shortened"]
 
 _BUILT_IN = re.compile(r"image|image \d+|prompt|question|answer|end")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Positions in the sequence, in order.
-
-    Attributes:
-        positions: counted from 0 at the first real token (padding is not counted).
-        name: for messages.
-
-    Example:
-        >>> probe.Span(range(3), "first")
-        Span(positions=(0, 1, 2), name='first')
-    """
-
-    positions: tuple[int, ...]
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        positions = as_ints(self.positions)
-        if positions is None:
-            raise InvalidRead(
-                f"Span({shortened(repr(self.positions), 120)}): positions are integers, in a tuple, a range, a list or an array."
-            )
-        object.__setattr__(self, "positions", positions)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-
-def image_spans(images: Sequence[Sequence[int]]) -> dict[str, Span]:
-    """The spans of the images' tokens: `image` for all of them, `image 0`, `image 1`... for each; none without images."""
-    if not images:
-        return {}
-    together = Span(tuple(position for image in images for position in image), "image")
-    return {"image": together, **{f"image {i}": Span(tuple(image), f"image {i}") for i, image in enumerate(images)}}
 
 
 @dataclass(frozen=True)
@@ -223,6 +190,27 @@ class TokenMap:
         last = max(span.positions, default=-1)
         return Span(tuple(p for p in self._positions(within) if p > last), f"after {span.name}".strip())
 
+    def predicting(self, span: str | int | Span) -> Span:
+        """The positions whose logits predict the tokens of a span: for each token the position before it.
+
+        Args:
+            span: a span, its name, or one position, as `resolve` takes them.
+
+        Raises:
+            SpanNotFound: no such span, or it holds the first token, which nothing predicts.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, a cat.").tokens
+            >>> tokens.predicting("answer").positions[0] == tokens.span("prompt").positions[-1]
+            True
+        """
+        positions = self.resolve(span)
+        name = span.name if isinstance(span, Span) else str(span)
+        if 0 in positions:
+            where = f"{name!r} holds position 0" if name else "Position 0 is among them"
+            raise SpanNotFound(f"{where}, which no position predicts: it is the first of the sequence. Ask for the positions after it.")
+        return Span(tuple(position - 1 for position in positions), f"predicting {name}".strip())
+
     def offsets(self, span: Span, within: str | Span = "answer") -> tuple[int, int]:
         """The characters (start, stop) of a span in the text of another one, `text(within)`.
 
@@ -337,11 +325,6 @@ def _named(within: str | Span | None) -> str:
     if isinstance(within, Span):
         return f"the span {within.name!r}" if within.name else "the span"
     return f"the {within}" if within else "the text"
-
-
-def shortened(text: str, limit: int) -> str:
-    """The text, or if it is longer than `limit` its first characters and "…"."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _range(positions: Sequence[int]) -> str:

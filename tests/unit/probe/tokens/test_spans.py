@@ -148,3 +148,23 @@ def test_an_answer_is_tokenised_in_its_context() -> None:
     after = suffix_ids(tokenizer, "[INST] hi [/INST]", "yes")
     assert tokenizer.convert_ids_to_tokens(list(after)) == ["▁yes"]
     assert suffix_ids(tokenizer, "[INST] hi [/INST]", " yes") == after
+
+
+def test_a_token_is_predicted_at_the_position_before_it() -> None:
+    tokens = answered("yes, it contains a cat.")
+    prompt = len(tokens.span("prompt"))
+    answer = tokens.predicting("answer")
+    assert answer.positions == tuple(range(prompt - 1, len(tokens) - 1))
+    assert answer.name == "predicting answer"
+    assert tokens.predicting(-1).positions == (len(tokens) - 2,)
+    assert tokens.predicting(Span((7, 3))) == Span((6, 2), "predicting")
+    assert tokens.predicting(Span(())).positions == ()
+
+
+def test_nothing_predicts_the_first_token() -> None:
+    tokens = answered("No.")
+    for first, message in (("prompt", "'prompt' holds position 0"), (0, "'0' holds"), (Span((3, 0)), "Position 0 is among them")):
+        with pytest.raises(SpanNotFound, match=f"{message}.*which no position predicts"):
+            tokens.predicting(first)
+    with pytest.raises(SpanNotFound, match="No span 'word'"):
+        tokens.predicting("word")
