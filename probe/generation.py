@@ -3,42 +3,73 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from probe.encoder import Encoder
 from probe.errors import NotFinite, ProbeError
 from probe.inputs.encoding import Answer, Encoding
 from probe.runtime import Batch, Runtime
+from probe.tokens.integers import as_int
 from probe.tracing.finite import FiniteCheck
 
 MAX_NEW_TOKENS = 64
 
 
-def generate(runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: str | None = None, **options: object) -> Answer:
+def generate(
+    runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: str | None = None, scores: bool = False, **options: object
+) -> Answer:
     """The model's answer by Hugging Face's `generate`: see `Probe.generate`."""
+    (answer,) = generate_answers(runtime, encoder, encoding, begin=begin, scores=scores, count=None, **options)
+    return answer
+
+
+def generate_answers(
+    runtime: Runtime,
+    encoder: Encoder,
+    encoding: Encoding,
+    *,
+    begin: str | None = None,
+    scores: bool = False,
+    count: int | None = None,
+    **options: object,
+) -> list[Answer]:
+    """The model's answers by Hugging Face's `generate`, `count` of them, one if that is None: see `Probe.generate`."""
+    model = runtime.model
+    settings, ending = generation_options(
+        options, encoder.pad_token_id(), runtime.image_token_id, model.generation_config, count=count, scores=scores
+    )
     start = encoding.with_answer(begin) if begin else encoding
     if isinstance(start, Answer) and "end" in start.tokens.spans:
-        return start
-    known = start.inputs["input_ids"].shape[1]
-    model = runtime.model
-    settings = generation_options(options, encoder.pad_token_id(), runtime.image_token_id, model.generation_config)
-    finite = FiniteLogits()
+        unscored = scores and start.log_probabilities is None
+        return [replace(start, log_probabilities=torch.zeros(0)) if unscored else start] * (count or 1)
+    finite, chosen = FiniteLogits(), ChosenScores()
     processors: Any = settings.get("logits_processor") or ()
-    settings["logits_processor"] = LogitsProcessorList([*processors, finite])
-    with runtime.engine.lock, torch.no_grad():
+    settings["logits_processor"] = LogitsProcessorList([*processors, finite, *([chosen] if scores else [])])
+    with runtime.engine.lock, torch.no_grad(), chosen.watching(model) if scores else nullcontext():
         inputs = runtime.backbone.forward_inputs(model, start.inputs)
         output = model.generate(**inputs, **settings)
     if finite.check.failed():
         raise runtime.not_finite_with_layer(NotFinite.of_next_logits(), [Batch.of(start)])
-    ids = getattr(output, "sequences", output)[0].tolist()
-    generated = ids[known:] if "input_ids" in inputs else ids
-    return encoding.with_answer_ids((*start.tokens.ids[encoding.prompt_length :], *generated))
+    sequences: Tensor = getattr(output, "sequences", output)
+    kept = start.tokens.ids[encoding.prompt_length :]
+    known = start.inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    of_rows = chosen.log_probabilities(sequences) if scores else [None] * len(sequences)
+    answers = []
+    for row, scored in zip(sequences.tolist(), of_rows, strict=True):
+        ids = ending.cut(row[known:]) if count else row[known:]
+        padding = len(row) - known - len(ids)
+        answers.append(
+            encoding.with_answer_ids((*kept, *ids), log_probabilities=None if scored is None else scored[: len(scored) - padding].clone())
+        )
+    return answers
 
 
 class FiniteLogits(LogitsProcessor):
@@ -52,19 +83,96 @@ class FiniteLogits(LogitsProcessor):
         return scores
 
 
+class ChosenScores(LogitsProcessor):
+    """Leaves the logits of each step as they are, and keeps the log-probability of the token that was then chosen.
+
+    A processor gets logits that Hugging Face's own processors have changed, so the model's are taken from its output. Those of one step are
+    held at a time.
+    """
+
+    def __init__(self) -> None:
+        self._output: Tensor | None = None
+        self._pending: Tensor | None = None
+        self._steps: list[Tensor] = []
+
+    @contextmanager
+    def watching(self, model: PreTrainedModel) -> Iterator[None]:
+        """Take the logits of the model's outputs, or of the submodel's that generates in its place."""
+        models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+        handles = [module.register_forward_hook(self._keep_output) for module in models]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._choose(input_ids[:, -1:])
+        self._pending, self._output = self._output, None
+        return scores
+
+    def log_probabilities(self, sequences: Tensor) -> list[Tensor]:
+        """For each row the log-probabilities of its generated tokens, those after its end included."""
+        self._choose(sequences[:, -1:])
+        self._pending = None
+        rows = torch.stack(self._steps, dim=1) if self._steps else torch.zeros(len(sequences), 0)
+        return list(rows.cpu())
+
+    def _keep_output(self, module: nn.Module, inputs: object, output: object) -> None:
+        logits = getattr(output, "logits", None)
+        if isinstance(logits, Tensor) and logits.ndim == 3:
+            self._output = logits[:, -1].to(torch.float32, copy=True)
+
+    def _choose(self, ids: Tensor) -> None:
+        """The tokens that were chosen of the last step's logits."""
+        if self._pending is not None:
+            chosen = self._pending.gather(1, ids.to(self._pending.device))[:, 0]
+            self._steps.append(chosen - self._pending.logsumexp(-1))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an answer ends among others that go on.
+
+    Attributes:
+        ends: the tokens that end an answer; they belong to it.
+        padding: what follows them.
+    """
+
+    ends: frozenset[int]
+    padding: int | None
+
+    def cut(self, ids: list[int]) -> list[int]:
+        """The ids without padding after the end: up to the first token that ends an answer, or, if another rule ended it, the last real one."""
+        stop = next((index + 1 for index, token in enumerate(ids) if token in self.ends), None)
+        if stop is None:
+            stop = len(ids)
+            while stop and ids[stop - 1] == self.padding:
+                stop -= 1
+        return ids[:stop]
+
+
 def generation_options(
-    options: Mapping[str, object], pad_token_id: int | None, image_token_id: int, checkpoint: GenerationConfig
-) -> dict[str, object]:
-    """The keyword arguments of `model.generate` besides its inputs.
+    options: Mapping[str, object],
+    pad_token_id: int | None,
+    image_token_id: int,
+    checkpoint: GenerationConfig,
+    *,
+    count: int | None = None,
+    scores: bool = False,
+) -> tuple[dict[str, object], Ending]:
+    """The keyword arguments of `model.generate` besides its inputs, and where an answer ends.
 
     Args:
         options: the user's. A `generation_config` is taken as it is, with the other options over it.
         checkpoint: the checkpoint's own settings, which hold where the options say nothing.
         image_token_id: never generated: Hugging Face would look for another image.
+        count: how many answers were asked for; None: one.
+        scores: whether each token's log-probability is kept.
 
     Raises:
-        ProbeError: `generation_config` is no GenerationConfig, several sequences were asked for,
-            or scores and states along with the answer; an answer is one sequence.
+        ProbeError: `generation_config` is no GenerationConfig, it asks for several sequences, or several equal ones would result; scores
+            and states along with the answer; `scores` where tokens are not chosen from the model's own distribution.
     """
     own = dict(options)
     config = own.pop("generation_config", None)
@@ -72,24 +180,34 @@ def generation_options(
         raise ProbeError(f"generation_config= is a {type(config).__name__}. Pass a transformers.GenerationConfig, or its settings by name.")
     suppressed: Any = own.pop("suppress_tokens", None) or getattr(config or checkpoint, "suppress_tokens", None) or ()
     own["suppress_tokens"] = [*suppressed, image_token_id]
+    if count is not None:
+        own["num_return_sequences"] = count
     if config is not None:
-        settings, effective = _over_config(config, own, pad_token_id)
+        settings, effective = _over_config(config, own, pad_token_id, checkpoint)
     else:
-        settings = _greedy_by_default(own, pad_token_id)
-        effective = own
-    _refuse_other_outputs(effective)
-    return settings
+        settings = _greedy_by_default({"num_return_sequences": 1} | own, pad_token_id)
+        effective = vars(checkpoint) | settings
+    _refuse_other_outputs(own if config is None else effective)
+    _refuse_other_counts(effective, count)
+    if scores:
+        _refuse_unscored(effective)
+    ends: Any = effective.get("eos_token_id")
+    padding: Any = effective.get("pad_token_id")
+    return settings, Ending(frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends), padding)
 
 
 def _over_config(
-    config: GenerationConfig, options: Mapping[str, object], pad_token_id: int | None
+    config: GenerationConfig, options: Mapping[str, object], pad_token_id: int | None, checkpoint: GenerationConfig
 ) -> tuple[dict[str, object], Mapping[str, object]]:
-    """The user's configuration with options over it; and the values of all settings that result."""
+    """The user's configuration with options over it; and the values of all settings that result: the checkpoint's for those left open."""
     merged = copy.deepcopy(config)
     arguments = merged.update(**options)  # what is no setting, such as a logits_processor, is an argument of generate() itself
     if merged.pad_token_id is None:
         merged.pad_token_id = pad_token_id
-    return {"generation_config": merged, **arguments}, vars(merged)
+    if merged.num_return_sequences is None:
+        merged.num_return_sequences = 1
+    decided = {name: value for name, value in vars(merged).items() if value is not None}
+    return {"generation_config": merged, **arguments}, vars(checkpoint) | decided | arguments
 
 
 def _greedy_by_default(options: Mapping[str, object], pad_token_id: int | None) -> dict[str, object]:
@@ -103,16 +221,49 @@ def _greedy_by_default(options: Mapping[str, object], pad_token_id: int | None) 
 
 
 def _refuse_other_outputs(settings: Mapping[str, object]) -> None:
-    """Refuse settings under which Hugging Face returns more than one sequence of ids."""
+    """Refuse settings under which Hugging Face returns more than ids."""
     for name, instead in _READ_INSTEAD.items():
         if settings.get(name):
             raise ProbeError(f"{name}={settings[name]}: generate() returns an Answer, which has none of these. {instead}")
-    several = settings.get("num_return_sequences") or 1
-    if isinstance(several, int) and several > 1:
-        raise ProbeError(f"num_return_sequences={several}: an answer is one sequence. Call generate() several times, with do_sample=True.")
 
 
-_READ_LOGITS = "Leave it out, and read them of the answer with run(answer, [probe.Logits(at='answer')])."
+def _refuse_other_counts(settings: Mapping[str, object], count: int | None) -> None:
+    """Refuse several answers that were not asked of generate() itself, and several that would all be the same."""
+    several: Any = settings.get("num_return_sequences") or 1
+    if count is None and several > 1:
+        raise ProbeError(
+            f"generation_config has num_return_sequences={several}. Pass num_return_sequences={several} to generate() itself: it then "
+            "returns a list of Answers."
+        )
+    if count is not None and (as_int(count) is None or count < 1):
+        raise ProbeError(f"num_return_sequences={count!r}: how many answers to return, 1 or more.")
+    beams: Any = settings.get("num_beams") or 1
+    if several > 1 and not settings.get("do_sample") and beams < several:
+        raise ProbeError(
+            f"num_return_sequences={several}: greedy answers are all the same. Pass do_sample=True, or num_beams={several} or more."
+        )
+
+
+def _refuse_unscored(settings: Mapping[str, object]) -> None:
+    """Refuse `scores` with settings under which a token is not chosen from one step's distribution."""
+    for name, idle in _UNSCORED.items():
+        if settings.get(name) not in (None, idle):
+            raise ProbeError(
+                f"scores=True with {name}={settings[name]}: tokens are not chosen one by one from the model's own distribution. Leave one "
+                "of them out, or read probe.Logits(at=answer.tokens.predicting('answer')) of the answer with run()."
+            )
+
+
+_UNSCORED = MappingProxyType(
+    {
+        "num_beams": 1,
+        "guidance_scale": 1,
+        **dict.fromkeys(("assistant_model", "penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "custom_generate")),
+    }
+)
+"""Settings of Hugging Face's generate() that `scores` cannot follow, and the value with which each does nothing."""
+
+_READ_LOGITS = "Pass scores=True for each token's log-probability, or read them all with run(answer, [probe.Logits(at='answer')])."
 _READ_INSTEAD = MappingProxyType(
     {
         "output_scores": _READ_LOGITS,

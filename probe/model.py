@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from probe.backbones import Backbone
 from probe.encoder import Encoder, ImagePreparation
 from probe.errors import InvalidRead, LoadError
-from probe.generation import generate
+from probe.generation import generate_answers
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.inputs.prompt import Messages
@@ -138,24 +138,48 @@ class Probe:
         """
         return self.encoder.encode(images, text, chat=chat, template=template)
 
-    def generate(self, encoding: Encoding, *, begin: str | None = None, **options: object) -> Answer:
+    @overload
+    def generate(
+        self, encoding: Encoding, *, num_return_sequences: int, begin: str | None = None, scores: bool = False, **options: object
+    ) -> list[Answer]: ...
+
+    @overload
+    def generate(
+        self, encoding: Encoding, *, num_return_sequences: None = None, begin: str | None = None, scores: bool = False, **options: object
+    ) -> Answer: ...
+
+    def generate(
+        self,
+        encoding: Encoding,
+        *,
+        num_return_sequences: int | None = None,
+        begin: str | None = None,
+        scores: bool = False,
+        **options: object,
+    ) -> Answer | list[Answer]:
         """The model's answer: by default greedy, of at most 64 tokens.
 
         Args:
             encoding: a prompt; or an answer, which is continued unless it has ended.
+            num_return_sequences: how many answers, as with `do_sample=True`; they come as a list. Left out: one, by itself.
             begin: words that the answer starts with; the model continues them.
+            scores: keep the probability of each generated token, in the model's own distribution: `Answer.probabilities`.
             options: Hugging Face's own (`max_new_tokens`, `do_sample`, `generation_config`, ...).
 
         Raises:
             InvalidRead: not an encoding of `encode`.
-            ProbeError: several sequences were asked for.
+            ProbeError: options that an Answer cannot follow, such as `output_scores`, or `scores` with beams.
             NotFinite: a step's logits are NaN or infinite.
 
-        >>> model.generate(model.encode(image, "Is there a cat in the image?"), max_new_tokens=4).text
+        >>> x = model.encode(image, "Is there a cat in the image?")
+        >>> model.generate(x, max_new_tokens=4).text
         'yes, it contains'
+        >>> [answer.text[:3] for answer in model.generate(x, num_return_sequences=2, do_sample=True, top_k=1)]
+        ['yes', 'yes']
         """
         _check_encoding(encoding, "generate")
-        return generate(self.runtime, self.encoder, encoding, begin=begin, **options)
+        answers = generate_answers(self.runtime, self.encoder, encoding, begin=begin, scores=scores, count=num_return_sequences, **options)
+        return answers if num_return_sequences is not None else answers[0]
 
     def next_logits(self, encoding: Encoding) -> Float[Tensor, "vocabulary"]:
         """Logits of the next token, float32: `logits[0, -1]` of Hugging Face.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -116,10 +117,12 @@ class Encoding:
         """
         return self.with_answer_ids(self._suffix(self.prompt, text))
 
-    def with_answer_ids(self, ids: tuple[int, ...], margin: float | None = None) -> Answer:
+    def with_answer_ids(
+        self, ids: tuple[int, ...], margin: float | None = None, log_probabilities: Float[Tensor, "token"] | None = None
+    ) -> Answer:
         """The prompt followed by an answer's token ids, as generated. Trailing special tokens become the span `end`, the rest `answer`.
 
-        The prompt's spans are kept; spans that reach into an earlier answer are dropped.
+        The prompt's spans are kept; spans that reach into an earlier answer are dropped. `margin` and `log_probabilities` are the Answer's.
 
         Raises:
             TemplateError: an image token is among the ids; the model would expect another image for it.
@@ -132,7 +135,7 @@ class Encoding:
         self._refuse_image_tokens(ids)
         length = self.prompt_length
         tokens = replace(self.tokens, ids=self.tokens.ids[:length] + tuple(ids), spans=self._answer_spans(ids))
-        return Answer(self._inputs_with(ids), tokens, self.prompt, length, self._suffix, self._fill, margin)
+        return Answer(self._inputs_with(ids), tokens, self.prompt, length, self._suffix, self._fill, margin, log_probabilities)
 
     def _refuse_image_tokens(self, ids: tuple[int, ...]) -> None:
         image_tokens = {self.tokens.ids[position] for image in self.tokens.images for position in image}
@@ -201,6 +204,9 @@ class Answer(Encoding):
 
     Attributes:
         margin: the gate's score, max logit(yes words) - max logit(no words) at the first answer position; None without a gate.
+        log_probabilities: of the generated tokens, float32, on the CPU: the last ones of the sequence, a token that ended the answer
+            included, words that were given left out. The model's own distribution, before penalties, temperature or sampling:
+            `log_softmax` of Hugging Face's logits at `tokens.predicting("answer")`. None: generated without `scores=True`.
 
     Example:
         >>> answer = model.encode(image, "Is there a cat?").with_answer("No.")
@@ -209,18 +215,30 @@ class Answer(Encoding):
     """
 
     margin: float | None = None
+    log_probabilities: Float[Tensor, "token"] | None = None
 
     @property
     def text(self) -> str:
         """The answer's text, special tokens left out."""
         return self.tokens.text("answer")
 
+    @property
+    def probabilities(self) -> Float[Tensor, "token"] | None:
+        """The probability of each generated token, from `log_probabilities`.
+
+        Example:
+            >>> answer = model.generate(model.encode(image, "Is there a cat?"), scores=True, max_new_tokens=3)
+            >>> len(answer.probabilities), bool((answer.probabilities > 0.1).all())
+            (3, True)
+        """
+        return None if self.log_probabilities is None else self.log_probabilities.exp()
+
     def __repr__(self) -> str:
         margin = "" if self.margin is None else f"; margin {self.margin:.3g}"
         return f"Answer({shortened(self.text, 60)!r}; {self.tokens.summary()}{margin})"
 
     def _compared(self) -> tuple[object, ...]:
-        return *super()._compared(), self.margin
+        return *super()._compared(), self.margin, self.log_probabilities
 
 
 def _is_integral(value: object) -> bool:
