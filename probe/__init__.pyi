@@ -2,6 +2,7 @@ import threading
 
 from . import errors as errors
 from . import views as views
+from .attribution.likely import LikelyTokens as LikelyTokens
 from .backbones.base import Backbone as Backbone
 from .backbones.processed_image import ProcessedImage as ProcessedImage
 from .backbones.registry import register as register

@@ -115,6 +115,10 @@ class Backbone:
         """
         return {"position_ids": positions}
 
+    def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
+        """What the model's forward needs beside the ids of one token of text, in a family whose forward insists on an image or a place."""
+        return {}
+
     def layout(self, image: ProcessedImage) -> ImageLayout | None:
         """Where the image tokens of one image lie on it, as the checkpoint's own processor made them.
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
 
 from probe.backbones.base import Backbone
 from probe.backbones.registry import register
 from probe.backbones.shared.cross_attention import ANSWER_ALONE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @register("udop")
@@ -23,3 +28,7 @@ class Udop(Backbone):
         "Projected": f"{ANSWER_ALONE} Read Hidden() of the answer instead.",
         "Vision": "one encoder reads text tokens and patches together; there is no vision tower. Read Hidden() of the answer instead.",
     }
+
+    def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
+        """The token's box on the page."""
+        return {"bbox": torch.zeros(1, 1, 4, device=model.device)}

@@ -175,3 +175,16 @@ def _not_image_text(checkpoint: str, config: PretrainedConfig) -> LoadError:
     return LoadError(
         f"{checkpoint} is a {config.model_type!r} model, which transformers' AutoModelForImageTextToText does not open. {advice}"
     )
+
+
+def refuse_checkpoint_options(revision: str | None, attn_implementation: str, device_map: DeviceMap, remote_code: bool) -> None:
+    """Refuse options of a checkpoint that is loaded by name, given with a loaded model."""
+    given = {
+        "revision": revision is not None,
+        "attn_implementation": attn_implementation != "sdpa",
+        "device_map": device_map is not None,
+        "remote_code": remote_code,
+    }
+    if any(given.values()):
+        names = ", ".join(f"{name}=" for name, is_given in given.items() if is_given)
+        raise LoadError(f"{names} cannot change a loaded model=. Give the options to from_pretrained(), or load the model by its name.")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
 
 from probe.backbones.base import Backbone
 from probe.backbones.registry import register
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ANSWER_ALONE = "the image goes into an encoder, and the decoder's sequence, which Hidden and Attention read, is the answer alone."
 
@@ -35,6 +40,14 @@ class CrossAttention(Backbone):
         "Projected": "the image is not in the sequence: blocks attend across to it. Read Vision() instead."
     }
 
+    def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
+        """IDEFICS' forward takes no text alone: a black image, which its last hidden state is free of where that is replaced."""
+        if model.config.model_type != "idefics":
+            return {}
+        size = model.config.vision_config.image_size
+        pixels = torch.zeros(1, 1, 3, size, size, dtype=model.dtype, device=model.device)
+        return {"pixel_values": pixels, "image_attention_mask": torch.ones(1, 1, 1, dtype=torch.long, device=model.device)}
+
 
 @register("blip")
 class Blip(CrossAttention):
@@ -51,6 +64,12 @@ class EncoderDecoder(Backbone):
 
     unreadable: ClassVar[Mapping[str, str]] = {"Projected": f"{ANSWER_ALONE} Read Vision() instead."}
 
+    def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
+        """PP-FormulaNet's encoder takes nothing but an image: what it would return for one."""
+        if model.config.model_type != "pp_formulanet":
+            return {}
+        states = torch.zeros(1, 1, model.config.get_text_config(decoder=True).hidden_size, dtype=model.dtype, device=model.device)
+        return {"encoder_outputs": [states, states], "input_ids": None}
 
 @register("florence2")
 class Florence2(EncoderDecoder):
