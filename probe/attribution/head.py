@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,6 @@ class VocabularyHead:
 
     Attributes:
         runtime: the model.
-        width: features of the states that it takes.
     """
 
     runtime: Runtime
@@ -40,6 +40,14 @@ class VocabularyHead:
         """How many features a state of one residual stream has."""
         config = self.runtime.model.config.get_text_config(decoder=True)
         return int(config.hidden_size)
+
+    @cached_property
+    def _norm(self) -> str | None:
+        return final_norm(self.runtime.model, self.runtime.modules)
+
+    @cached_property
+    def _owner(self) -> PreTrainedModel:
+        return _owner(self.runtime.model, self.runtime.modules)
 
     def logits(self, states: Float[Tensor, "position feature"], *, normed: bool) -> Float[Tensor, "position vocabulary"]:
         """Next-token logits of states, in the model's dtype.
@@ -52,8 +60,7 @@ class VocabularyHead:
         """
         runtime = self.runtime
         model, modules = runtime.model, runtime.modules
-        norm = final_norm(model, modules)
-        owner = _owner(model, modules)
+        norm, owner = self._norm, self._owner
         with runtime.engine.lock, torch.no_grad():
             # Only where a family's last hidden state is after the norm is it what the norm returned, or what was made of that.
             if normed and runtime.backbone.last_is_normed:
@@ -74,10 +81,10 @@ class VocabularyHead:
 
 def final_norm(model: PreTrainedModel, modules: Modules) -> str | None:
     """The path of the norm after the last block; None: the family has none, as where each block ends with one."""
+    # To be deleted when discovery says it (`Modules.final_norm`).
     stack = modules.layers[-1].rpartition(".")[0]
     holder = stack.rpartition(".")[0]
     children = dict(model.get_submodule(holder).named_children())
-    # A norm by one of the general names may belong to the embeddings, where the final norm has a name of its own.
     name = next((name for name in _FINAL_NORMS if isinstance(children.get(name), nn.Module)), None)
     return None if name is None else f"{holder}.{name}" if holder else name
 
