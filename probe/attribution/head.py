@@ -166,7 +166,7 @@ def _replaced_unnormed(model: PreTrainedModel, modules: Modules, states: Tensor)
     finally:
         for handle in handles:
             handle.remove()
-    if not torch.equal(returned[0], returned[-1]):
+    if not torch.equal(returned[0], returned[-1].to(returned[0].device)):
         raise InvalidRead(
             f"The final norm of {type(model).__name__} was not found, so only its last hidden state can go through the head. "
             "Register a backbone for it."
