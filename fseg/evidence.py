@@ -203,7 +203,7 @@ class Evidence:
             raise NotScoped(f"{self.name}: no activations were read for this class" + ("." if self.present else ": the answer is no."))
         return self.trace
 
-    def _attention(self, query: probe.Position, key: probe.Position, heads: Sequence[str]) -> probe.Activation:
+    def _attention(self, query: probe.Position, key: probe.Position, heads: Sequence[Literal["all", "mean"]]) -> probe.Activation:
         """What was read of this pair, with the first of these treatments of heads that the reads in scope name."""
         if self.scope is None:
             return self._traced.attention(query=query, key=key, heads="all" if heads == ("all",) else None)

@@ -1,8 +1,10 @@
 import threading
 
+from . import edit as edit
 from . import errors as errors
 from . import views as views
 from .attribution.likely import LikelyTokens as LikelyTokens
+from .attribution.metrics import LogitDifference as LogitDifference
 from .backbones.base import Backbone as Backbone
 from .backbones.processed_image import ProcessedImage as ProcessedImage
 from .backbones.registry import register as register
@@ -23,13 +25,21 @@ from .tokens.spans import TokenMap as TokenMap
 from .tracing.activation import Activation as Activation
 from .tracing.activation import RaggedActivation as RaggedActivation
 from .tracing.reads import Attention as Attention
+from .tracing.reads import AttentionOutput as AttentionOutput
+from .tracing.reads import HeadOutput as HeadOutput
 from .tracing.reads import Hidden as Hidden
+from .tracing.reads import Keys as Keys
 from .tracing.reads import Logits as Logits
+from .tracing.reads import MLPOutput as MLPOutput
+from .tracing.reads import Module as Module
 from .tracing.reads import Position as Position
 from .tracing.reads import Positions as Positions
 from .tracing.reads import Projected as Projected
+from .tracing.reads import Queries as Queries
 from .tracing.reads import Read as Read
+from .tracing.reads import Values as Values
 from .tracing.reads import Vision as Vision
+from .tracing.reads import VisionAttention as VisionAttention
 from .tracing.reads import merge as merge
 from .tracing.trace import Trace as Trace
 from .verification import verify as verify

@@ -47,6 +47,10 @@ class NoAttention(InvalidRead):
     """Attention was asked of a block that has none."""
 
 
+class InvalidEdit(InvalidRead):
+    """An edit that this model, input or position does not allow, or a value of another shape."""
+
+
 class NotRead(ProbeError):
     """A trace was asked for something that it did not read."""
 

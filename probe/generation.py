@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -18,16 +18,24 @@ from probe.errors import NotFinite, ProbeError
 from probe.inputs.encoding import Answer, Encoding
 from probe.runtime import Batch, Runtime
 from probe.tokens.integers import as_int
-from probe.tracing.finite import FiniteCheck
+from probe.tracing.capturing.finite import FiniteCheck
+from probe.tracing.edits import Edit
 
 MAX_NEW_TOKENS = 64
 
 
 def generate(
-    runtime: Runtime, encoder: Encoder, encoding: Encoding, *, begin: str | None = None, scores: bool = False, **options: object
+    runtime: Runtime,
+    encoder: Encoder,
+    encoding: Encoding,
+    *,
+    begin: str | None = None,
+    edits: Sequence[Edit] = (),
+    scores: bool = False,
+    **options: object,
 ) -> Answer:
     """The model's answer by Hugging Face's `generate`: see `Probe.generate`."""
-    (answer,) = generate_answers(runtime, encoder, encoding, begin=begin, scores=scores, count=None, **options)
+    (answer,) = generate_answers(runtime, encoder, encoding, begin=begin, edits=edits, scores=scores, count=None, **options)
     return answer
 
 
@@ -37,6 +45,7 @@ def generate_answers(
     encoding: Encoding,
     *,
     begin: str | None = None,
+    edits: Sequence[Edit] = (),
     scores: bool = False,
     count: int | None = None,
     **options: object,
@@ -55,9 +64,9 @@ def generate_answers(
     settings["logits_processor"] = LogitsProcessorList([*processors, finite, *([chosen] if scores else [])])
     with runtime.engine.lock, torch.no_grad(), chosen.watching(model) if scores else nullcontext():
         inputs = runtime.backbone.forward_inputs(model, start.inputs)
-        output = model.generate(**inputs, **settings)
+        output = runtime.generate_edited(start, inputs, settings, edits) if edits else model.generate(**inputs, **settings)
     if finite.check.failed():
-        raise runtime.not_finite_with_layer(NotFinite.of_next_logits(), [Batch.of(start)])
+        raise runtime.not_finite_with_layer(NotFinite.of_next_logits(), [Batch.of(start)], edits)
     sequences: Tensor = getattr(output, "sequences", output)
     kept = start.tokens.ids[encoding.prompt_length :]
     known = start.inputs["input_ids"].shape[1] if "input_ids" in inputs else 0

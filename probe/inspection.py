@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from probe.backbones import Backbone
 from probe.runtime import Runtime
 from probe.sessions.policies import offered_policies
+from probe.tracing.modules import Modules
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,14 @@ def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
             "Attention",
             f"{_pattern(attention)} ({len(attention)} of {len(modules.layers)} blocks)" if attention else "no attention found",
         ),
+        ("AttentionOutput", _parts([part.attention for part in modules.parts])),
+        ("MLPOutput", _parts([part.mlp for part in modules.parts])),
+        ("HeadOutput", _parts([part.projection and f"input of {part.projection}" for part in modules.parts])),
+        ("Queries", _call(modules)),
+        ("Keys", _call(modules)),
+        ("Values", _call(modules)),
         ("Vision", _pattern(modules.vision_blocks) if modules.vision_blocks else "not available"),
+        ("VisionAttention", _parts(modules.vision_attention) if modules.vision_blocks else "not available"),
         ("Projected", f"input of {modules.layers[0]} at the image tokens" if has_image_tokens else "not available"),
         ("Logits", "output of the model"),
     )
@@ -66,6 +75,18 @@ def _grid(backbone: Backbone) -> str:
 def _sharing(runtime: Runtime) -> str:
     offered, reason = offered_policies(runtime)
     return ", ".join(offered) or f"none: each question is asked alone ({reason})"
+
+
+def _parts(paths: Sequence[str | None]) -> str:
+    """The paths of a part, and how many blocks have it."""
+    known = [path for path in paths if path]
+    return f"{_pattern(known)} ({len(known)} of {len(paths)} blocks)" if known else "not available"
+
+
+def _call(modules: Modules) -> str:
+    """Where queries, keys and values are."""
+    paths = [path for block, path in enumerate(modules.attention) if path and block not in modules.attention_without_interface]
+    return f"attention call of {_pattern(paths)}" if paths else "not available: no block calls transformers' attention interface"
 
 
 def _pattern(paths: tuple[str, ...] | list[str]) -> str:

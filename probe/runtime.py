@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,13 +18,18 @@ from probe.errors import InvalidRead, LoadError, NotFinite
 from probe.inputs.encoding import Encoding
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, image_spans
-from probe.tracing.capture import Captured
+from probe.tracing.capturing.captured import Captured
+from probe.tracing.capturing.finite import advice
+from probe.tracing.capturing.vision_layout import VisionLayout
+from probe.tracing.edits import Edit, EditPlan, resolve_edits
+from probe.tracing.edits.stepwise import GenerationEdits, sequences_of, tokens_with_answer
+from probe.tracing.edits.widths import state_width
 from probe.tracing.engine import Engine
-from probe.tracing.finite import advice
 from probe.tracing.modules import Modules, discover
 from probe.tracing.reads import Read
-from probe.tracing.resolving import ReadPlan, SequenceSlot, resolve_reads
-from probe.tracing.trace import Trace, VisionLayout
+from probe.tracing.resolving import ReadPlan, resolve_reads
+from probe.tracing.slots import SequenceSlot
+from probe.tracing.trace import Trace
 
 NO_TOKEN = -1
 """The id at positions that the model itself inserts before `input_ids`."""
@@ -133,45 +139,86 @@ class Runtime:
         Raises:
             InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
         """
-        return resolve_reads(reads, self.modules, tokens)
+        plan = resolve_reads(reads, self.modules, tokens)
+        if plan.vision_attention and tokens:
+            plan.tower = self._vision_layout(tokens)
+        return plan
 
     def forward(self, inputs: Mapping[str, Tensor], **options: object) -> ModelOutput:
         """Hugging Face's forward on encoded inputs, without a KV cache unless `options` say otherwise. The caller holds the lock."""
         return self.model(**self.backbone.forward_inputs(self.model, inputs), **({"use_cache": False} | options))
 
-    def run(self, batch: Batch, reads: Iterable[Read]) -> Trace:
+    def resolve_edits(self, edits: Sequence[Edit], tokens: Sequence[TokenMap]) -> EditPlan:
+        """The edits with their layers, positions and shapes, checked against this model.
+
+        Raises:
+            InvalidEdit, InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
+        """
+        return resolve_edits(edits, self.modules, tokens, self._vision_layout(tokens), partial(state_width, self.model, self.modules))
+
+    def run(self, batch: Batch, reads: Iterable[Read], edits: Sequence[Edit] = ()) -> Trace:
         """One forward over a batch: see `Probe.run`."""
-        plan = self.resolve(reads, batch.tokens)
+        plan, changes = self.resolve(reads, batch.tokens), self.resolve_edits(edits, batch.tokens)
         try:
-            captured = self.engine.run(self.forward, batch.inputs, plan, batch.slots)
+            captured = self.engine.run(self.forward, batch.inputs, plan, batch.slots, edits=changes)
         except NotFinite as error:
-            raise self.not_finite_with_layer(error, [batch]) from error
+            raise self.not_finite_with_layer(error, [batch], edits) from error
         return self.trace(batch.tokens, captured, plan)
+
+    def generate_edited(
+        self, start: Encoding, inputs: Mapping[str, object], settings: Mapping[str, object], edits: Sequence[Edit]
+    ) -> Tensor | ModelOutput:
+        """Hugging Face's generate() under edits: each of its passes is edited where it has what they name.
+
+        Args:
+            start: the prompt, with the words that the answer begins with.
+            inputs, settings: the arguments of generate().
+
+        Raises:
+            InvalidEdit, InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before the first pass.
+        """
+        rows, cached = sequences_of(settings, self.model.generation_config)
+        passes = GenerationEdits(edits, start.tokens, start.prompt_length, rows, cached, self.resolve_edits, self.modules)
+        passes.steps(0)
+        return self.engine.generate(
+            lambda given: self.model.generate(**given, **settings),
+            dict(inputs),
+            lambda given: self.model(**given, use_cache=False),
+            passes.steps,
+        )
 
     def trace(self, tokens: tuple[TokenMap, ...], captured: Captured, plan: ReadPlan) -> Trace:
         """A Trace of what one forward captured of these sequences."""
         depth = (len(self.modules.layers) + 1, len(self.modules.layers))
-        return Trace(tokens, captured, plan, depth, self._vision_layout(tokens))
+        return Trace(tokens, captured, plan, depth, self._vision_layout(tokens), self.backbone.last_is_normed)
 
-    def next_logits(self, encoding: Encoding) -> Float[Tensor, "vocabulary"]:
+    def next_logits(self, encoding: Encoding, edits: Sequence[Edit] = ()) -> Float[Tensor, "vocabulary"]:
         """Logits of the next token, float32: `logits[0, -1]` of Hugging Face."""
+        batch = Batch.of(encoding)
+        changes = self.resolve_edits(edits, [tokens_with_answer(encoding.tokens, encoding.prompt_length, encoding.tokens.ids)])
+
+        def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
+            return self.forward(inputs, logits_to_keep=1)
+
         with self.engine.lock, torch.no_grad():
-            logits: Tensor = self.forward(encoding.inputs, logits_to_keep=1).logits
+            output = self.engine.run_edited(forward, batch.inputs, changes, batch.slots) if edits else forward(batch.inputs)
+            logits: Tensor = output.logits
         return logits[0, -1].float()
 
     def batcher(self, policy: str, work: str) -> AdaptiveBatcher:
         """The batcher of one kind of work ("ask", "score", "trace") under a policy of prefix sharing; it remembers what fitted."""
         return self._batchers.setdefault((policy, work), AdaptiveBatcher(TOKEN_BUDGET[work]))
 
-    def not_finite_with_layer(self, error: NotFinite, batches: Sequence[Batch]) -> NotFinite:
+    def not_finite_with_layer(self, error: NotFinite, batches: Sequence[Batch], edits: Sequence[Edit] = ()) -> NotFinite:
         """The error, completed by the layer where NaN or infinity begins and by what to try.
 
         Args:
             batches: what was run together, each to be run by itself; the first that is not finite is reported.
+            edits: that were in force.
         """
         all_checked = True
         for batch in batches:
-            where = self._first_not_finite(batch)
+            where = self._first_not_finite(batch, edits)
             if where:
                 return self._with_advice(error, f"It begins in {where}. ")
             all_checked = all_checked and where is not None
@@ -180,11 +227,12 @@ class Runtime:
     def _with_advice(self, error: NotFinite, where: str) -> NotFinite:
         return NotFinite(f"{error} {where}{advice(self.model.dtype)}")
 
-    def _first_not_finite(self, batch: Batch) -> str | None:
+    def _first_not_finite(self, batch: Batch, edits: Sequence[Edit]) -> str | None:
         """The first state that is not finite; "" if all are finite; None: this could not be found out."""
         positions = tuple(tuple(range(len(tokens))) for tokens in batch.tokens)
         try:
-            return self.engine.first_not_finite_state(self.forward, batch.inputs, positions, batch.slots)
+            changes = self.resolve_edits(edits, batch.tokens)
+            return self.engine.first_not_finite_state(self.forward, batch.inputs, positions, batch.slots, changes)
         except Exception:  # such as a shortage of memory: it must not replace the error that is being reported
             return None
 

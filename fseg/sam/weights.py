@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fseg.errors import InvalidSam
-from probe.tracing.finite import FiniteCheck
+from probe.tracing.capturing.finite import FiniteCheck
 
 ACCEPTED = "Pass weights of segment-anything's Sam class (such as sam_vit_h_4b8939.pth), or a hub id such as facebook/sam-vit-huge."
 

@@ -1,1 +1,1 @@
-"""What the model's own vocabulary says of its states: the logit lens."""
+"""What the model's own vocabulary says of its states, and which parts wrote it."""

@@ -18,9 +18,6 @@ from probe.errors import InvalidRead
 from probe.runtime import Runtime
 from probe.tracing.modules import Modules
 
-_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "ln_f", "embedding_norm")
-"""What families call the norm after their last block."""
-
 
 @dataclass(frozen=True)
 class VocabularyHead:
@@ -42,10 +39,6 @@ class VocabularyHead:
         return int(config.hidden_size)
 
     @cached_property
-    def _norm(self) -> str | None:
-        return final_norm(self.runtime.model, self.runtime.modules)
-
-    @cached_property
     def _owner(self) -> PreTrainedModel:
         return _owner(self.runtime.model, self.runtime.modules)
 
@@ -60,7 +53,7 @@ class VocabularyHead:
         """
         runtime = self.runtime
         model, modules = runtime.model, runtime.modules
-        norm, owner = self._norm, self._owner
+        norm, owner = self.runtime.modules.final_norm, self._owner
         with runtime.engine.lock, torch.no_grad():
             # Only where a family's last hidden state is after the norm is it what the norm returned, or what was made of that.
             if normed and runtime.backbone.last_is_normed:
@@ -77,16 +70,6 @@ class VocabularyHead:
         if logits is None:
             raise InvalidRead(f"{runtime.family} has no head over a vocabulary here: {type(owner).__name__} returns no logits.")
         return logits[0]
-
-
-def final_norm(model: PreTrainedModel, modules: Modules) -> str | None:
-    """The path of the norm after the last block; None: the family has none, as where each block ends with one."""
-    # To be deleted when discovery says it (`Modules.final_norm`).
-    stack = modules.layers[-1].rpartition(".")[0]
-    holder = stack.rpartition(".")[0]
-    children = dict(model.get_submodule(holder).named_children())
-    name = next((name for name in _FINAL_NORMS if isinstance(children.get(name), nn.Module)), None)
-    return None if name is None else f"{holder}.{name}" if holder else name
 
 
 def _owner(model: PreTrainedModel, modules: Modules) -> PreTrainedModel:

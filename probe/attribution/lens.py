@@ -18,7 +18,7 @@ from probe.errors import InvalidRead, NotFinite
 from probe.runtime import Runtime
 from probe.tokens.integers import as_int
 from probe.tracing.activation import Activation, RaggedActivation
-from probe.tracing.finite import FiniteCheck, advice
+from probe.tracing.capturing.finite import FiniteCheck, advice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,13 +106,9 @@ def normed_layers(runtime: Runtime, activation: Activation, normed: bool | None)
         return (bool(normed),) * activation.shape.get("layer", 1)
     if activation.normed is not None:
         return activation.normed
-    # Until reads say so themselves: the layer's number does.
-    if "layer" in activation.coords:
-        depth = len(runtime.modules.layers)
-        return tuple(runtime.backbone.last_is_normed and layer == depth for layer in activation.coords["layer"])
     raise InvalidRead(
-        f"{activation!r} does not say whether its states are after the final norm, as those of the last layer are. "
-        "Pass lens(..., normed=False), or normed=True for the last layer; or keep the layer axis, as by .sel(layer=[7])."
+        f"{activation!r} does not say whether its states are after the final norm, as hidden states of the last layer are. "
+        "Pass lens(..., normed=False), or normed=True if they are."
     )
 
 

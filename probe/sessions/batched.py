@@ -9,7 +9,7 @@ import torch
 from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations, PackedInputs
 from probe.sessions.prefix import Prefix
-from probe.tracing.resolving import SequenceSlot
+from probe.tracing.slots import SequenceSlot
 
 
 class Batched(Continuations):
@@ -29,7 +29,7 @@ class Batched(Continuations):
         self._real = torch.ones(count, len(prefix), dtype=torch.bool, device=runtime.model.device)
         self._index = self._tensor(range(-len(prefix), 0)).expand(count, -1)
 
-    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
+    def next_inputs(self, tokens: Sequence[Sequence[int]], *, with_keys: bool = False) -> PackedInputs:
         """See `Continuations.next_inputs`."""
         width = max(map(len, tokens))
         ids = self._tensor([[*new, *[0] * (width - len(new))] for new in tokens])
@@ -38,12 +38,20 @@ class Batched(Continuations):
             [[length + min(i, len(new) - 1) for i in range(width)] for length, new in zip(self._lengths, tokens, strict=True)]
         )
         real = self._tensor(range(width))[None] < self._tensor([len(new) for new in tokens])[:, None]
-        slots = tuple(SequenceSlot(row, -length, len(self._prefix)) for row, length in enumerate(self._lengths))
+        before = list(self._lengths)
         self._real, self._index = torch.cat([self._real, real], 1), torch.cat([self._index, index], 1)
         self._lengths = [length + len(new) for length, new in zip(self._lengths, tokens, strict=True)]
         visible = self._visible(self._real[:, None].expand(-1, width, -1), index, self._index)
         last = tuple((row, len(new) - 1) for row, new in enumerate(tokens))
+        slots = tuple(
+            SequenceSlot(row, -length, len(self._prefix), length, self._keys_of(row) if length and with_keys else None)
+            for row, length in enumerate(before)
+        )
         return PackedInputs(self._inputs(ids, index, visible), slots, last)
+
+    def _keys_of(self, row: int) -> tuple[int, ...]:
+        """The key-axis indices of a row's own tokens, in order."""
+        return tuple(index for index in self._real[row].nonzero().flatten().tolist() if index >= len(self._prefix))
 
     def select_sequences(self, kept: Sequence[int]) -> None:
         """See `Continuations.select_sequences`."""

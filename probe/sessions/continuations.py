@@ -14,7 +14,8 @@ from transformers import PretrainedConfig
 
 from probe.runtime import Runtime
 from probe.sessions.prefix import Prefix
-from probe.tracing.resolving import SequenceSlot
+from probe.tracing.edits import EditPlan
+from probe.tracing.slots import SequenceSlot
 
 _TOKENS_A_GROWTH = 32  # that a cache allocates at a time: few copies of it, and little unused memory
 
@@ -56,8 +57,12 @@ class Continuations(ABC):
         """By how many tokens the cache's rows grow when each of `count` sequences gets one."""
 
     @abstractmethod
-    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
-        """The inputs for the next tokens of each sequence, one or more. Run the model on them before the next call."""
+    def next_inputs(self, tokens: Sequence[Sequence[int]], *, with_keys: bool = False) -> PackedInputs:
+        """The inputs for the next tokens of each sequence, one or more. Run the model on them before the next call.
+
+        Args:
+            with_keys: whether the slots have to say where the keys of earlier tokens are, as edits need it.
+        """
 
     @abstractmethod
     def select_sequences(self, kept: Sequence[int]) -> None:
@@ -108,12 +113,18 @@ def attention_windows(config: PretrainedConfig) -> dict[str, int | None]:
     return {"full_attention": None if kinds else window}
 
 
-def last_logits(runtime: Runtime, packed: PackedInputs) -> Float[Tensor, "sequence vocabulary"]:
-    """Run the model on packed inputs: the logits of each sequence's last token."""
+def last_logits(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None = None) -> Float[Tensor, "sequence vocabulary"]:
+    """Run the model on packed inputs: the logits of each sequence's last token.
+
+    Args:
+        edits: that are in force.
+    """
     indices = sorted({index for _, index in packed.last})
+    # The indices stay on the CPU, which can index a tensor on any device: the last block may lie on another than the first.
+    inputs = {**packed.inputs, "logits_to_keep": torch.tensor(indices, dtype=torch.long)}
     with runtime.engine.lock, torch.no_grad():
-        # The indices stay on the CPU, which can index a tensor on any device: the last block may lie on another than the first.
-        logits: Tensor = runtime.model(**packed.inputs, logits_to_keep=torch.tensor(indices, dtype=torch.long)).logits
+        output = runtime.engine.run_edited(lambda given: runtime.model(**given), inputs, edits, packed.slots) if edits else None
+        logits: Tensor = (output or runtime.model(**inputs)).logits
     rows = torch.tensor([row for row, _ in packed.last], device=logits.device)
     cols = torch.tensor([indices.index(index) for _, index in packed.last], device=logits.device)
     return logits[rows, cols]

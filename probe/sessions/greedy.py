@@ -17,6 +17,8 @@ from transformers import (
 
 from probe.errors import NotFinite
 from probe.sessions.continuations import Continuations, PackedInputs
+from probe.tokens.spans import TokenMap
+from probe.tracing.edits.stepwise import tokens_with_answer
 
 _NO_TOKEN = -1
 
@@ -77,16 +79,25 @@ class Decoding:
     """One sequence while it is decoded.
 
     Attributes:
+        tokens: of its prompt.
+        prompt_length: where its answer begins.
         ids: all of its tokens, the prefix included.
         unread: those that the model has not run yet.
         remaining: how many more it may get; 0: it has ended.
         added: the tokens of its answer so far.
     """
 
+    tokens: TokenMap
+    prompt_length: int
     ids: tuple[int, ...]
     unread: tuple[int, ...]
     remaining: int
     added: tuple[int, ...] = field(default=())
+
+    @property
+    def tokens_so_far(self) -> TokenMap:
+        """Its tokens, those of its answer as the span "answer"."""
+        return tokens_with_answer(self.tokens, self.prompt_length, self.ids)
 
     def append(self, token: int, ends: frozenset[int]) -> None:
         """Add a token, which may be the last."""
@@ -99,20 +110,23 @@ class Decoding:
 def decode(
     continuations: Continuations,
     sequences: Sequence[Decoding],
-    forward: Callable[[PackedInputs], Float[Tensor, "sequence vocabulary"]],
+    forward: Callable[[PackedInputs, Sequence[Decoding]], Float[Tensor, "sequence vocabulary"]],
     rules: Greedy,
+    *,
+    with_keys: bool = False,
 ) -> list[tuple[int, ...]]:
     """The tokens that are added to each sequence, all decoded together, each until it ends by itself.
 
     Args:
-        forward: runs the model on packed inputs and returns the logits of each sequence's last token.
+        forward: runs the model on the packed inputs of some sequences and returns the logits of each one's last token.
+        with_keys: see `Continuations.next_inputs`.
     """
     active = list(sequences)
     while going := [index for index, one in enumerate(active) if one.remaining > 0]:
         if len(going) < len(active):
             continuations.select_sequences(going)
             active = [active[index] for index in going]
-        logits = forward(continuations.next_inputs([one.unread for one in active]))
+        logits = forward(continuations.next_inputs([one.unread for one in active], with_keys=with_keys), active)
         for one, token in zip(active, rules.next_tokens([one.ids for one in active], logits), strict=True):
             one.append(token, rules.ends)
     return [one.added for one in sequences]

@@ -9,7 +9,7 @@ import torch
 from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations, PackedInputs
 from probe.sessions.prefix import Prefix
-from probe.tracing.resolving import SequenceSlot
+from probe.tracing.slots import SequenceSlot
 
 _PREFIX, _DROPPED = -1, -2  # in place of a sequence's number
 
@@ -29,21 +29,29 @@ class Packed(Continuations):
         self._owner = self._tensor([_PREFIX] * len(prefix))
         self._index = self._tensor(range(-len(prefix), 0))
 
-    def next_inputs(self, tokens: Sequence[Sequence[int]]) -> PackedInputs:
+    def next_inputs(self, tokens: Sequence[Sequence[int]], *, with_keys: bool = False) -> PackedInputs:
         """See `Continuations.next_inputs`."""
         starts = [0]
         for new in tokens:
             starts.append(starts[-1] + len(new))
         owner = self._tensor([sequence for sequence, new in enumerate(tokens) for _ in new])
         index = self._tensor([length + i for length, new in zip(self._lengths, tokens, strict=True) for i in range(len(new))])
-        slots = tuple(SequenceSlot(0, start - length, len(self._prefix)) for start, length in zip(starts, self._lengths, strict=False))
+        before = list(self._lengths)
         self._owner, self._index = torch.cat([self._owner, owner]), torch.cat([self._index, index])
         self._lengths = [length + len(new) for length, new in zip(self._lengths, tokens, strict=True)]
         own = (self._owner[None] == owner[:, None]) | (self._owner == _PREFIX)[None]
         visible = self._visible(own[None], index[None], self._index[None])
         ids = self._tensor([token for new in tokens for token in new])
         last = tuple((0, stop - 1) for stop in starts[1:])
+        slots = tuple(
+            SequenceSlot(0, start - length, len(self._prefix), length, self._keys_of(number) if length and with_keys else None)
+            for number, (start, length) in enumerate(zip(starts, before, strict=False))
+        )
         return PackedInputs(self._inputs(ids[None], index[None], visible), slots, last)
+
+    def _keys_of(self, sequence: int) -> tuple[int, ...]:
+        """The key-axis indices of a sequence's own tokens, in order."""
+        return tuple((self._owner == sequence).nonzero().flatten().tolist())
 
     def select_sequences(self, kept: Sequence[int]) -> None:
         """See `Continuations.select_sequences`."""

@@ -12,8 +12,10 @@ from transformers import DynamicCache, PretrainedConfig
 from probe.inputs.encoding import Encoding
 from probe.sessions.kv_cache import GrowingLayer
 from probe.tokens.spans import TokenMap
+from probe.tracing.edits import EditPlan
 from probe.tracing.hooks import ModelState
 from probe.tracing.resolving import Indices
+from probe.tracing.sites import StateAddress
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,8 @@ class Prefix:
         cache: keys and values of every block. Never passed to the model again: a forward appends to the cache that it gets.
         position: the rotary position of the next token.
         model_state: the state of the model that ran it, see `ModelState`.
-        hidden: (layer, positions) -> hidden states (token, feature) that were read in it.
+        edits: that were in force.
+        states: (address, positions) -> states (token, feature) or (head, token, feature) that were read in it.
         vision: layer -> vision states that were read.
     """
 
@@ -35,7 +38,8 @@ class Prefix:
     cache: DynamicCache
     position: int
     model_state: ModelState
-    hidden: dict[tuple[int, Indices], Tensor] = field(default_factory=dict)
+    edits: EditPlan = field(default_factory=EditPlan)
+    states: dict[tuple[StateAddress, Indices], Tensor] = field(default_factory=dict)
     vision: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 from torch import Tensor
 
@@ -17,12 +16,16 @@ from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.runtime import Batch, Runtime
 from probe.sessions.choice import Choice
-from probe.sessions.continuations import Continuations, last_logits
+from probe.sessions.continuations import Continuations, PackedInputs, last_logits
 from probe.sessions.greedy import Decoding, Greedy, decode
 from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
 from probe.sessions.prefix import Prefix, max_rope_length
-from probe.sessions.shared_trace import read_prefix, readable_after, trace_after
-from probe.tracing.reads import Read
+from probe.sessions.shared_trace import prefix_length, read_prefix, readable_after, trace_after
+from probe.tokens.spans import TokenMap
+from probe.tracing.edits import Edit, EditPlan
+from probe.tracing.edits.plan import check_edits
+from probe.tracing.edits.stepwise import after_image, changes_before, tokens_with_answer
+from probe.tracing.reads import Module, Read
 from probe.tracing.trace import Trace
 
 EXPECTED_ANSWER_TOKENS = 32
@@ -39,6 +42,8 @@ class Session:
     Args:
         keep: reads of the image that later traces will want; they are read while the prefix runs. Other reads of the image cost another
             pass over it.
+        edits: in force for every question, see `probe.edit`. A prefix under one set of edits is never used under another: edits of the image
+            that a question brings run its prefix once more, and it is kept.
         policy: how questions share the prefix: "packed" (one row after it, separated by a mask), "batched" (a batch, each row after a
             copy of it), "none" (each question alone: right for every model). None: the family's best.
 
@@ -60,6 +65,7 @@ class Session:
         images: ImageLike | Sequence[ImageLike] | PreparedImages,
         *,
         keep: tuple[Read, ...] = (),
+        edits: tuple[Edit, ...] = (),
         policy: str | None = None,
         chat: bool = True,
         template: str | None = None,
@@ -70,8 +76,9 @@ class Session:
         self._images: PreparedImages | None = encoder.moved_to_device(encoder.prepare(images))
         self._runtime, self._encoder, self.keep = runtime, encoder, keep
         self._chat, self._template = chat, template
+        self.edits = edits
         self._first: Encoding | None = None
-        self._prefix: Prefix | None = None
+        self._prefixes: dict[tuple[Edit, ...], Prefix] = {}  # by the edits that were in force in them
 
     def __enter__(self) -> Session:
         return self
@@ -81,10 +88,17 @@ class Session:
 
     def close(self) -> None:
         """Free the image, the prefix and what was kept of it. The session cannot be used afterwards."""
-        self._images = self._first = self._prefix = None
+        self._images = self._first = None
+        self._prefixes.clear()
 
     def ask(
-        self, questions: Sequence[str], *, max_new_tokens: int = 64, gate: Choice | None = None, begin: Sequence[str] | None = None
+        self,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        gate: Choice | None = None,
+        begin: Sequence[str] | None = None,
+        edits: Iterable[Edit] | Edit = (),
     ) -> list[Answer]:
         """Greedy answers, one for each question, in order.
 
@@ -92,8 +106,10 @@ class Session:
             gate: score the first answer token, and generate only where the margin is above the gate's threshold; elsewhere the answer is
                 empty. Every answer has its margin.
             begin: for each question, words that its answer starts with.
+            edits: in force beside those of the session; "answer" is each new token.
 
         Raises:
+            InvalidEdit, InvalidLayer, NoAttention, SpanNotFound: of an edit.
             SessionClosed.
             InvalidRead: `questions` is one text, `begin` has another length, or `max_new_tokens` is negative.
             NotFinite: logits of the next token hold NaN or infinity.
@@ -107,11 +123,12 @@ class Session:
         prompts = [self._encode(question) for question in questions]
         starts = prompts if begin is None else [prompt.with_answer(text) for prompt, text in zip(prompts, begin, strict=True)]
         pairs = list(zip(prompts, starts, strict=True))
+        changes = (*self.edits, *check_edits(edits))
         if gate is None:
-            return self._generate(pairs, max_new_tokens)
-        margins = self._margins(prompts, gate)
+            return self._generate(pairs, max_new_tokens, changes)
+        margins = self._margins(prompts, gate, changes)
         passing = [number for number, margin in enumerate(margins) if margin > gate.threshold]
-        generated = dict(zip(passing, self._generate([pairs[number] for number in passing], max_new_tokens), strict=True))
+        generated = dict(zip(passing, self._generate([pairs[number] for number in passing], max_new_tokens, changes), strict=True))
         return [
             replace(generated.get(number) or prompt.with_answer_ids(()), margin=margins[number]) for number, prompt in enumerate(prompts)
         ]
@@ -122,7 +139,7 @@ class Session:
         _check_count("texts", texts, questions)
         return [self._encode(question).with_answer(text) for question, text in zip(questions, texts, strict=True)]
 
-    def trace(self, answers: Sequence[Answer], reads: Iterable[Read]) -> list[Trace]:
+    def trace(self, answers: Sequence[Answer], reads: Iterable[Read], *, edits: Iterable[Edit] | Edit = ()) -> list[Trace]:
         """For each answer the Trace of one teacher-forced pass. Passes are shared as questions are; image states come from the prefix.
 
         Answers that this session did not encode, and reads within the prefix that are not states (attention from it, its logits), cost a pass
@@ -132,48 +149,65 @@ class Session:
             SessionClosed; and what `Probe.run` raises.
         """
         self._require_open()
-        asked = tuple(reads)
-        prefix = self._prefix_of(answers, 0)
+        asked, changes = tuple(reads), (*self.edits, *check_edits(edits))
+        self._check_edits(changes, [answer.tokens for answer in answers])
+        prefix = self._prefix_of(answers, 0, changes)
         if prefix is None or not readable_after(self._runtime, prefix, answers, asked):
-            return [self._runtime.run(Batch.of(answer), asked) for answer in answers]
+            return [self._runtime.run(Batch.of(answer), asked, changes) for answer in answers]
 
         def trace_batch(batch: list[Answer]) -> list[Trace]:
-            with self._completing_not_finite(batch):
-                return trace_after(self._runtime, POLICIES[self.policy], prefix, batch, asked)
+            with self._completing_not_finite(batch, changes):
+                return trace_after(self._runtime, POLICIES[self.policy], prefix, batch, asked, changes)
 
         return self._runtime.batcher(self.policy, "trace").map(answers, _own_lengths(answers, prefix), trace_batch)
 
-    def _margins(self, prompts: Sequence[Encoding], gate: Choice) -> list[float]:
+    def _check_edits(self, edits: tuple[Edit, ...], tokens: Sequence[TokenMap]) -> None:
+        for one in tokens if edits else ():
+            self._runtime.resolve_edits(edits, (one,))
+
+    def _margins(self, prompts: Sequence[Encoding], gate: Choice, edits: tuple[Edit, ...]) -> list[float]:
         """The gate's margin of each prompt."""
-        runtime, prefix = self._runtime, self._prefix_of(prompts, 0, required=self._policy_is_required)
+        runtime = self._runtime
+        self._check_edits(edits, [_before_answer(prompt) for prompt in prompts])
+        prefix = self._prefix_of(prompts, 0, edits, required=self._policy_is_required)
 
         def margins(batch: Sequence[Encoding], logits: Tensor) -> list[float]:
-            with self._completing_not_finite(batch):
+            with self._completing_not_finite(batch, edits):
                 return gate.margins(batch, logits)
 
         if prefix is None:
-            return [margins([prompt], runtime.next_logits(prompt)[None])[0] for prompt in prompts]
+            return [margins([prompt], runtime.next_logits(prompt, edits)[None])[0] for prompt in prompts]
 
         def score_batch(batch: list[Encoding]) -> list[float]:
             packed = self._continuations(prefix, len(batch)).next_inputs([prompt.tokens.ids[len(prefix) :] for prompt in batch])
-            return margins(batch, last_logits(runtime, packed))
+            return margins(batch, last_logits(runtime, packed, self._plan(edits, map(_before_answer, batch))))
 
         return runtime.batcher(self.policy, "score").map(prompts, _own_lengths(prompts, prefix), score_batch)
 
-    def _generate(self, pairs: Sequence[tuple[Encoding, Encoding]], max_new_tokens: int) -> list[Answer]:
+    def _plan(self, edits: tuple[Edit, ...], tokens: Iterable[TokenMap]) -> EditPlan | None:
+        """The edits of a pass after the prefix; None: it has none."""
+        after = after_image(edits)
+        return self._runtime.resolve_edits(after, tuple(tokens)) if after else None
+
+    def _generate(self, pairs: Sequence[tuple[Encoding, Encoding]], max_new_tokens: int, edits: tuple[Edit, ...]) -> list[Answer]:
         """Greedy answers to (prompt, the prompt with the words that its answer starts with)."""
         runtime, starts = self._runtime, [start for _, start in pairs]
         if max_new_tokens == 0:
             return [prompt.with_answer_ids(start.tokens.ids[prompt.prompt_length :]) for prompt, start in pairs]
-        prefix = self._prefix_of(starts, max_new_tokens, required=self._policy_is_required)
+        self._check_edits(edits, [_before_answer(start) for start in starts])
+        prefix = self._prefix_of(starts, max_new_tokens, edits, required=self._policy_is_required)
         if prefix is None:
-            return [generate(runtime, self._encoder, start, max_new_tokens=max_new_tokens) for start in starts]
+            return [generate(runtime, self._encoder, start, edits=edits, max_new_tokens=max_new_tokens) for start in starts]
         rules = Greedy.of(runtime.model.generation_config, runtime.image_token_id)
+
+        def next_logits(packed: PackedInputs, active: Sequence[Decoding]) -> Tensor:
+            return last_logits(runtime, packed, self._plan(edits, (one.tokens_so_far for one in active)))
 
         def answer_batch(batch: list[tuple[Encoding, Encoding]]) -> list[Answer]:
             sequences = [_decoding(start, prefix, max_new_tokens) for _, start in batch]
-            with self._completing_not_finite([start for _, start in batch]):
-                added = decode(self._continuations(prefix, len(batch), max_new_tokens), sequences, partial(last_logits, runtime), rules)
+            with self._completing_not_finite([start for _, start in batch], edits):
+                continuations = self._continuations(prefix, len(batch), max_new_tokens)
+                added = decode(continuations, sequences, next_logits, rules, with_keys=bool(edits))
             return [
                 prompt.with_answer_ids((*start.tokens.ids[prompt.prompt_length :], *new))
                 for (prompt, start), new in zip(batch, added, strict=True)
@@ -198,8 +232,10 @@ class Session:
             first = self._first = self._first or encoding
         return encoding.with_images_of(first)
 
-    def _prefix_of(self, encodings: Sequence[Encoding], new_tokens: int, *, required: bool = False) -> Prefix | None:
-        """The common prefix of all of these, run once; None: each is run alone.
+    def _prefix_of(
+        self, encodings: Sequence[Encoding], new_tokens: int, edits: tuple[Edit, ...], *, required: bool = False
+    ) -> Prefix | None:
+        """The common prefix of all of these, run once under these edits; None: each is run alone.
 
         Args:
             new_tokens: the most tokens that each may get.
@@ -209,14 +245,24 @@ class Session:
         """
         if self.policy == NO_SHARING or not encodings:
             return None
+        if any(isinstance(edit.read, Module) for edit in edits):
+            if required:
+                raise InvalidPolicy(
+                    f"policy={self.policy!r}: edits of a Module need each question alone. Open the session without a policy."
+                )
+            return None
         runtime = self._runtime
         with runtime.engine.lock:
-            if self._prefix is not None and not self._prefix.model_state.is_of(runtime.model):
-                self._prefix = None  # the model has been changed since
-            if self._prefix is None and self._first is not None:
-                with self._completing_not_finite([self._first]):
-                    self._prefix = read_prefix(runtime, self._first, self.keep)
-            prefix = self._prefix
+            before = self._edits_of_prefix(edits, encodings[0])
+            prefix = self._prefixes.get(before)
+            if prefix is not None and not prefix.model_state.is_of(runtime.model):
+                self._prefixes.clear()  # the model has been changed since
+                prefix = None
+            if prefix is None and self._first is not None:
+                with self._completing_not_finite([self._first], before):
+                    prefix = read_prefix(runtime, encodings[0] if before else self._first, self.keep, before)
+                if prefix is not None:
+                    self._prefixes[before] = prefix
         longest = max(len(encoding.tokens) for encoding in encodings) + new_tokens
         if prefix is not None and longest <= max_rope_length(runtime.model.config) and all(map(prefix.begins, encodings)):
             return prefix
@@ -228,18 +274,30 @@ class Session:
             )
         return None
 
+    def _edits_of_prefix(self, edits: tuple[Edit, ...], encoding: Encoding) -> tuple[Edit, ...]:
+        """The edits that change something in the prefix."""
+        length = prefix_length(encoding) or 0
+        return tuple(edit for edit in edits if changes_before(edit, encoding.tokens, encoding.prompt_length, length))
+
     @contextmanager
-    def _completing_not_finite(self, encodings: Sequence[Encoding]) -> Iterator[None]:
+    def _completing_not_finite(self, encodings: Sequence[Encoding], edits: tuple[Edit, ...]) -> Iterator[None]:
         """Complete a NotFinite of a pass over these encodings by the layer where it begins."""
         try:
             yield
         except NotFinite as error:
-            raise self._runtime.not_finite_with_layer(error, [Batch.of(encoding) for encoding in encodings]) from error
+            batches = [Batch.of(encoding) for encoding in encodings]
+            raise self._runtime.not_finite_with_layer(error, batches, edits) from error
 
 
 def _decoding(start: Encoding, prefix: Prefix, max_new_tokens: int) -> Decoding:
     ended = "end" in start.tokens.spans
-    return Decoding(start.tokens.ids, start.tokens.ids[len(prefix) :], 0 if ended else max_new_tokens)
+    ids = start.tokens.ids
+    return Decoding(start.tokens, start.prompt_length, ids, ids[len(prefix) :], 0 if ended else max_new_tokens)
+
+
+def _before_answer(prompt: Encoding) -> TokenMap:
+    """The tokens of a prompt whose answer is to be generated: "answer" is empty, or the words that it begins with."""
+    return tokens_with_answer(prompt.tokens, prompt.prompt_length, prompt.tokens.ids)
 
 
 def _own_lengths(encodings: Sequence[Encoding], prefix: Prefix) -> list[int]:

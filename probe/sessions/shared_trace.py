@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,27 +15,38 @@ from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations
 from probe.sessions.prefix import Prefix
 from probe.tokens.spans import Span, TokenMap
-from probe.tracing.capture import Captured
+from probe.tracing.capturing.captured import Captured
+from probe.tracing.edits import Edit
+from probe.tracing.edits.stepwise import after_image, tokens_with_answer
 from probe.tracing.hooks import ModelState
-from probe.tracing.reads import Hidden, Projected, Read, Vision
-from probe.tracing.resolving import Indices, ReadPlan, SequenceSlot
+from probe.tracing.reads import Projected, Read, StateRead, Vision
+from probe.tracing.resolving import Indices, ReadPlan
+from probe.tracing.sites import StateAddress
+from probe.tracing.slots import SequenceSlot
 from probe.tracing.trace import Trace
 
 
-def read_prefix(runtime: Runtime, encoding: Encoding, keep: Sequence[Read]) -> Prefix | None:
+def prefix_length(encoding: Encoding) -> int | None:
+    """The tokens of a prompt up to its last image token; None: it has no image."""
+    image = encoding.tokens.spans.get("image")
+    return None if image is None else image.positions[-1] + 1
+
+
+def read_prefix(runtime: Runtime, encoding: Encoding, keep: Sequence[Read], edits: Sequence[Edit] = ()) -> Prefix | None:
     """Run the model over a prompt up to its last image token: the prefix with its KV cache; None: the prompt has no image.
 
     Args:
         keep: reads; what they name within the prefix is captured in the same pass, the rest is left out.
+        edits: of the prefix; what they name behind it is left out.
     """
-    image = encoding.tokens.spans.get("image")
-    if image is None:
+    length = prefix_length(encoding)
+    if length is None:
         return None
-    length = image.positions[-1] + 1
     inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
     tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans)
-    prefix = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(runtime.model))
+    changes = runtime.resolve_edits(edits, (tokens_with_answer(encoding.tokens, encoding.prompt_length, encoding.tokens.ids),))
+    prefix = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(runtime.model), changes)
     plan = runtime.resolve([part for read in keep if (part := _within(read, spans)) is not None], (tokens,))
     _run_prefix(runtime, prefix, plan, prefix.cache)
     return replace(prefix, position=runtime.backbone.next_position(runtime.model, length))
@@ -45,7 +55,7 @@ def read_prefix(runtime: Runtime, encoding: Encoding, keep: Sequence[Read]) -> P
 def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
     """The part of a read of states that names these spans; None: nothing of it."""
     match read:
-        case Hidden(_, at) if at is not None:
+        case StateRead(_, at) if at is not None:
             positions = at if isinstance(at, tuple) else (at,)
             known = tuple(position for position in positions if isinstance(position, str) and position in spans)
             return replace(read, at=known) if known else None
@@ -61,44 +71,52 @@ def _run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: Dynamic
     def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
         return runtime.forward(inputs, **filling)
 
-    if plan.hidden or plan.vision:
-        captured = runtime.engine.run(forward, prefix.inputs, plan, (SequenceSlot(0),), run_to_end=cache is not None)
+    if plan.states or plan.vision or prefix.edits.edits:
+        captured = runtime.engine.run(forward, prefix.inputs, plan, (SequenceSlot(0),), edits=prefix.edits, run_to_end=cache is not None)
         prefix.vision.update(captured.vision)
-        for (layer, position), (states,) in captured.hidden.items():
-            prefix.hidden[layer, plan.positions[position][0]] = states
+        for (address, position), (states,) in captured.states.items():
+            prefix.states[address, plan.positions[position][0]] = states
     elif cache is not None:
         with torch.no_grad():
             forward(prefix.inputs)
 
 
 def readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], reads: Iterable[Read]) -> bool:
-    """Whether every attention query and every logits position lies after the prefix.
+    """Whether every attention query and every logits position lies after the prefix, and states are those of one layout.
 
     Raises:
         InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
     """
     plan = runtime.resolve(reads, tuple(answer.tokens for answer in answers))
+    if plan.modules or plan.vision_attention:
+        return False
     rows = [*plan.queries.values(), *(plan.positions[position] for position in plan.logits)]
     return all(position >= len(prefix) for sequences in rows for positions in sequences for position in positions)
 
 
 def trace_after(
-    runtime: Runtime, policy: type[Continuations], prefix: Prefix, answers: Sequence[Answer], reads: Sequence[Read]
+    runtime: Runtime,
+    policy: type[Continuations],
+    prefix: Prefix,
+    answers: Sequence[Answer],
+    reads: Sequence[Read],
+    edits: Sequence[Edit] = (),
 ) -> list[Trace]:
     """One pass over all of the answers, after the prefix; one Trace each, as `Probe.run` gives it.
 
     Args:
         reads: that are `readable_after` the prefix.
+        edits: of the prefix and what is behind it.
     """
     tokens = tuple(answer.tokens for answer in answers)
-    plan = runtime.resolve(reads, tokens)
+    plan, changes = runtime.resolve(reads, tokens), runtime.resolve_edits(after_image(edits), tokens)
     with runtime.engine.lock:
         _read_missing_states(runtime, prefix, plan)
     own = _plan_after(plan, len(prefix))
     captured = Captured()
-    if own.hidden or own.attention or own.logits:
+    if own.states or own.attention or own.logits:
         packed = policy(runtime, prefix, len(answers)).next_inputs([one.ids[len(prefix) :] for one in tokens])
-        captured = runtime.engine.run(lambda inputs: runtime.model(**inputs), packed.inputs, own, packed.slots)
+        captured = runtime.engine.run(lambda inputs: runtime.model(**inputs), packed.inputs, own, packed.slots, edits=changes)
     return [_trace_of(runtime, prefix, plan, captured, number, one, reads) for number, one in enumerate(tokens)]
 
 
@@ -106,14 +124,14 @@ def _trace_of(
     runtime: Runtime, prefix: Prefix, plan: ReadPlan, captured: Captured, number: int, tokens: TokenMap, reads: Sequence[Read]
 ) -> Trace:
     """The Trace of one sequence of a shared pass."""
-    hidden = {}
-    for layer, asked in plan.hidden.items():
+    found = {}
+    for address, asked in plan.states.items():
         for position in asked:
-            rows = captured.hidden.get((layer, position))
-            states = _states(prefix, layer, plan.positions[position][number], rows[number] if rows else None)
-            hidden[layer, position] = [states]
+            rows = captured.states.get((address, position))
+            states = _states(prefix, address, plan.positions[position][number], rows[number] if rows else None)
+            found[address, position] = [states]
     own = Captured(
-        hidden=hidden,
+        states=found,
         attention={address: [rows[number]] for address, rows in captured.attention.items()},
         vision={layer: prefix.vision[layer] for layer in plan.vision},
         logits={position: [rows[number]] for position, rows in captured.logits.items()},
@@ -124,21 +142,16 @@ def _trace_of(
 
 def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan) -> None:
     """Run the prefix once more for planned states that it does not have."""
-    wanted = {
-        (_positions_within(positions, len(prefix)), layer)
-        for layer, asked in plan.hidden.items()
-        for position in asked
-        for positions in plan.positions[position]
-    }
-    missing = sorted((positions, layer) for positions, layer in wanted if positions and (layer, positions) not in prefix.hidden)
-    reads: list[Read] = [
-        Hidden(layers=[layer for _, layer in group], at=Span(positions)) for positions, group in groupby(missing, key=lambda pair: pair[0])
-    ]
-    vision = [layer for layer in plan.vision if layer not in prefix.vision]
-    if vision:
-        reads.append(Vision(layers=vision))
-    if reads:
-        _run_prefix(runtime, prefix, runtime.resolve(reads, (prefix.tokens,)))
+    missing = ReadPlan(vision=tuple(layer for layer in plan.vision if layer not in prefix.vision))
+    for address, asked in plan.states.items():
+        for positions in dict.fromkeys(_positions_within(row, len(prefix)) for position in asked for row in plan.positions[position]):
+            if positions and (address, positions) not in prefix.states:
+                at = Span(positions)
+                missing.positions[at] = (positions,)
+                missing.states.setdefault(address, []).append(at)
+                missing.heads |= {address: plan.heads[address]} if address in plan.heads else {}
+    if missing.states or missing.vision:
+        _run_prefix(runtime, prefix, missing)
 
 
 def _positions_within(positions: Indices, length: int) -> Indices:
@@ -147,22 +160,22 @@ def _positions_within(positions: Indices, length: int) -> Indices:
 
 def _plan_after(plan: ReadPlan, length: int) -> ReadPlan:
     """The plan without what lies within the prefix alone, so that the pass ends as early as it can."""
-    hidden = {
-        layer: [position for position in asked if not all(row and max(row) < length for row in plan.positions[position])]
-        for layer, asked in plan.hidden.items()
+    states = {
+        address: [position for position in asked if not all(row and max(row) < length for row in plan.positions[position])]
+        for address, asked in plan.states.items()
     }
-    return replace(plan, hidden={layer: asked for layer, asked in hidden.items() if asked}, vision=())
+    return replace(plan, states={address: asked for address, asked in states.items() if asked}, vision=())
 
 
-def _states(prefix: Prefix, layer: int, positions: Indices, own: Tensor | None) -> Tensor:
-    """States (token, feature) at these positions, in this order, from the prefix and from the sequence's own pass."""
+def _states(prefix: Prefix, address: StateAddress, positions: Indices, own: Tensor | None) -> Tensor:
+    """States ([head,] token, feature) at these positions, in this order, from the prefix and from the sequence's own pass."""
     before = _positions_within(positions, len(prefix))
     if len(before) == len(positions) and positions:
-        return prefix.hidden[layer, before]
+        return prefix.states[address, before]
     assert own is not None, "positions after the prefix were read in the sequence's own pass"
-    if not before:
+    if own.shape[-2] == len(positions):  # none lies in the prefix; or keys and values, which a pass has of the prefix, too
         return own
-    joined = own.new_empty(len(positions), own.shape[-1])
+    joined = own.new_empty(*own.shape[:-2], len(positions), own.shape[-1])
     shared = torch.tensor([position < len(prefix) for position in positions], device=joined.device)
-    joined[shared], joined[~shared] = prefix.hidden[layer, before], own
+    joined[..., shared, :], joined[..., ~shared, :] = prefix.states[address, before], own
     return joined

@@ -6,27 +6,32 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import nnsight
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from probe.errors import InvalidRead, NestedTrace
-from probe.tracing.attention import AttentionCall, AttentionWeights, RunningAttention
-from probe.tracing.capture import Capture, Captured, Step, steps_over_all_states
-from probe.tracing.finite import FiniteCheck
-from probe.tracing.hooks import forward_hooks
+from probe.tracing.capturing.capture import Capture, steps_over_all_states
+from probe.tracing.capturing.captured import Captured
+from probe.tracing.capturing.finite import FiniteCheck
+from probe.tracing.edits import EditPlan
 from probe.tracing.modules import Modules
-from probe.tracing.resolving import ReadPlan, RowIndices, SequenceSlot
+from probe.tracing.resolving import ReadPlan, RowIndices
+from probe.tracing.sites import Step, by_site
+from probe.tracing.slots import SequenceSlot
+from probe.tracing.visits import ModuleReader, Visit, call_order, did_not_run, in_order
 
 Inputs = TypeVar("Inputs")
 Forward = Callable[[Inputs], ModelOutput]
 """Calls the model with its inputs."""
+
+NO_EDITS = EditPlan()
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
@@ -39,6 +44,18 @@ def lock_of(model: PreTrainedModel) -> threading.RLock:
     return _LOCKS.setdefault(model, threading.RLock())
 
 
+_SERVED = frozenset({"input", "inputs", "output", "skip", "source"})
+"""What nnsight serves on every module."""
+
+
+def envoy_of(model: nnsight.NNsight, path: str) -> nnsight.Envoy:
+    """nnsight's handle of a module. A submodule whose name nnsight serves itself, as BERT's `output`, has another name there."""
+    envoy: nnsight.Envoy = model
+    for name in path.split("."):
+        envoy = getattr(envoy, f"{nnsight.Envoy.OVERLOAD_PREFIX}{name}" if name in _SERVED else name)
+    return envoy
+
+
 class Engine:
     """Runs and reads the forwards of one model through nnsight. Runs wait for each other; a run inside a run is an error.
 
@@ -48,7 +65,7 @@ class Engine:
 
     def __init__(self, model: PreTrainedModel, modules: Modules) -> None:
         with warnings.catch_warnings():
-            # BERT-like parts have a submodule called `output`. We read none by that name.
+            # BERT-like parts have a submodule called `output`: see `envoy_of`.
             warnings.filterwarnings("ignore", message=".*which nnsight already serves on every module")
             self._nnsight = nnsight.NNsight(model)
         self._model, self._modules = model, modules
@@ -62,6 +79,7 @@ class Engine:
         plan: ReadPlan,
         slots: Sequence[SequenceSlot],
         *,
+        edits: EditPlan = NO_EDITS,
         run_to_end: bool = False,
     ) -> Captured:
         """Run `forward(inputs)` once and capture what the plan asks for.
@@ -69,6 +87,7 @@ class Engine:
         Args:
             inputs: the encoded inputs.
             slots: for each sequence of the plan, where it is in the model's tensors.
+            edits: what is changed; reads of the same address get what the edits leave.
             run_to_end: run the forward to its end, as to fill a cache. Otherwise it stops after the last read, unless logits are read.
 
         Raises:
@@ -78,13 +97,26 @@ class Engine:
             NotFinite: something that was read holds NaN or infinity.
         """
         capture = Capture(plan, slots, self._modules, self._compared)
-        output = self._run(forward, inputs, capture.steps(), run_to_end=run_to_end or bool(plan.logits))
+        steps = [*edits.steps(slots), *capture.steps()]
+        output = self._run(forward, inputs, steps, run_to_end=run_to_end or bool(plan.logits))
         if output is not None:
             capture.take_logits(output)
         capture.refuse_not_finite()
         return capture.captured
 
-    def first_not_finite_state(self, forward: Forward[Inputs], inputs: Inputs, rows: RowIndices, slots: Sequence[SequenceSlot]) -> str:
+    def run_edited(self, forward: Forward[Inputs], inputs: Inputs, edits: EditPlan, slots: Sequence[SequenceSlot]) -> ModelOutput:
+        """Run a forward under edits, read nothing, and return its output.
+
+        Raises:
+            NestedTrace, InvalidRead, InvalidEdit, UnmodelledAttention.
+        """
+        output = self._run(forward, inputs, edits.steps(slots), run_to_end=True)
+        assert output is not None, "a forward that runs to its end returns something"
+        return output
+
+    def first_not_finite_state(
+        self, forward: Forward[Inputs], inputs: Inputs, rows: RowIndices, slots: Sequence[SequenceSlot], edits: EditPlan = NO_EDITS
+    ) -> str:
         """The first state of a forward that holds NaN or infinity; "" if all states are finite.
 
         Args:
@@ -94,7 +126,7 @@ class Engine:
             check = FiniteCheck[str]()
             steps = steps_over_all_states(self._modules, rows, slots, check, with_vision=with_vision)
             try:
-                self._run(forward, inputs, list(steps), run_to_end=False)
+                self._run(forward, inputs, [*edits.steps(slots), *steps], run_to_end=False)
             except InvalidRead:  # without an image the tower does not run
                 continue
             return next(iter(check.failed()), "")
@@ -110,90 +142,92 @@ class Engine:
     ) -> ModelOutput | None:
         """Run a forward and read its modules; returns its output, or None if it was stopped after the last read."""
         with self.lock:
-            if self._nnsight.interleaver.interleaving:
-                raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
-            reader = ModuleReader(self._model, steps)
+            self._refuse_nested()
+            reader = ModuleReader(self._model, self._visits(forward, inputs, steps, run_to_end=run_to_end))
             try:
                 with torch.no_grad():
                     # A user's forward hook runs after the point at which nnsight would stop the forward, so let it run to its end.
-                    return self._trace(forward, inputs, reader, run_to_end=run_to_end or reader.has_hooked_outputs)
+                    return self._trace(forward, inputs, reader, run_to_end=run_to_end or reader.has_hooked_outputs, passes=None)
             except OutOfOrderError as error:
-                raise self._did_not_run(error, steps) from error
+                raise self._did_not_run(error, [site.module for site, _ in reader.visits]) from error
             finally:
                 reader.remove_hooks()
 
-    def _trace(self, forward: Forward[Inputs], inputs: Inputs, reader: ModuleReader, *, run_to_end: bool) -> ModelOutput | None:
+    def generate(
+        self, generation: Forward[Inputs], inputs: Inputs, forward: Forward[Inputs], steps_at: Callable[[int], Sequence[Step]]
+    ) -> ModelOutput:
+        """Run a generation whose passes are edited; returns what it returns.
+
+        Args:
+            generation: calls the model's generate() with the inputs.
+            forward: one forward over the prompt, to find out in which order it reaches the modules of `Module` edits.
+            steps_at: the steps of a pass: 0 has the prompt, k the k-th new token. Without any, the rest runs unedited.
+
+        Raises:
+            NestedTrace, InvalidRead, UnmodelledAttention, InvalidEdit.
+        """
+
+        with self.lock:
+            self._refuse_nested()
+            first = by_site(steps_at(0))
+            calls = call_order(self._model, partial(forward, inputs), first)
+            reader = ModuleReader(self._model, in_order(first, calls))
+
+            def visits_at(number: int) -> Sequence[Visit]:
+                return in_order(by_site(steps_at(number)), calls) if number else reader.visits
+
+            try:
+                with torch.no_grad(), warnings.catch_warnings():
+                    # The loop over the passes is open: it ends when the generation does, of which nnsight warns.
+                    warnings.filterwarnings("ignore", category=UserWarning, module="nnsight")
+                    output = self._trace(generation, inputs, reader, run_to_end=True, passes=visits_at)
+            except OutOfOrderError as error:
+                raise self._did_not_run(error, [site.module for site, _ in reader.visits]) from error
+            finally:
+                reader.remove_hooks()
+        assert output is not None, "a generation that runs to its end returns something"
+        return output
+
+    def _refuse_nested(self) -> None:
+        if self._nnsight.interleaver.interleaving:
+            raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
+
+    def _visits(self, forward: Forward[Inputs], inputs: Inputs, steps: Sequence[Step], *, run_to_end: bool) -> list[Visit]:
+        """The steps of each site, in the order of the forward; without edits behind the last read, which would change nothing."""
+        visits = by_site(steps)
+        visits = in_order(visits, call_order(self._model, partial(forward, inputs), visits))
+        while visits and not run_to_end and all(step.edits for step in visits[-1][1]):
+            visits.pop()
+        return visits
+
+    def _trace(
+        self,
+        forward: Forward[Inputs],
+        inputs: Inputs,
+        reader: ModuleReader,
+        *,
+        run_to_end: bool,
+        passes: Callable[[int], Sequence[Visit]] | None,
+    ) -> ModelOutput | None:
+        """Run a forward, or with `passes` a generation of several, each with its own visits."""
         output: dict[str, ModelOutput] = {}
+
+        def kept(given: Inputs) -> ModelOutput:
+            output["forward"] = forward(given)
+            return output["forward"]
+
         model = self._nnsight
-        with model.trace(inputs, fn=forward) as tracer:
-            for step in reader.steps:
-                reader.read(model.get(step.module), step)
-            if run_to_end:
-                output["forward"] = tracer.result
-            else:
+        with model.trace(inputs, fn=kept) as tracer:
+            for number in tracer.iter[:] if passes else range(1):
+                visits = passes(number) if passes else reader.visits
+                for site, steps in visits:
+                    reader.visit(envoy_of(model, site.module), site, steps)
+                if not visits:
+                    break
+            if not run_to_end:
                 tracer.stop()
         return output.get("forward")
 
-    def _did_not_run(self, error: OutOfOrderError, steps: Sequence[Step]) -> InvalidRead:
-        named = [step.module for step in steps if step.module in str(error)]
-        module = max(named, key=len, default="a module")
-        advice = "Vision states need an image in the input" if module in self._modules.vision_blocks else "Read something else"
-        return InvalidRead(f"{module} was to be read, which does not run for these inputs. {advice}.")
-
-
-class ModuleReader:
-    """Reads modules through their nnsight envoys, while the forward waits there.
-
-    Attributes:
-        steps: the reads, in execution order.
-    """
-
-    def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
-        self.steps = steps
-        self._hooked = {step.module for step in steps if step.part == "output" and forward_hooks(model.get_submodule(step.module))}
-        self._own_hooks: list[RemovableHandle] = []
-
-    @property
-    def has_hooked_outputs(self) -> bool:
-        """Whether a module whose output is read has forward hooks of the user, which may change that output."""
-        return bool(self._hooked)
-
-    def read(self, envoy: nnsight.Envoy, step: Step) -> None:
-        """Pass the step the value that it reads."""
-        if step.part == "attention":
-            step.take(_running_attention(envoy))
-        elif step.part == "input":
-            step.take(envoy.input)
-        elif step.module in self._hooked:
-            self._read_behind_hooks(envoy, step)
-        else:
-            step.take(envoy.output)
-
-    def remove_hooks(self) -> None:
-        """Remove the hooks that steps have added and that did not run."""
-        while self._own_hooks:
-            self._own_hooks.pop().remove()
-
-    def _read_behind_hooks(self, envoy: nnsight.Envoy, step: Step) -> None:
-        """Pass the step the output that the module's forward hooks leave.
-
-        nnsight waits inside the module's forward, before its hooks. A hook that is added now runs in the same call, as the last one.
-        """
-        _ = envoy.output
-
-        def take_output(_module: nn.Module, _inputs: object, output: object) -> None:
-            handle.remove()  # the first of several calls of a module is read
-            step.take(output)
-
-        handle = envoy._module.register_forward_hook(take_output)
-        self._own_hooks.append(handle)
-
-
-def _running_attention(envoy: nnsight.Envoy) -> RunningAttention:
-    """The attention call inside a module's forward; of a module that does not call the interface, the weights that it returns."""
-    kernel = str(getattr(getattr(envoy._module, "config", None), "_attn_implementation", ""))
-    calls = [name for name in envoy.source.names if name.startswith("attention_interface_")]
-    if not calls:
-        return RunningAttention(AttentionWeights.from_output(envoy.output, envoy.path), kernel, lambda: envoy.output)
-    operation = getattr(envoy.source, calls[-1])
-    return RunningAttention(AttentionCall.from_inputs(operation.inputs, envoy.path), kernel, lambda: operation.output)
+    def _did_not_run(self, error: OutOfOrderError, modules: Sequence[str]) -> InvalidRead:
+        module = max((path for path in modules if path in str(error)), key=len, default="a module")
+        return did_not_run(module, self._modules.vision)

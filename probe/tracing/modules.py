@@ -27,6 +27,10 @@ class Modules:
     Attributes:
         layers: the decoder blocks.
         attention: for each decoder block its attention module; None for a block without attention.
+        attention_without_interface: the decoder blocks whose attention computes its weights itself, without transformers' attention interface.
+        key_value_heads: how many heads keys and values have; 0: not known, or not the same in every block.
+        vision_attention: for each block of the vision tower the module that calls the attention interface; None: it has none.
+        paths: every module of the model.
         last: the module whose output is the last hidden state, after the final norm as in Hugging Face.
         vision: the vision tower; "" if there is none.
         vision_blocks: its blocks.
@@ -49,6 +53,10 @@ class Modules:
     parts: tuple[BlockParts, ...] = ()
     final_norm: str | None = None
     sum_reason: str = ""
+    attention_without_interface: frozenset[int] = frozenset()
+    key_value_heads: int = 0
+    vision_attention: tuple[str | None, ...] = ()
+    paths: frozenset[str] = frozenset()
 
 
 def discover(model: PreTrainedModel) -> Modules:
@@ -67,6 +75,12 @@ def discover(model: PreTrainedModel) -> Modules:
     return Modules(
         layers=tuple(names[block] for block in blocks),
         attention=attention,
+        attention_without_interface=frozenset(
+            number for number, path in enumerate(attention) if path and not calls_interface(model.get_submodule(path))
+        ),
+        key_value_heads=_key_value_heads(model),
+        vision_attention=tuple(_tower_attention(names[block], block) for block in vision_blocks),
+        paths=frozenset(name for name in names.values() if name),
         last=names[last] if backbone.last_is_normed else names[blocks[-1]],
         vision=names[vision] if vision is not None else "",
         vision_blocks=tuple(names[block] for block in vision_blocks),
@@ -77,6 +91,26 @@ def discover(model: PreTrainedModel) -> Modules:
         final_norm=None if norm is None else names[decoder.get_submodule(norm)],
         sum_reason=backbone.sum_reason or (_BETWEEN_BLOCKS if changed_between_blocks(decoder) else ""),
     )
+
+
+def _key_value_heads(model: PreTrainedModel) -> int:
+    text = model.config.get_text_config(decoder=True)
+    if getattr(text, "num_global_key_value_heads", None):  # full and sliding attention differ
+        return 0
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+    return heads if isinstance(heads, int) else 0
+
+
+def _tower_attention(path: str, block: nn.Module) -> str | None:
+    """The module of a tower's block that calls transformers' attention interface."""
+    called = _calling(block)
+    return path + called if called else None
+
+
+def calls_interface(module: nn.Module) -> bool:
+    """Whether a module's forward calls transformers' attention interface."""
+    kind: type = type(module)
+    return _calls_interface(kind)
 
 
 def _decoder(model: PreTrainedModel) -> tuple[nn.Module, list[nn.Module], nn.Module]:

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from probe.errors import InvalidLayer, InvalidRead, NoAttention
+from probe.errors import InvalidRead, NoAttention
 from probe.tokens.spans import TokenMap
+from probe.tracing.capturing.vision_layout import TOWER_NAMES, VisionLayout
+from probe.tracing.layers import attention_layers, blocks_with, check_heads, resolve_layers
 from probe.tracing.reads import (
     Attention,
+    AttentionOutput,
+    HeadOutput,
+    HeadRead,
     Hidden,
-    Layers,
+    Keys,
     Logits,
+    MLPOutput,
+    Module,
     Position,
     Positions,
     Projected,
+    Queries,
     Read,
+    StateRead,
+    Values,
     Vision,
-    as_layers,
+    VisionAttention,
+    as_heads,
     as_positions,
     check_read,
 )
+from probe.tracing.sites import BEFORE_NORM, StateAddress
 
 if TYPE_CHECKING:
     from probe.tracing.modules import Modules
@@ -36,11 +49,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class AttentionSelection:
-    """The positions of an attention read's rows and columns, and whether its heads are kept or averaged."""
+    """The positions of an attention read's rows and columns, and which heads are kept; "mean" averages them."""
 
     query: tuple[Position, ...] | None
     key: tuple[Position, ...] | None
-    heads: str
+    heads: tuple[int, ...] | Literal["all", "mean"]
 
 
 @dataclass
@@ -48,20 +61,28 @@ class ReadPlan:
     """What one forward has to capture.
 
     Attributes:
-        hidden: `hidden_states` index -> positions that are read there.
+        states: address -> positions that are read there.
+        heads: address of states of heads -> the heads that are kept; all, where it is missing.
         attention: decoder block -> attention selections that are read there.
         vision: the tower's `hidden_states` indices.
         logits: positions whose logits are read.
         hidden_reads: the positions of each `Hidden` read.
         logits_reads: the positions of each `Logits` read.
         layers_by_position: position -> the layers that `Hidden` reads named for it. (`Projected` reads layer 0, and is not counted.)
-        positions: position of hidden states or logits -> its token indices in each row.
+        vision_attention: the tower's blocks -> attention selections, whose positions are those of the tower's sequence.
+        tower: how the tower's tokens are laid out, where its attention is read.
+        modules: reads of modules as they are.
+        positions: position of states, logits or modules -> its token indices in each row.
         queries, keys: attention selection -> the token indices of its rows and columns in each row of the batch.
     """
 
-    hidden: dict[int, list[Position | None]] = field(default_factory=dict)
+    states: dict[StateAddress, list[Position | None]] = field(default_factory=dict)
+    heads: dict[StateAddress, tuple[int, ...]] = field(default_factory=dict)
     attention: dict[int, list[AttentionSelection]] = field(default_factory=dict)
     vision: tuple[int, ...] = ()
+    vision_attention: dict[int, list[AttentionSelection]] = field(default_factory=dict)
+    tower: VisionLayout | None = None
+    modules: tuple[Module, ...] = ()
     logits: tuple[Position | None, ...] = ()
     hidden_reads: tuple[tuple[Position | None, ...], ...] = ()
     logits_reads: tuple[tuple[Position | None, ...], ...] = ()
@@ -69,29 +90,6 @@ class ReadPlan:
     positions: dict[Position | None, RowIndices] = field(default_factory=dict)
     queries: dict[AttentionSelection, RowIndices] = field(default_factory=dict)
     keys: dict[AttentionSelection, RowIndices] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SequenceSlot:
-    """Where one sequence is in the tensors of a forward.
-
-    Attributes:
-        row: index in the batch.
-        start: index of the sequence's first new token on the token axis.
-        shared: length of its prefix that is already in the KV cache. Prefix positions are the first keys, and have no states here.
-    """
-
-    row: int
-    start: int = 0
-    shared: int = 0
-
-    def tokens(self, positions: Sequence[int]) -> list[int]:
-        """Token-axis indices of the positions after the prefix."""
-        return [self.start + position - self.shared for position in positions if position >= self.shared]
-
-    def keys(self, positions: Sequence[int]) -> list[int]:
-        """Key-axis indices of the positions."""
-        return [position if position < self.shared else self.start + position for position in positions]
 
 
 def resolve_reads(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenMap]) -> ReadPlan:
@@ -107,7 +105,8 @@ def resolve_reads(reads: Iterable[Read], modules: Modules, rows: Sequence[TokenM
             raise InvalidRead(f"{name}() cannot be read from this family: {modules.unreadable[name]}")
         resolve(read, resolution)
     plan = resolution.plan
-    plan.hidden = {layer: _unique(positions) for layer, positions in plan.hidden.items()}
+    plan.states = {address: _unique(positions) for address, positions in plan.states.items()}
+    plan.vision_attention = {block: _unique(selections) for block, selections in plan.vision_attention.items()}
     plan.attention = {block: _unique(selections) for block, selections in plan.attention.items()}
     return plan
 
@@ -155,29 +154,79 @@ def resolve(read: Read, resolution: Resolution) -> None:
 
 @resolve.register(Hidden)
 def _hidden(read: Hidden, resolution: Resolution) -> None:
-    plan = resolution.plan
-    layers = resolve_layers(read.layers, len(resolution.modules.layers) + 1, "hidden states", "0 (embeddings)")
+    plan, depth = resolution.plan, len(resolution.modules.layers)
+    layers = resolve_layers(read.layers, depth + 1, "hidden states", "0 (embeddings)")
     positions = resolution.add_positions(read.at)
-    plan.hidden_reads = _appended_once(plan.hidden_reads, positions)
-    for position in positions:
-        plan.layers_by_position.setdefault(position, set()).update(layers)
-        for layer in layers:
-            plan.hidden.setdefault(layer, []).append(position)
+    if read.normed:
+        plan.hidden_reads = _appended_once(plan.hidden_reads, positions)
+        for position in positions:
+            plan.layers_by_position.setdefault(position, set()).update(layers)
+    for layer in layers:
+        address = StateAddress("Hidden" if read.normed or layer < depth else BEFORE_NORM, layer)
+        plan.states.setdefault(address, []).extend(positions)
 
 
 @resolve.register(Projected)
 def _projected(read: Projected, resolution: Resolution) -> None:
-    resolution.plan.hidden.setdefault(0, []).extend(resolution.add_positions("image"))
+    resolution.plan.states.setdefault(StateAddress("Hidden", 0), []).extend(resolution.add_positions("image"))
+
+
+@resolve.register(AttentionOutput)
+@resolve.register(MLPOutput)
+def _part(read: StateRead, resolution: Resolution) -> None:
+    name, parts = type(read).__name__, resolution.modules.parts
+    paths = [part.attention if isinstance(read, AttentionOutput) else part.mlp for part in parts]
+    positions = resolution.add_positions(read.at)
+    for block in blocks_with(read.layers, paths, name):
+        resolution.plan.states.setdefault(StateAddress(name, block), []).extend(positions)
+
+
+@resolve.register(HeadOutput)
+@resolve.register(Queries)
+@resolve.register(Keys)
+@resolve.register(Values)
+def _heads(read: HeadRead, resolution: Resolution) -> None:
+    plan, name, parts = resolution.plan, type(read).__name__, resolution.modules.parts
+    if isinstance(read, HeadOutput):
+        blocks = blocks_with(read.layers, [part.projection for part in parts], name)
+    else:
+        blocks = attention_layers(read.layers, resolution.modules)
+    positions = resolution.add_positions(read.at)
+    for block in blocks:
+        count = parts[block].heads if isinstance(read, (HeadOutput, Queries)) else resolution.modules.key_value_heads
+        heads = check_heads(as_heads(read.heads, name), count, f"{name} of block {block}")
+        address = StateAddress(name, block)
+        known = plan.heads.get(address) if address in plan.states else ()
+        if heads == "all" or known is None:
+            plan.heads.pop(address, None)
+        else:
+            plan.heads[address] = tuple(sorted({*known, *heads}))
+        plan.states.setdefault(address, []).extend(positions)
 
 
 @resolve.register(Attention)
 def _attention(read: Attention, resolution: Resolution) -> None:
     plan = resolution.plan
-    selection = AttentionSelection(as_positions(read.query, "query"), as_positions(read.key, "key"), read.heads)
+    selection = AttentionSelection(
+        as_positions(read.query, "query"), as_positions(read.key, "key"), as_heads(read.heads, "Attention", mean=True)
+    )
     for block in attention_layers(read.layers, resolution.modules):
+        check_heads(selection.heads, resolution.modules.parts[block].heads, f"the attention of block {block}")
         plan.attention.setdefault(block, []).append(selection)
     plan.queries[selection] = resolution.indices(selection.query)
     plan.keys[selection] = resolution.indices(selection.key)
+
+
+@resolve.register(Module)
+def _module(read: Module, resolution: Resolution) -> None:
+    if not read.path or read.path not in resolution.modules.paths:
+        near = difflib.get_close_matches(read.path, resolution.modules.paths, n=3, cutoff=0.4)
+        raise InvalidRead(
+            f"There is no module {read.path!r} in this model. Near it: {', '.join(near) or 'nothing'}. "
+            "Name a path of model.model.named_modules()."
+        )
+    resolution.add_positions(read.at)
+    resolution.plan.modules = _appended_once(resolution.plan.modules, read)
 
 
 @resolve.register(Vision)
@@ -189,44 +238,33 @@ def _vision(read: Vision, resolution: Resolution) -> None:
         resolution.plan.vision = _appended_once(resolution.plan.vision, layer)
 
 
+@resolve.register(VisionAttention)
+def _vision_attention(read: VisionAttention, resolution: Resolution) -> None:
+    paths, plan = resolution.modules.vision_attention, resolution.plan
+    known = [block for block, path in enumerate(paths) if path is not None]
+    if not known:
+        raise InvalidRead(
+            "No block of a vision tower was found that calls transformers' attention interface. Read Vision() states instead."
+        )
+    selection = AttentionSelection(
+        as_positions(read.query, "query"), as_positions(read.key, "key"), as_heads(read.heads, "VisionAttention", mean=True)
+    )
+    names = [name for name in (*(selection.query or ()), *(selection.key or ())) if not isinstance(name, int)]
+    if any(name not in TOWER_NAMES for name in names):
+        raise InvalidRead(f"{read!r}: positions in the vision tower are numbers, 'class' or 'patches'.")
+    layers = known if read.layers == "all" else resolve_layers(read.layers, len(paths), "the vision tower's attention", "0")
+    for block in layers:
+        if block not in known:
+            raise NoAttention(f"Block {block} of the vision tower has no attention that can be read. Blocks with it: {known}.")
+        plan.vision_attention.setdefault(block, []).append(selection)
+
+
 @resolve.register(Logits)
 def _logits(read: Logits, resolution: Resolution) -> None:
     plan = resolution.plan
     positions = resolution.add_positions(read.at)
     plan.logits_reads = _appended_once(plan.logits_reads, positions)
     plan.logits = tuple(dict.fromkeys((*plan.logits, *positions)))
-
-
-def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:
-    """Layer numbers counted from 0, in the order named, each once.
-
-    Raises:
-        InvalidLayer: out of range; the range is named.
-    """
-    named = as_layers(layers, what)
-    numbers = tuple(range(count)) if named == "all" else named
-    for number in numbers:
-        if not -count <= number < count:
-            raise InvalidLayer(f"Layer {number} was asked for, to read {what}, but this model has layers {first} to {count - 1}.")
-    return tuple(dict.fromkeys(number % count for number in numbers))
-
-
-def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:
-    """Decoder blocks with attention; "all" means all that have it.
-
-    Raises:
-        InvalidLayer, NoAttention: the blocks that have attention are named.
-    """
-    with_attention = tuple(block for block, path in enumerate(modules.attention) if path is not None)
-    if layers == "all":
-        return with_attention
-    numbers = resolve_layers(layers, len(modules.attention), "attention", "0")
-    for number in numbers:
-        if number not in with_attention:
-            raise NoAttention(
-                f"Block {number} has no attention that can be read. Blocks with attention: {', '.join(map(str, with_attention)) or 'none'}."
-            )
-    return numbers
 
 
 def token_indices(row: TokenMap, positions: Iterable[Position] | None) -> Indices:

@@ -5,47 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from probe.errors import NotRead
 from probe.tokens.equality import equal_fields
 from probe.tokens.integers import as_int, as_ints
-from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, shortened
 from probe.tracing.activation import Activation
 from probe.tracing.activation.batch import activation_of_rows
 from probe.tracing.activation.indexing import listed
-from probe.tracing.capture import Captured
-from probe.tracing.lookup import CapturedByPosition, RequestedPositions, attention_selections, described, not_read, nothing_read
-from probe.tracing.reads import Position, Positions, as_positions, position_name, position_names
+from probe.tracing.capturing.captured import Captured
+from probe.tracing.capturing.lookup import CapturedByPosition, RequestedPositions, attention_selections, described, not_read, nothing_read
+from probe.tracing.capturing.vision_layout import VisionLayout
+from probe.tracing.items import Items, normed_layers, stack_layers
+from probe.tracing.reads import Heads, Position, Positions, Read, Vision, as_heads, as_positions, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, ReadPlan, RowIndices
-
-
-@dataclass(frozen=True)
-class VisionLayout:
-    """How the tower's states are laid out.
-
-    Attributes:
-        depth: how many `hidden_states` the tower has.
-        patches: how many tokens of one image are patches; class and register tokens are left out. None: all tokens are kept.
-        layout: positions of the patches on the image, if the tower gets one image.
-        reason: why there is no layout.
-        class_tokens: "first" or "last": the position of the class tokens.
-    """
-
-    depth: int
-    patches: int | None
-    layout: ImageLayout | None
-    reason: str
-    class_tokens: str = "first"
-
-    def of_patches(self, states: Tensor) -> Tensor:
-        """The states (..., token, feature) of the patches alone."""
-        if self.patches is None:
-            return states
-        first = 0 if self.class_tokens == "last" else states.shape[-2] - self.patches
-        return states.narrow(-2, first, self.patches)
+from probe.tracing.sites import StateAddress
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +37,7 @@ class Trace:
         plan: the resolved reads.
         depth: how many hidden states and how many blocks the decoder has.
         vision_layout: how the vision tower's states are laid out.
+        last_is_normed: whether the last hidden state is after the final norm.
 
     >>> trace = model.run(model.encode(image, "Is there a cat?"), [probe.Hidden(layers=[3, 4], at="image"), probe.Logits(at=-1)])
     >>> trace.hidden("image", layer=4)
@@ -75,13 +51,18 @@ class Trace:
     plan: ReadPlan
     depth: tuple[int, int]
     vision_layout: VisionLayout
+    last_is_normed: bool = True
 
     def __repr__(self) -> str:
         captured = self.captured
-        layers = {layer for layer, _ in captured.hidden}
+        layers = {address.layer for address, _ in captured.states if address.read == "Hidden"}
+        others = dict.fromkeys(address.read for address, _ in captured.states if address.read != "Hidden")
         blocks = {block for block, _ in captured.attention}
         parts = [
-            f"hidden states of layers {listed(sorted(layers))} at {position_names(at for _, at in captured.hidden)}" if layers else "",
+            f"hidden states of layers {listed(sorted(layers))} at {position_names(at for address, at in captured.states if address.read == 'Hidden')}"
+            if layers
+            else "",
+            *(f"{read} of layers {listed(sorted({a.layer for a, _ in captured.states if a.read == read}))}" for read in others),
             f"attention of blocks {listed(sorted(blocks))} from {described(attention_selections(captured))}" if blocks else "",
             f"vision states of layers {listed(sorted(captured.vision))}" if captured.vision else "",
             f"logits at {position_names(captured.logits)}" if captured.logits else "",
@@ -95,6 +76,22 @@ class Trace:
         return equal_fields(self, other)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, read: Read) -> Activation:
+        """Exactly a read, or any part of what was read: fewer layers, positions or heads, whatever reads were merged.
+
+        Returns:
+            the dims of the read, always with its `layer` axis: (layer, batch, token, feature) for states, with `head` before `token` for
+            states of heads, (layer, batch, head, query, key) for attention.
+
+        >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.MLPOutput("all"))
+        >>> trace[probe.MLPOutput(3, at="image")]
+        Activation(layer=1, batch=1, token=196, feature=128; float32)
+
+        Raises:
+            NotRead: the message says what was read.
+        """
+        return Items(self._lookup, self.depth[1], self.vision_layout, self.last_is_normed).get(read)
 
     def hidden(self, at: Positions = None, layer: int | None = None, *, layers: Iterable[int] | None = None) -> Activation:
         """Hidden states.
@@ -117,10 +114,10 @@ class Trace:
             NotRead: the message lists what was read.
         """
         requested: RequestedPositions = as_positions(at, "hidden(at=...)") or _only_read(
-            self.plan.hidden_reads, [position for _, position in self.captured.hidden], "hidden states"
+            self.plan.hidden_reads, [at for address, at in self.captured.states if address.read == "Hidden"], "hidden states"
         )
         numbers = self._layers_at(requested, layer, layers)
-        states = [self._lookup.hidden(number, requested) for number in numbers]
+        states = [self._lookup.states(StateAddress("Hidden", number), requested) for number in numbers]
         widths = sorted({rows[0].shape[-1] for rows in states})
         if len(widths) > 1:
             raise NotRead(
@@ -128,7 +125,10 @@ class Trace:
                 "concatenated until the last layer, which has one. Ask for one layer with layer=, or leave the last out with layers=."
             )
         tokens = self._lookup.indices(requested)
-        return self._of_layers(states, ("batch", "token", "feature"), None if layer is not None else numbers, {"token": tokens})
+        normed = normed_layers(numbers, self.depth[1], last_is_normed=self.last_is_normed)
+        return self._of_layers(
+            states, ("batch", "token", "feature"), None if layer is not None else numbers, {"token": tokens}, normed=normed
+        )
 
     def projected(self) -> Activation:
         """Projected image tokens, as the language model receives them: dims (batch, token, feature).
@@ -147,7 +147,7 @@ class Trace:
         layers: Iterable[int] | None = None,
         query: Positions = None,
         key: Positions = None,
-        heads: str | None = None,
+        heads: Heads | None = None,
     ) -> Activation:
         """Attention from the query tokens to the key tokens.
 
@@ -172,15 +172,17 @@ class Trace:
         """
         query_positions, key_positions = as_positions(query, "query"), as_positions(key, "key")
         blocks = _requested_layers(layer, layers, self.depth[1], "attention of block")
-        selections = self._lookup.attention_selections(query_positions, key_positions, heads, blocks)
+        kept = None if heads is None else as_heads(heads, "attention", mean=True)
+        selections = self._lookup.attention_selections(query_positions, key_positions, kept, blocks)
         numbers = _selected_layers(sorted(selections), blocks, "attention of block")
         self._check_same_keys(selections, numbers)
         selection = selections[numbers[0]]
         queries = self.plan.queries[selection] if query_positions is None else self._lookup.indices(query_positions)
         keys = self.plan.keys[selection] if key_positions is None else self._lookup.indices(key_positions)
         weights = [self._lookup.attention(number, selections[number], queries, keys) for number in numbers]
-        dims = ("batch", "head", "query", "key") if selection.heads == "all" else ("batch", "query", "key")
-        return self._of_layers(weights, dims, None if layer is not None else numbers, {"query": queries, "key": keys})
+        dims = ("batch", "query", "key") if selection.heads == "mean" else ("batch", "head", "query", "key")
+        coords = {} if isinstance(selection.heads, str) else {"head": selection.heads}
+        return self._of_layers(weights, dims, None if layer is not None else numbers, {"query": queries, "key": keys}, coords)
 
     def vision(self, layer: int | None = None) -> Activation:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
@@ -198,17 +200,12 @@ class Trace:
         Raises:
             NotRead: the message lists the layers that were read.
         """
-        read, layout = sorted(self.captured.vision), self.vision_layout
+        read = sorted(self.captured.vision)
         if not read:
             raise NotRead(nothing_read("vision states"))
-        numbers = _selected_layers(read, _requested_layers(layer, None, layout.depth, "vision state"), "vision state")
-        data = _stacked([self.captured.vision[number] for number in numbers])
-        if data.ndim == 3:
-            data = data[:, None]  # a tower for images of any size takes the patches of all images as one sequence
-        if data.ndim == 5:
-            data = data.flatten(2, 3)  # a tower of windows keeps its patches as (row, col)
-        dims = ("layer", "batch", "token", "feature")
-        activation = Activation(layout.of_patches(data), dims, {"layer": numbers}, layout=layout.layout, no_grid_reason=layout.reason)
+        depth = self.vision_layout.depth
+        numbers = _selected_layers(read, _requested_layers(layer, None, depth, "vision state"), "vision state")
+        activation = self[Vision(numbers)]
         return activation.isel(layer=0) if len(numbers) == 1 else activation
 
     def logits(self, at: Positions = None) -> Activation:
@@ -243,11 +240,12 @@ class Trace:
 
     def _layers_at(self, requested: RequestedPositions, layer: int | None, layers: Iterable[int] | None) -> tuple[int, ...]:
         """The named layers; without names, the layers that `Hidden` reads named for these positions."""
-        layers_at = self._lookup.requested_layers if layer is None and layers is None else self._lookup.layers
-        layers_of = {position: layers_at(position) for position in requested}
+        lookup, unnamed = self._lookup, layer is None and layers is None
+        layers_of = {at: lookup.requested_layers(at) if unnamed else lookup.layers("Hidden", at) for at in requested}
         for position in requested:
             if not layers_of[position]:
-                raise NotRead(not_read("Hidden states", position, [other for _, other in self.captured.hidden]))
+                known = [other for address, other in self.captured.states if address.read == "Hidden"]
+                raise NotRead(not_read("Hidden states", position, known))
         common = set.intersection(*layers_of.values())
         if not common:
             each = "; ".join(f"{position_name(position)} at {listed(sorted(numbers))}" for position, numbers in layers_of.items())
@@ -265,13 +263,19 @@ class Trace:
             )
 
     def _of_layers(
-        self, states: Sequence[Sequence[Tensor]], dims: tuple[str, ...], layers: tuple[int, ...] | None, indices: Mapping[str, RowIndices]
+        self,
+        states: Sequence[Sequence[Tensor]],
+        dims: tuple[str, ...],
+        layers: tuple[int, ...] | None,
+        indices: Mapping[str, RowIndices],
+        coords: Mapping[str, tuple[int, ...]] | None = None,
+        normed: tuple[bool, ...] | None = None,
     ) -> Activation:
         """The rows of each layer as one activation; without layers, those of the only one, without a `layer` axis."""
         if layers is None:
-            return activation_of_rows(states[0], dims, self.tokens, indices)
-        rows = [_stacked(row) for row in zip(*states, strict=True)]
-        return activation_of_rows(rows, ("layer", *dims), self.tokens, indices, {"layer": layers})
+            return activation_of_rows(states[0], dims, self.tokens, indices, coords, normed)
+        rows = [stack_layers(row) for row in zip(*states, strict=True)]
+        return activation_of_rows(rows, ("layer", *dims), self.tokens, indices, {"layer": layers, **(coords or {})}, normed)
 
 
 def _requested_layers(layer: int | None, layers: Iterable[int] | None, depth: int, kind: str) -> tuple[int, ...] | None:
@@ -301,11 +305,6 @@ def _selected_layers(read: Sequence[int], requested: Sequence[int] | None, kind:
     if missing:
         raise NotRead(f"Not read: {kind} {missing[0]}. Read: {', '.join(map(str, read))}.")
     return tuple(requested)
-
-
-def _stacked(layers: Sequence[Tensor]) -> Tensor:
-    """Layers stacked on the device of the first: a model may be spread over several."""
-    return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def _only_read(reads: Sequence[tuple[Position | None, ...]], captured: Iterable[Position | None], kind: str) -> tuple[Position | None, ...]:

@@ -21,10 +21,11 @@ from probe.model import Probe
 from probe.runtime import Runtime
 from probe.tracing.activation import Activation
 from probe.tracing.attention import first_tensor
-from probe.tracing.capture import token_states
 from probe.tracing.reads import Attention, Hidden, Logits, Projected, Read, Vision
+from probe.tracing.sites import token_states
 from probe.tracing.trace import Trace
 from probe.verification.painting import check_grid, grid_title, inner_cells
+from probe.verification.parts import part_checks
 from probe.verification.report import Check, Report
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _read_checks(model: Probe, image: Image.Image) -> Iterator[Check]:
     answered = model.encode(image, QUESTION).with_answer(ANSWER)
     yield from _state_checks(model, answered)
     yield from _attention_checks(model, answered)
+    yield from part_checks(model, answered)
 
 
 def _state_checks(model: Probe, answered: Answer) -> Iterator[Check]:
@@ -114,7 +116,7 @@ def _state_checks(model: Probe, answered: Answer) -> Iterator[Check]:
     if "Projected" not in model.modules.unreadable:
         reads.append(Projected())
     trace = model.run(answered, reads)
-    states = [token_states(state, model.modules.axes) for state in plain.hidden_states]
+    states = [token_states(state, len(state), model.modules.axes) for state in plain.hidden_states]
     layers = range(len(model.modules.layers) + 1)
     hidden = max(_difference(trace.hidden(layer=layer).data, states[layer]) for layer in layers)
     yield Check("Hidden, every layer", hidden, 0.0, same)

@@ -12,6 +12,8 @@ import torch
 import transformers
 
 from tests import families
+from tests.contract.edited import measure as measure_edits
+from tests.contract.edited import tower_rows
 from tests.contract.parity import NOT_THE_FEATURES, Parity, measure
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
@@ -28,19 +30,26 @@ input, and what `probe` reads is compared with plain Hugging Face's tensors: the
 - *Vision*: every state of the tower, against PyTorch hooks and the tower's own `hidden_states`. The last one is what the last block returns;
   some towers have Hugging Face put their own output there, after a norm or a merger.
 - *Projected*: the image tokens that the first block takes, against `get_image_features`.
+- *Parts*: `AttentionOutput`, `MLPOutput` and `HeadOutput` of every block, against PyTorch hooks. *Calls*: `Queries`, `Keys` and `Values`,
+  against the arguments of the attention call. A hidden state plus these parts is the next one, but for the factors and the families that
+  `tests/contract/test_parts.py` lists.
+- *Edits*: the logits under zero, replace, add, scale and apply of hidden states, of each part, of `Vision` and of `Projected`, against hooks
+  that do the same. *Block*: the logits under blocked keys, against eager attention with the mask written by hand ("–": the family computes
+  its attention without transformers' interface, or over an encoder's states too).
+- *Tower*: `VisionAttention`, against the weights of eager attention ("–": no call of the interface, or several).
 - *Grid*: whether a backbone says where image tokens lie on the image ([how to add one](backbones.md)); "none" where they lie nowhere.
 
 `mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no image and words.
 
-| family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Grid | remarks |
-|---|---|---|---|---|---|---|---|---|---|
+| family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Parts | Calls | Edits | Block | Tower | Grid | remarks |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
 def lines() -> Iterator[str]:
     """A row for each family."""
     for name in sorted(families.FAMILIES):
-        found = measure(name)
+        found, edited, tower = measure(name), measure_edits(name), tower_rows(name)
         cells = [
             f"`{name}`",
             f"`{found.model}`",
@@ -50,6 +59,11 @@ def lines() -> Iterator[str]:
             _bound(found.vision),
             _bound(found.projected),
             _bound(found.logits),
+            _bound(edited.parts),
+            _bound(edited.call),
+            _bound(max(edited.edits.values())),
+            _bound(edited.block),
+            "–" if isinstance(tower, str) else _bound(tower),
             found.grid,
             _remarks(found),
         ]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import probe
-from probe.attribution.head import final_norm
 from tests import families
 
 STREAMS = {"gemma3n": range(5), "glm5_next": range(4), "qwen4_exp": range(4)}
@@ -118,7 +117,7 @@ def test_the_lens_is_the_models_own_distribution(name: str) -> None:
     if not middle:
         return
     norm = norm_by_hand(hf, model, inputs)
-    assert norm == final_norm(hf, model.modules)
+    assert norm == model.modules.final_norm
     with torch.no_grad():
         normed = states.data[0] if norm is None else hf.get_submodule(norm)(states.data[0])
         linear = head_by_hand(name, hf)(normed).float()

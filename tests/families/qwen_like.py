@@ -9,7 +9,10 @@ import torch
 
 from tests.families.tiny import IMAGE, Built, family, model, noise
 
-_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+
+def _mrope() -> dict[str, Any]:
+    """The rotary settings of a text model; a new dictionary each time, since configurations write into the one that they get."""
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
 
 
 def _grid(
@@ -39,17 +42,17 @@ def _typed(built: Built) -> Built:
 
 @family("glm46v", "glmga")
 def glm46v() -> Built:
-    return _typed(_grid("glm46v", text=_MROPE))
+    return _typed(_grid("glm46v", text=_mrope()))
 
 
 @family()
 def glm4v_moe() -> Built:
-    return _typed(_grid("glm4v_moe", text={"rope_parameters": {**_MROPE["rope_parameters"], "partial_rotary_factor": 1.0}}))
+    return _typed(_grid("glm4v_moe", text={"rope_parameters": {**_mrope()["rope_parameters"], "partial_rotary_factor": 1.0}}))
 
 
 @family()
 def glm_ocr() -> Built:
-    return _typed(_grid("glm_ocr", text=_MROPE))
+    return _typed(_grid("glm_ocr", text=_mrope()))
 
 
 @family()
@@ -71,19 +74,19 @@ def glm5_next() -> Built:
 @family()
 def cohere_compass() -> Built:
     """Sliding windows in three blocks of four."""
-    rope = {"sliding_attention": _MROPE["rope_parameters"], "full_attention": _MROPE["rope_parameters"]}
+    rope = {"sliding_attention": _mrope()["rope_parameters"], "full_attention": _mrope()["rope_parameters"]}
     text = {"rope_parameters": rope, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]}
     return _typed(_grid("cohere_compass", text=text, vision={"deepstack_visual_indexes": [0, 1]}))
 
 
 @family()
 def cosmos3_edge() -> Built:
-    return _typed(_grid("cosmos3_edge", patch=(48,), text=_MROPE, vision={"num_patches": 16}, projector_hidden_size=48))
+    return _typed(_grid("cosmos3_edge", patch=(48,), text=_mrope(), vision={"num_patches": 16}, projector_hidden_size=48))
 
 
 @family()
 def cosmos3_omni() -> Built:
-    return _typed(_grid("cosmos3_omni", text=_MROPE, vision={"deepstack_visual_indexes": [0, 1]}))
+    return _typed(_grid("cosmos3_omni", text=_mrope(), vision={"deepstack_visual_indexes": [0, 1]}))
 
 
 @family()
@@ -108,7 +111,7 @@ def dots3_note() -> Built:
 @family()
 def ernie4_5_vl_moe() -> Built:
     text = {"moe_intermediate_size": [16, 16], "moe_num_experts": 4, "moe_k": 2}
-    text["rope_parameters"] = _MROPE["rope_parameters"]
+    text["rope_parameters"] = _mrope()["rope_parameters"]
     small, inputs = _typed(_grid("ernie4_5_vl_moe", patch=(48,), text=text))
     return small, {**inputs, "moe_mm_token_type_ids": inputs["mm_token_type_ids"]}
 
@@ -121,7 +124,7 @@ def exaone4_5() -> Built:
 @family()
 def hunyuan_vl() -> Built:
     """Newline tokens end the rows, and a token marks each end of the image."""
-    small, inputs = _typed(_grid("hunyuan_vl", patch=(48,), text=_MROPE, vision={"max_image_size": 64, "img_max_token_num": 64}))
+    small, inputs = _typed(_grid("hunyuan_vl", patch=(48,), text=_mrope(), vision={"max_image_size": 64, "img_max_token_num": 64}))
     tokens = torch.tensor([[1, 5, *[IMAGE] * 10, 7, 8, 9]])
     return small, {**inputs, "input_ids": tokens, "mm_token_type_ids": (tokens == IMAGE).int()}
 
@@ -179,7 +182,7 @@ def muse_spark() -> Built:
 
 @family()
 def paddleocr_vl() -> Built:
-    return _typed(_grid("paddleocr_vl", patch=(3, 4, 4), text=_MROPE))
+    return _typed(_grid("paddleocr_vl", patch=(3, 4, 4), text=_mrope()))
 
 
 _SMALL_AUDIO = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "output_dim": 32}
@@ -188,36 +191,36 @@ _SMALL_AUDIO = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2
 @family()
 def qwen2_5_omni_thinker() -> Built:
     vision = {"window_size": 16, "fullatt_block_indexes": [2]}
-    return _grid("qwen2_5_omni_thinker", text=_MROPE, vision=vision, audio_config=_SMALL_AUDIO)
+    return _grid("qwen2_5_omni_thinker", text=_mrope(), vision=vision, audio_config=_SMALL_AUDIO)
 
 
 @family()
 def qwen3_omni_moe_thinker() -> Built:
     audio = {**_SMALL_AUDIO, "downsample_hidden_size": 8}
-    return _grid("qwen3_omni_moe_thinker", text=_MROPE, vision={"deepstack_visual_indexes": [0, 1]}, audio_config=audio)
+    return _grid("qwen3_omni_moe_thinker", text=_mrope(), vision={"deepstack_visual_indexes": [0, 1]}, audio_config=audio)
 
 
 @family()
 def qwen3_5() -> Built:
     """Three blocks of linear attention, then one of attention."""
-    return _typed(_grid("qwen3_5", text=_MROPE))
+    return _typed(_grid("qwen3_5", text=_mrope()))
 
 
 @family()
 def qwen3_5_moe() -> Built:
-    return _typed(_grid("qwen3_5_moe", text={**_MROPE, "shared_expert_intermediate_size": 16}))
+    return _typed(_grid("qwen3_5_moe", text={**_mrope(), "shared_expert_intermediate_size": 16}))
 
 
 @family()
 def qwen3_vl_moe() -> Built:
-    return _typed(_grid("qwen3_vl_moe", text=_MROPE, vision={"deepstack_visual_indexes": [0, 1]}))
+    return _typed(_grid("qwen3_vl_moe", text=_mrope(), vision={"deepstack_visual_indexes": [0, 1]}))
 
 
 @family()
 def qwen4_exp() -> Built:
     """Residual streams side by side in the feature axis."""
     indexer = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 2}
-    text = {**_MROPE, **indexer, "shared_expert_intermediate_size": 16, "hc_count": 2, "hc_lowrank": 8}
+    text = {**_mrope(), **indexer, "shared_expert_intermediate_size": 16, "hc_count": 2, "hc_lowrank": 8}
     return _typed(_grid("qwen4_exp", text=text))
 
 

@@ -268,7 +268,7 @@ def test_probe_verifies_a_folder(shell: Shell, tmp_path: Path) -> None:
     folder = zoo.save(zoo.llava(), tmp_path)
     code, out, _ = shell(probe.cli, "verify", str(folder), "--stretch")
     assert code == 0
-    assert out.count("pass") == 7
+    assert out.count("pass") == 14
     assert "Attention under sdpa, a separate eager run" in out
 
 

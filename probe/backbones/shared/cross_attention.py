@@ -71,6 +71,7 @@ class EncoderDecoder(Backbone):
         states = torch.zeros(1, 1, model.config.get_text_config(decoder=True).hidden_size, dtype=model.dtype, device=model.device)
         return {"encoder_outputs": [states, states], "input_ids": None}
 
+
 @register("florence2")
 class Florence2(EncoderDecoder):
     """A BART decoder."""

@@ -20,6 +20,7 @@ def activation_of_rows(
     tokens: Sequence[TokenMap],
     indices: Mapping[str, RowIndices],
     coords: Mapping[str, tuple[int, ...]] | None = None,
+    normed: tuple[bool, ...] | None = None,
 ) -> Activation:
     """The rows of a batch as one activation, a `RaggedActivation` if they differ in shape.
 
@@ -28,11 +29,12 @@ def activation_of_rows(
         tokens: the TokenMap of each row.
         indices: axis -> for each row the token indices along that axis.
         coords: of other axes.
+        normed: `Activation.normed`.
     """
     if len({row.shape for row in rows}) == 1:
-        return _stack_rows(range(len(rows)), rows, dims, tokens, indices, coords or {})
+        return _stack_rows(range(len(rows)), rows, dims, tokens, indices, coords or {}, normed)
     labelled = [{**(coords or {}), "batch": (number,)} for number in range(len(rows))]
-    return RaggedActivation([_stack_rows([number], rows, dims, tokens, indices, labels) for number, labels in enumerate(labelled)])
+    return RaggedActivation([_stack_rows([number], rows, dims, tokens, indices, labels, normed) for number, labels in enumerate(labelled)])
 
 
 def _stack_rows(
@@ -42,6 +44,7 @@ def _stack_rows(
     tokens: Sequence[TokenMap],
     indices: Mapping[str, RowIndices],
     coords: Mapping[str, tuple[int, ...]],
+    normed: tuple[bool, ...] | None,
 ) -> Activation:
     """The activation of the rows of these numbers, which agree in shape."""
     data = torch.stack([rows[number] for number in numbers], dim=dims.index("batch"))
@@ -53,7 +56,7 @@ def _stack_rows(
             labels[axis] = of_rows[numbers[0]]
     on_image = indices["key" if "key" in indices else "token"]
     layout, reason = _common_layout([tokens[number].layout_or_reason(on_image[number]) for number in numbers])
-    return Activation(data, dims, labels, layout=layout, no_grid_reason=reason)
+    return Activation(data, dims, labels, layout=layout, no_grid_reason=reason, normed=normed)
 
 
 def _common_layout(layouts: Sequence[tuple[ImageLayout | None, str]]) -> tuple[ImageLayout | None, str]:

@@ -13,7 +13,7 @@ class Read:
     """A read request: frozen, checked when it is written, resolved before any forward.
 
     A new kind of read is a dataclass derived from `Read` or `LayerRead`, a resolver in `probe.tracing.resolving`, and what
-    `probe.tracing.capture` does at its module.
+    `probe.tracing.capturing.capture` does at its module.
 
     >>> isinstance(probe.Hidden(layers=3), probe.Read)
     True

@@ -1,42 +1,20 @@
-"""The kinds of reads.
+"""The other kinds of reads: attention rows, the vision tower, projected tokens, logits, and any module as it is.
 
-Layer numbers are Hugging Face's. `Hidden` and `Vision` count `hidden_states` (0 = embeddings, l = after l blocks), `Attention` counts
+Layer numbers are Hugging Face's. `Vision` counts the tower's `hidden_states` (0 = embeddings, l = after l blocks), `Attention` counts
 `attentions`, that is decoder blocks from 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from probe.errors import InvalidRead
 from probe.tracing.reads.base import LayerRead, Read
+from probe.tracing.reads.heads import Heads, as_heads
 from probe.tracing.reads.positions import Layers, Positions, as_positions
-
-
-@dataclass(frozen=True)
-class Hidden(LayerRead):
-    """Hidden states: `hidden_states[layer][:, at]` of Hugging Face.
-
-    Args:
-        layers: `hidden_states` indices (0 = embeddings, the last one is after the final norm, as in Hugging Face); "all" for every one.
-            Negative numbers count from the end.
-        at: positions; None for every position.
-
-    >>> probe.Hidden(layers=range(7, 10), at="image")
-    Hidden(layers=(7, 8, 9), at=('image',))
-    """
-
-    at: Positions = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "at", as_positions(self.at, "Hidden(at=...)"))
-
-    def split(self) -> tuple[Hidden, ...]:
-        """One read for each position."""
-        return tuple(replace(self, at=position) for position in as_positions(self.at, "at") or (None,))
+from probe.tracing.reads.states import AttentionOutput, HeadOutput, Hidden, Keys, MLPOutput, Queries, Values
 
 
 @dataclass(frozen=True)
@@ -47,7 +25,7 @@ class Attention(LayerRead):
         layers: decoder blocks, counted from 0; "all" for every block that has attention.
         query: positions whose rows are read.
         key: positions whose columns are read; None for every position.
-        heads: "all" keeps the heads, "mean" averages them while they are read (L x H times less memory held).
+        heads: "all" keeps the heads, numbers keep these, "mean" averages them while they are read (L x H times less memory held).
 
     >>> probe.Attention(layers="all", query="answer", key="image", heads="mean")
     Attention(layers='all', query=('answer',), key=('image',), heads='mean')
@@ -55,14 +33,13 @@ class Attention(LayerRead):
 
     query: Positions
     key: Positions = None
-    heads: Literal["all", "mean"] = "all"
+    heads: Heads = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "query", as_positions(self.query, "Attention(query=...)"))
         object.__setattr__(self, "key", as_positions(self.key, "Attention(key=...)"))
-        if self.heads not in ("all", "mean"):
-            raise InvalidRead(f'Attention(heads={self.heads!r}): heads is "all" or "mean".')
+        object.__setattr__(self, "heads", as_heads(self.heads, "Attention", mean=True))
 
 
 @dataclass(frozen=True)
@@ -105,7 +82,73 @@ class Logits(Read):
         object.__setattr__(self, "at", as_positions(self.at, "Logits(at=...)"))
 
 
-READS: tuple[type[Read], ...] = (Hidden, Attention, Vision, Projected, Logits)
+@dataclass(frozen=True)
+class VisionAttention(LayerRead):
+    """Attention rows of the vision tower, image by image: (layer, batch, head, query, key).
+
+    Equals `attentions[layer]` of the tower under eager attention. Positions are those of the tower's own sequence: class tokens first where
+    the tower has them.
+
+    Args:
+        layers: the tower's blocks, counted from 0; "all" for every block.
+        query, key: "class", "patches", or numbers of tokens in the tower's sequence; None for every one.
+        heads: as in `Attention`.
+
+    >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.VisionAttention(2, query=[0], key=None))
+    >>> trace[probe.VisionAttention(2, query=[0], key=None)]
+    Activation(layer=1, batch=1, head=3, query=1, key=197; float32)
+    """
+
+    query: Positions = None
+    key: Positions = None
+    heads: Heads = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "query", as_positions(self.query, "VisionAttention(query=...)"))
+        object.__setattr__(self, "key", as_positions(self.key, "VisionAttention(key=...)"))
+        object.__setattr__(self, "heads", as_heads(self.heads, "VisionAttention", mean=True))
+
+
+@dataclass(frozen=True)
+class Module(Read):
+    """What any module takes or returns, as it is: the first tensor of several.
+
+    Args:
+        path: as in `model.model.get_submodule(path)`.
+        side: "output", or "input" for its first argument.
+        at: positions, for a tensor (batch, token, feature) of the whole sequence; None: the whole tensor, whatever its axes are.
+
+    >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.Module("model.multi_modal_projector"))
+    >>> trace[probe.Module("model.multi_modal_projector")].data.shape
+    torch.Size([1, 196, 128])
+    """
+
+    path: str
+    side: Literal["input", "output"] = "output"
+    at: Positions = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or self.side not in ("input", "output"):
+            raise InvalidRead(f'Module({self.path!r}, side={self.side!r}): a module path, and side="input" or "output".')
+        object.__setattr__(self, "at", as_positions(self.at, "Module(at=...)"))
+
+
+READS: tuple[type[Read], ...] = (
+    Hidden,
+    Attention,
+    AttentionOutput,
+    MLPOutput,
+    HeadOutput,
+    Queries,
+    Keys,
+    Values,
+    Vision,
+    VisionAttention,
+    Projected,
+    Module,
+    Logits,
+)
 """Every kind of read, for messages."""
 
 
@@ -127,7 +170,7 @@ def merge(reads: Iterable[Read]) -> tuple[Read, ...]:
     Reads of equal positions become one read over the union of their layers.
 
     >>> probe.merge([probe.Hidden(range(2, 4), at="image"), probe.Hidden(range(3, 6), at="image")])
-    (Hidden(layers=(2, 3, 4, 5), at=('image',)),)
+    (Hidden(layers=(2, 3, 4, 5), at=('image',), normed=True),)
 
     Raises:
         InvalidRead: something that is not a read.

@@ -18,6 +18,8 @@ from probe.sessions.batched import Batched
 from probe.sessions.continuations import PackedInputs, last_logits
 from probe.sessions.packed import Packed
 from probe.sessions.shared_trace import read_prefix
+from probe.tracing.edits import EditPlan
+from probe.tracing.sites import StateAddress
 from tests import processors, zoo
 
 QUESTIONS = ["Is there a cat?", "What colour is the dog that sleeps on the mat?", "Why?", "Is there a boat in the picture?"]
@@ -71,12 +73,12 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Calla
     sizes: list[int] = []
     failed: list[int] = []
 
-    def failing(runtime: Runtime, packed: PackedInputs) -> torch.Tensor:
+    def failing(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None) -> torch.Tensor:
         sizes.append(len(packed.slots))
         if fails(packed) and not failed:
             failed.append(1)
             raise error
-        return last_logits(runtime, packed)
+        return last_logits(runtime, packed, edits)
 
     monkeypatch.setattr("probe.sessions.session.last_logits", failing)
     return sizes
@@ -107,7 +109,7 @@ def test_a_read_of_the_image_that_was_not_kept_costs_one_more_pass(
 def test_image_states_are_held_once_for_all_answers(model: probe.Probe, wide_image: Image.Image) -> None:
     with model.open(wide_image) as session:
         traces = session.trace(session.ask(QUESTIONS, max_new_tokens=3), [probe.Hidden([2], at="image")])
-    assert len({trace.captured.hidden[2, "image"][0].data_ptr() for trace in traces}) == 1
+    assert len({trace.captured.states[StateAddress("Hidden", 2), "image"][0].data_ptr() for trace in traces}) == 1
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -10,10 +10,19 @@ import pytest
 import probe
 from probe.errors import InvalidLayer, InvalidRead, NoAttention
 from probe.tracing.modules import Modules
+from probe.tracing.parts import BlockParts
 from probe.tracing.reads import Attention, Hidden, LayerRead, Logits, Projected, Vision, merge
-from probe.tracing.resolving import Resolution, resolve, resolve_reads
+from probe.tracing.resolving import ReadPlan, Resolution, resolve, resolve_reads
+from probe.tracing.sites import StateAddress
 
-MODULES = Modules(("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), 9)
+PARTS = tuple(BlockParts(attention, f"m.{block}.mlp") for block, attention in enumerate(("m.0.self_attn", None, "m.2.self_attn")))
+MODULES = Modules(
+    ("m.0", "m.1", "m.2"), ("m.0.self_attn", None, "m.2.self_attn"), "m.norm", "v", ("v.0", "v.1"), 9, parts=PARTS, key_value_heads=2
+)
+
+
+def _layers(plan: ReadPlan) -> list[int]:
+    return sorted(address.layer for address in plan.states)
 
 
 @pytest.mark.parametrize("layers", [[], "every", [1.5], [True], None])
@@ -30,7 +39,7 @@ def test_a_place_is_a_name_a_span_or_a_position() -> None:
 
 
 def test_heads_are_kept_or_averaged() -> None:
-    with pytest.raises(InvalidRead, match='heads is "all" or "mean"'):
+    with pytest.raises(InvalidRead, match='"all" or "mean"'):
         Attention(layers="all", query="answer", heads="max")  # type: ignore[arg-type]
 
 
@@ -57,8 +66,8 @@ def test_attention_of_a_block_without_it_names_those_that_have_it() -> None:
 
 
 def test_hidden_states_count_one_more_than_blocks() -> None:
-    assert sorted(resolve_reads([Hidden("all")], MODULES, ()).hidden) == [0, 1, 2, 3]
-    assert sorted(resolve_reads([Hidden(-1)], MODULES, ()).hidden) == [3]
+    assert _layers(resolve_reads([Hidden("all")], MODULES, ())) == [0, 1, 2, 3]
+    assert _layers(resolve_reads([Hidden(-1)], MODULES, ())) == [3]
 
 
 def test_what_a_family_cannot_give_is_refused_with_its_reason() -> None:
@@ -74,7 +83,7 @@ def test_only_reads_are_merged() -> None:
 
 def test_reads_of_one_position_are_resolved_once() -> None:
     plan = resolve_reads([Hidden([0, 1], "image"), Projected(), Hidden(0, "image"), Attention("all", -1), Attention(0, -1)], MODULES, ())
-    assert plan.hidden == {0: ["image"], 1: ["image"]}
+    assert plan.states == {StateAddress("Hidden", 0): ["image"], StateAddress("Hidden", 1): ["image"]}
     assert {block: len(selections) for block, selections in plan.attention.items()} == {0: 1, 2: 1}
     assert plan.hidden_reads == (("image",),)
     assert plan.layers_by_position == {"image": {0, 1}}  # Projected reads layer 0 without asking for it
@@ -97,4 +106,4 @@ def test_a_new_kind_of_read_is_a_class_and_a_resolver() -> None:
     def _(read: BlockInput, resolution: Resolution) -> None:
         resolve(Hidden(read.layers), resolution)
 
-    assert sorted(resolve_reads(reads, MODULES, ()).hidden) == [0, 1, 2]
+    assert _layers(resolve_reads(reads, MODULES, ())) == [0, 1, 2]

@@ -14,6 +14,7 @@ from PIL import Image
 
 import probe
 from probe.tokens.spans import Span
+from probe.tracing.sites import StateAddress
 from tests import zoo
 
 
@@ -200,7 +201,7 @@ def test_traces_are_equal_where_what_was_read_is(model: probe.Probe, answer: pro
     assert trace == model.run(answer, reads)
     assert trace != full
     changed = copy.deepcopy(trace)
-    changed.captured.hidden[1, "word"][0][0, 0] += 1
+    changed.captured.states[StateAddress("Hidden", 1), "word"][0][0, 0] += 1
     assert changed != trace
     assert trace != "a trace"
 

@@ -1,12 +1,10 @@
-"""The public API: `load` opens a model; `Probe` encodes, generates, reads and opens sessions."""
+"""Probe: encodes, generates, reads and edits, and opens sessions."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, overload
+from typing import overload
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
@@ -15,18 +13,18 @@ from probe.attribution.lens import likely_tokens, word_lens
 from probe.attribution.likely import LikelyTokens
 from probe.attribution.words import Word
 from probe.backbones import Backbone
-from probe.encoder import Encoder, ImagePreparation
-from probe.errors import InvalidRead, LoadError
+from probe.encoder import Encoder
+from probe.errors import InvalidRead
 from probe.generation import generate_answers
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.inputs.prompt import Messages
 from probe.inspection import Inspection, inspect_model
-from probe.loading.checkpoint import check_decoder, load_checkpoint, refuse_checkpoint_options
-from probe.loading.devices import DeviceMap, default_dtype, resolve_device, resolve_dtype
 from probe.runtime import Runtime
 from probe.sessions.session import Session
 from probe.tracing.activation import Activation
+from probe.tracing.edits import Edit
+from probe.tracing.edits.plan import check_edits
 from probe.tracing.modules import Modules
 from probe.tracing.reads import Read
 from probe.tracing.trace import Trace
@@ -144,12 +142,26 @@ class Probe:
 
     @overload
     def generate(
-        self, encoding: Encoding, *, num_return_sequences: int, begin: str | None = None, scores: bool = False, **options: object
+        self,
+        encoding: Encoding,
+        *,
+        num_return_sequences: int,
+        begin: str | None = None,
+        edits: Iterable[Edit] | Edit = (),
+        scores: bool = False,
+        **options: object,
     ) -> list[Answer]: ...
 
     @overload
     def generate(
-        self, encoding: Encoding, *, num_return_sequences: None = None, begin: str | None = None, scores: bool = False, **options: object
+        self,
+        encoding: Encoding,
+        *,
+        num_return_sequences: None = None,
+        begin: str | None = None,
+        edits: Iterable[Edit] | Edit = (),
+        scores: bool = False,
+        **options: object,
     ) -> Answer: ...
 
     def generate(
@@ -158,6 +170,7 @@ class Probe:
         *,
         num_return_sequences: int | None = None,
         begin: str | None = None,
+        edits: Iterable[Edit] | Edit = (),
         scores: bool = False,
         **options: object,
     ) -> Answer | list[Answer]:
@@ -167,6 +180,7 @@ class Probe:
             encoding: a prompt; or an answer, which is continued unless it has ended.
             num_return_sequences: how many answers, as with `do_sample=True`; they come as a list. Left out: one, by itself.
             begin: words that the answer starts with; the model continues them.
+            edits: what to change, see `probe.edit`. Positions of the prompt are changed in the pass over it, "answer" at every new token.
             scores: keep the probability of each generated token, in the model's own distribution: `Answer.probabilities`.
             options: Hugging Face's own (`max_new_tokens`, `do_sample`, `generation_config`, ...).
 
@@ -182,7 +196,16 @@ class Probe:
         ['yes', 'yes']
         """
         _check_encoding(encoding, "generate")
-        answers = generate_answers(self.runtime, self.encoder, encoding, begin=begin, scores=scores, count=num_return_sequences, **options)
+        answers = generate_answers(
+            self.runtime,
+            self.encoder,
+            encoding,
+            begin=begin,
+            edits=check_edits(edits),
+            scores=scores,
+            count=num_return_sequences,
+            **options,
+        )
         return answers if num_return_sequences is not None else answers[0]
 
     def next_logits(self, encoding: Encoding) -> Float[Tensor, "vocabulary"]:
@@ -197,15 +220,16 @@ class Probe:
         _check_encoding(encoding, "next_logits")
         return self.runtime.next_logits(encoding)
 
-    def run(self, encoding: Encoding | Mapping[str, Tensor], reads: Iterable[Read] | Read) -> Trace:
+    def run(self, encoding: Encoding | Mapping[str, Tensor], reads: Iterable[Read] | Read, *, edits: Iterable[Edit] | Edit = ()) -> Trace:
         """One forward over the whole sequence, reading what was asked and stopping after the last read. A given answer is teacher-forced.
 
         Args:
             encoding: the result of `encode`, `generate` or `with_answer`, or a plain Hugging Face encoding (a mapping of tensors).
             reads: what to read.
+            edits: what to change, see `probe.edit`; reads of what is edited get what the edits leave.
 
         Raises:
-            InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before the forward runs.
+            InvalidRead, InvalidLayer, NoAttention, InvalidEdit, SpanNotFound, GridMismatch: before the forward runs.
             WrongRows, UnmodelledAttention: attention rows cannot be read exactly from this kernel.
             NotFinite: something that was read holds NaN or infinity; the message says in which layer it begins, and what to try.
 
@@ -216,7 +240,7 @@ class Probe:
         asked = list(reads) if isinstance(reads, Iterable) else [reads]
         if not asked:
             raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
-        return self.runtime.run(self.runtime.batch(encoding), asked)
+        return self.runtime.run(self.runtime.batch(encoding), asked, check_edits(edits))
 
     @overload
     def lens(self, activation: Activation, words: Word | Sequence[Word], *, normed: bool | None = None) -> Activation: ...
@@ -263,6 +287,7 @@ class Probe:
         images: ImageLike | Sequence[ImageLike] | PreparedImages,
         *,
         keep: Iterable[Read] = (),
+        edits: Iterable[Edit] | Edit = (),
         policy: str | None = None,
         chat: bool = True,
         template: str | None = None,
@@ -274,69 +299,16 @@ class Probe:
         >>> [answer.text for answer in answers]
         ['yes, it contains', 'No.']
         """
-        return Session(self.runtime, self.encoder, images, keep=tuple(keep), policy=policy, chat=chat, template=template)
-
-
-def load(
-    name: str | os.PathLike[str] | None = None,
-    *,
-    model: PreTrainedModel | None = None,
-    processor: ProcessorMixin | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    revision: str | None = None,
-    attn_implementation: str = "sdpa",
-    device_map: DeviceMap = None,
-    resize: Literal["processor", "stretch"] = "processor",
-    tiles: bool = True,
-    remote_code: bool = False,
-) -> Probe:
-    """A multimodal model, loaded for reading its activations.
-
-    Args:
-        name: a hub id or a local folder; or
-        model, processor: a loaded Hugging Face model and, optionally, its processor. The model is put into eval mode and its weights no
-            longer require gradients.
-        device: "cpu", "cuda", "cuda:1"...; None: the CPU, or where a loaded model is. Not together with `device_map`.
-        dtype: "float32", "bfloat16"...; None: float32 on the CPU, the checkpoint's own elsewhere.
-        attn_implementation: the kernel; attention rows are exact under each that uses transformers' attention interface. "sdpa": eager in
-            parts of a model that do not support it.
-        device_map: accelerate's, for models larger than one device.
-        resize: "processor", what the checkpoint's own processor does, or "stretch", the whole image directly at the tower's input size.
-        tiles: False: the base view alone, for families that cut images into tiles.
-        remote_code: run Python code that comes with the checkpoint. Off unless asked for.
-
-    Raises:
-        LoadError, DeviceNotFound.
-
-    >>> from fseg.glyphs import llava_folder
-    >>> probe.load(llava_folder(), resize="stretch", tiles=False).family
-    'llava'
-    """
-    preparation = ImagePreparation(resize, tiles)
-    if (name is None) == (model is None):
-        raise LoadError("load() takes a name (a hub id or a folder) or a loaded model=, one of them.")
-    if model is None:
-        assert name is not None
-        if device is not None and device_map is not None:
-            raise LoadError(f"device={device!r} and device_map={device_map!r} both say where the model goes. Give one of them.")
-        where = resolve_device(device)
-        wanted = resolve_dtype(dtype) or default_dtype(where, device_map)
-        model, loaded = load_checkpoint(
-            name, dtype=wanted, revision=revision, attn_implementation=attn_implementation, device_map=device_map, remote_code=remote_code
+        return Session(
+            self.runtime,
+            self.encoder,
+            images,
+            keep=tuple(keep),
+            edits=check_edits(edits),
+            policy=policy,
+            chat=chat,
+            template=template,
         )
-        processor = processor or loaded
-        if device_map is None:
-            model = model.to(where)
-    else:
-        refuse_checkpoint_options(revision, attn_implementation, device_map, remote_code)
-        check_decoder(model)
-        if device is not None or dtype is not None:
-            model = model.to(device=resolve_device(device) if device else None, dtype=resolve_dtype(dtype))
-        name = model.config._name_or_path or type(model).__name__
-    model.eval().requires_grad_(False)
-    runtime = Runtime(model)
-    return Probe(runtime, Encoder(runtime, processor, preparation), str(name), revision or getattr(model.config, "_commit_hash", None))
 
 
 def _check_encoding(encoding: object, step: str) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from probe.errors import NotRead
 from probe.tokens.spans import TokenMap
-from probe.tracing.capture import Captured
-from probe.tracing.reads import Position, position_name, position_names
+from probe.tracing.capturing.captured import Captured
+from probe.tracing.reads import Heads, Position, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices, token_indices
+from probe.tracing.sites import StateAddress
 
 RequestedPositions = Sequence[Position | None]
 """Positions, one after the other; None is every position of the sequence."""
@@ -41,9 +42,13 @@ class CapturedByPosition:
         each = [self._indices_of(position) for position in requested]
         return tuple(tuple(index for rows in each for index in rows[row]) for row in range(len(self.tokens)))
 
-    def layers(self, position: Position | None) -> set[int]:
-        """The layers whose hidden states at a position were captured, by any read."""
-        return self._layers_with(position, self.captured.hidden)
+    def layers(self, read: str, position: Position | None) -> set[int]:
+        """The layers whose states at a position were captured, by any read.
+
+        Args:
+            read: `StateAddress.read`.
+        """
+        return self._layers_with(position, [(address.layer, at) for address, at in self.captured.states if address.read == read])
 
     def requested_layers(self, position: Position | None) -> set[int]:
         """The layers at which `Hidden` reads asked for a position.
@@ -53,11 +58,13 @@ class CapturedByPosition:
         named = self.plan.layers_by_position
         if position in named:
             return named[position]
-        return self._layers_with(position, [(layer, other) for other, layers in named.items() for layer in layers]) or self.layers(position)
+        return self._layers_with(position, [(layer, other) for other, layers in named.items() for layer in layers]) or self.layers(
+            "Hidden", position
+        )
 
-    def hidden(self, layer: int, requested: RequestedPositions) -> list[Tensor]:
-        """Hidden states of a layer, (token, feature) for each row of the batch."""
-        return self._states({position: states for (number, position), states in self.captured.hidden.items() if number == layer}, requested)
+    def states(self, address: StateAddress, requested: RequestedPositions) -> list[Tensor]:
+        """States at an address, (token, feature) or (head, token, feature) for each row of the batch."""
+        return self._states({position: states for (other, position), states in self.captured.states.items() if other == address}, requested)
 
     def logits(self, requested: RequestedPositions) -> list[Tensor]:
         """Logits (token, vocabulary) for each row of the batch.
@@ -71,7 +78,7 @@ class CapturedByPosition:
         return self._states(self.captured.logits, requested)
 
     def attention_selections(
-        self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: str | None, blocks: Sequence[int] | None
+        self, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None, heads: Heads | None, blocks: Sequence[int] | None
     ) -> dict[int, AttentionSelection]:
         """For each block the attention read that is meant.
 
@@ -94,7 +101,7 @@ class CapturedByPosition:
             and (blocks is None or any((block, selection) in self.captured.attention for block in blocks))
         ]
         fitting = [one for one in candidates if query in (None, one.query) and key in (None, one.key)]
-        fitting = fitting or [one for one in candidates if self._includes(one, query, key)]
+        fitting = fitting or [one for one in candidates if self.includes(one, query, key)]
         if not fitting:
             raise NotRead(f"No attention was read from {_named(query)} to {_named(key)}. Attention reads: {described(known)}.")
         if len({(query or one.query, key or one.key, one.heads) for one in fitting}) > 1:
@@ -144,15 +151,16 @@ class CapturedByPosition:
         return tuple(known) if _covers(self.indices(known), requested) else ()
 
     def _states(self, read: Mapping[Position | None, list[Tensor]], requested: RequestedPositions) -> list[Tensor]:
-        """States (token, feature) at the requested positions, for each row of the batch."""
+        """States ([head,] token, feature) at the requested positions, for each row of the batch."""
         sources = [(self._sources(read, position), self.indices([position])) for position in requested]
-        return [torch.cat([self._part(read, source, indices, row) for source, indices in sources]) for row in range(len(self.tokens))]
+        return [torch.cat([self._part(read, source, indices, row) for source, indices in sources], -2) for row in range(len(self.tokens))]
 
     def _part(self, read: Mapping[Position | None, list[Tensor]], source: RequestedPositions, indices: RowIndices, row: int) -> Tensor:
-        states = torch.cat([read[position][row] for position in source])
-        return _select(states, 0, self.indices(source)[row], indices[row])
+        states = torch.cat([read[position][row] for position in source], -2)
+        return _select(states, -2, self.indices(source)[row], indices[row])
 
-    def _includes(self, selection: AttentionSelection, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None) -> bool:
+    def includes(self, selection: AttentionSelection, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None) -> bool:
+        """Whether a captured selection has these rows and columns; None: any."""
         return (query is None or _covers(self.plan.queries[selection], self.indices(query))) and (
             key is None or _covers(self.plan.keys[selection], self.indices(key))
         )

@@ -7,7 +7,7 @@ far less than the whole matrix, and need no eager attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import NotFinite, UnmodelledAttention, WrongRows
+from probe.tracing.attention.values import first_tensor
 
 _KNOWN = frozenset({"scaling", "softcap", "is_causal", "sliding_window", "position_bias", "sinks", "s_aux"})
 # Arguments that do not change the attention weights at inference.
@@ -123,6 +124,20 @@ class AttentionCall:
             module_path=module_path,
         )
 
+    def to_inputs(self, inputs: tuple[Sequence[object], Mapping[str, object]]) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The arguments of Hugging Face's attention interface for this call.
+
+        Args:
+            inputs: those of the call that this one was made from.
+        """
+        (module, _, _, _, *rest), keywords = inputs
+        arguments = dict(keywords)
+        if rest:
+            rest[0] = self.mask
+        else:
+            arguments["attention_mask"] = self.mask
+        return (module, self.query, self.key, self.value, *rest), arguments
+
     def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
         """Rows of softmax(scale * q k^T + bias + mask): `attentions[layer][batch][:, positions]`.
 
@@ -190,81 +205,3 @@ class AttentionCall:
 
     def _wide(self, values: Tensor) -> Tensor:
         return values.double() if self.query.dtype == torch.float64 else values.float()
-
-
-@dataclass(frozen=True)
-class AttentionWeights:
-    """Attention weights of a module that computes and returns them itself, without the attention interface.
-
-    Attributes:
-        weights: (batch, head, query, key).
-        module_path: for messages.
-    """
-
-    weights: Tensor
-    module_path: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Numbers of queries and of keys."""
-        return self.weights.shape[2], self.weights.shape[3]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.weights.device
-
-    @classmethod
-    def from_output(cls, output: object, module_path: str) -> AttentionWeights:
-        """The attention weights among a module's outputs.
-
-        Raises:
-            UnmodelledAttention: there are none, and the module does not call the attention interface, either.
-        """
-        returned = output if isinstance(output, tuple) else (output,)
-        weights = next((value for value in returned if isinstance(value, Tensor) and value.ndim == 4), None)
-        if weights is None:
-            raise UnmodelledAttention(
-                f"{module_path} computes its attention without transformers' attention interface and returns no weights; its rows cannot be "
-                "read. Hidden states can be."
-            )
-        return cls(weights, module_path)
-
-    def rows(self, batch: int, positions: Int[Tensor, "row"]) -> Float[Tensor, "head row key"]:
-        """`attentions[layer][batch][:, positions]`, float32 (float64 of float64)."""
-        rows = self.weights[batch].index_select(1, positions)
-        return rows if rows.dtype == torch.float64 else rows.float()
-
-    def check(self, batch: int, positions: Tensor, rows: Float[Tensor, "head row key"], output: object) -> float:
-        """Largest difference of a row's sum from 1.
-
-        Raises:
-            WrongRows: larger than `TOLERANCE`: these are no attention weights.
-        """
-        difference = float((rows.sum(-1) - 1).abs().max())
-        if not difference <= TOLERANCE.get(self.weights.dtype, 1e-4):
-            raise WrongRows(
-                f"{self.module_path} returns a tensor that was taken for attention weights, but its rows sum to something {difference:.2g} from 1. "
-                "Its attention rows cannot be read; hidden states can be."
-            )
-        return difference
-
-
-@dataclass(frozen=True)
-class RunningAttention:
-    """An attention module during its forward.
-
-    Attributes:
-        call: the arguments of its attention call, or the weights that it returns.
-        kernel: name of the attention implementation.
-        output: returns the attention call's own output, for which the forward has to go on.
-    """
-
-    call: AttentionCall | AttentionWeights
-    kernel: str
-    output: Callable[[], object]
-
-
-def first_tensor(value: object) -> Tensor:
-    """The tensor that a module takes or returns: the value itself, or the first of several."""
-    return value if isinstance(value, Tensor) else cast(Sequence[Tensor], value)[0]

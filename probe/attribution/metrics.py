@@ -1,0 +1,74 @@
+"""Metrics: one number of the logits, of which attribution, gradients and causal traces ask where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.errors import InvalidRead
+from probe.inputs.encoding import Encoding
+from probe.tokens.integers import as_int
+
+
+@dataclass(frozen=True)
+class TokenDifference:
+    """The difference of two tokens' logits.
+
+    Attributes:
+        plus, minus: token ids.
+        at: the position whose logits are meant: it predicts the token after it.
+    """
+
+    plus: int
+    minus: int
+    at: int = -1
+
+    def __call__(self, logits: Float[Tensor, "*rest vocabulary"]) -> Float[Tensor, "*rest"]:
+        """logit(plus) - logit(minus), float32."""
+        return logits[..., self.plus].float() - logits[..., self.minus].float()
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """How much more likely one word is than another as the next one: logit(plus) - logit(minus).
+
+    Attributes:
+        plus, minus: words of one token each, as an answer begins with them; or token ids.
+        at: the position whose logits are meant; -1 is the last token.
+
+    >>> probe.LogitDifference("yes", "No").of(model.encode(image, "Is there a cat?"))
+    TokenDifference(plus=273, minus=298, at=-1)
+    """
+
+    plus: str | int
+    minus: str | int
+    at: int = -1
+
+    def of(self, encoding: Encoding | None) -> TokenDifference:
+        """The metric in the tokens of one prompt.
+
+        Args:
+            encoding: in whose context words are tokenised; None: plain encodings, for which only token ids are taken.
+
+        Raises:
+            InvalidRead: a word of several tokens, or without a processor.
+        """
+        return TokenDifference(_token_id(self.plus, encoding), _token_id(self.minus, encoding), self.at)
+
+
+def _token_id(word: str | int, encoding: Encoding | None) -> int:
+    number = as_int(word)
+    if number is not None:
+        return number
+    if not isinstance(word, str) or encoding is None:
+        raise InvalidRead(f"LogitDifference({word!r}): a word needs an encoding of encode(); with a plain one, name token ids.")
+    tokens = encoding.with_answer(word).tokens
+    positions = tokens.spans["answer"].positions
+    if len(positions) != 1:
+        pieces = [tokens.decode([tokens.ids[position]]) if tokens.decode else tokens.ids[position] for position in positions]
+        raise InvalidRead(
+            f"LogitDifference({word!r}): the word is {len(positions)} tokens, {pieces}. Name a word of one token, or a token id."
+        )
+    return tokens.ids[positions[0]]

@@ -1,0 +1,1 @@
+"""Capturing: the tensors that a forward leaves, and where they are found."""

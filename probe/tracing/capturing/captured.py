@@ -1,0 +1,65 @@
+"""The tensors that a forward captured, and how those of some positions are selected from a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from probe.tokens.equality import equal_fields
+from probe.tracing.reads import Module, Position
+from probe.tracing.resolving import AttentionSelection, RowIndices
+from probe.tracing.sites import StateAddress
+from probe.tracing.slots import SequenceSlot
+
+
+@dataclass(eq=False)
+class Captured:
+    """The tensors that one forward captured, sequence by sequence. Two are equal if all tensors are.
+
+    Attributes:
+        states: (address, position) -> for each sequence (token, feature), or (head, token, feature) of the heads that were read.
+        attention: (block, selection) -> for each sequence (head, query, key), float32; without `head` where heads are averaged.
+        vision: layer -> (image or tile, token, feature), class tokens included.
+        vision_attention: (tower block, selection) -> (image or tile, head, query, key), float32.
+        modules: read -> the tensor, or for a read with positions a tensor for each sequence.
+        logits: position -> for each sequence (token, vocabulary).
+        row_differences: attention block -> difference of rows @ values from the call's own output, at first use.
+    """
+
+    states: dict[tuple[StateAddress, Position | None], list[Tensor]] = field(default_factory=dict)
+    attention: dict[tuple[int, AttentionSelection], list[Tensor]] = field(default_factory=dict)
+    vision: dict[int, Tensor] = field(default_factory=dict)
+    vision_attention: dict[tuple[int, AttentionSelection], Tensor] = field(default_factory=dict)
+    modules: dict[Module, list[Tensor]] = field(default_factory=dict)
+    logits: dict[Position | None, list[Tensor]] = field(default_factory=dict)
+    row_differences: dict[int, float] = field(default_factory=dict, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Captured):
+            return NotImplemented
+        return equal_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def select_positions(states: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot], *, by_key: bool = False) -> list[Tensor]:
+    """For each sequence the states at its positions: (token, ...).
+
+    They are copies: a view of a few positions would keep the whole tensor alive.
+
+    Args:
+        states: (batch, token, ...).
+        by_key: whether the token axis has the sequence's keys, the cached ones included.
+    """
+    return [
+        states[slot.row].index_select(0, as_indices(slot.keys(positions) if by_key else slot.tokens(positions), states.device))
+        for slot, positions in zip(slots, rows, strict=True)
+    ]
+
+
+def as_indices(indices: Sequence[int], device: torch.device) -> Tensor:
+    """Indices as a tensor on a device."""
+    return torch.tensor(indices, dtype=torch.long, device=device)

@@ -1,0 +1,145 @@
+"""From edits to steps: every layer, position, head and shape resolved and checked before any forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from probe.errors import InvalidEdit
+from probe.tokens.spans import TokenMap
+from probe.tracing.capturing.vision_layout import VisionLayout
+from probe.tracing.edits.attention_edits import AttentionEdit, BlockEdit
+from probe.tracing.edits.kinds import Edit
+from probe.tracing.edits.operands import BroadcastOperand
+from probe.tracing.edits.state_edits import ModuleEdit, StateEdit, VisionEdit
+from probe.tracing.modules import Modules
+from probe.tracing.reads import Attention, HeadRead, Module, Projected, StateRead, Vision, as_heads, as_positions
+from probe.tracing.resolving import Indices, ReadPlan, resolve_reads, token_indices
+from probe.tracing.sites import StateAddress, Step, state_site
+from probe.tracing.slots import SequenceSlot
+
+Width = Callable[[StateAddress], int | None]
+"""How many features the states of an address have; None: not known before the forward."""
+
+
+class ResolvedEdit(Protocol):
+    """An edit of one layer, resolved for the sequences of a batch."""
+
+    def step(self, slots: Sequence[SequenceSlot]) -> Step:
+        """What is done in a forward that has the sequences in these slots."""
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """What the edits of one forward do.
+
+    Attributes:
+        edits: in the order in which they are done at one site.
+    """
+
+    edits: tuple[ResolvedEdit, ...] = ()
+
+    def steps(self, slots: Sequence[SequenceSlot]) -> list[Step]:
+        """The steps of all edits, in a forward that has the sequences in these slots."""
+        return [edit.step(slots) for edit in self.edits]
+
+
+def check_edits(edits: Iterable[Edit] | Edit) -> tuple[Edit, ...]:
+    """The edits as a tuple.
+
+    Raises:
+        InvalidEdit: something that is no edit.
+    """
+    given = (edits,) if isinstance(edits, Edit) else tuple(edits)
+    for edit in given:
+        if not isinstance(edit, Edit):
+            raise InvalidEdit(f"edits= takes edits, such as probe.edit.zero(probe.Hidden(3, at='image')); got {edit!r}.")
+    return given
+
+
+def resolve_edits(edits: Sequence[Edit], modules: Modules, rows: Sequence[TokenMap], vision: VisionLayout, width: Width) -> EditPlan:
+    """Resolve edits against a model and the sequences of a batch.
+
+    Raises:
+        InvalidEdit, InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch: before any forward runs.
+    """
+    return EditPlan(tuple(resolved for edit in edits for resolved in _resolved(edit, modules, rows, vision, width)))
+
+
+def _resolved(edit: Edit, modules: Modules, rows: Sequence[TokenMap], vision: VisionLayout, width: Width) -> Iterator[ResolvedEdit]:
+    plan, read = resolve_reads([edit.read], modules, rows), edit.read
+    match read:
+        case Attention():
+            yield from _attention(edit, read, modules, plan, rows)
+        case Vision():
+            sizes = {"layer": len(plan.vision)} | ({} if vision.patches is None else {"token": vision.patches})
+            operand = _operand(edit, ("token", "feature"), [sizes])
+            for number, layer in enumerate(plan.vision):
+                yield VisionEdit(edit, number, operand, modules, layer, vision)
+        case Module():
+            at = as_positions(read.at, "at")
+            indices = None if at is None else tuple(token_indices(row, at) for row in rows)
+            operand = (
+                None if indices is None else _operand(edit, ("token", "feature"), [{"layer": 1, "token": len(row)} for row in indices])
+            )
+            yield ModuleEdit(edit, 0, operand, read, indices)
+        case StateRead() | Projected():
+            yield from _states(edit, read, modules, plan, rows, width)
+        case _:
+            raise InvalidEdit(f"{type(read).__name__} cannot be edited.")
+
+
+def _states(
+    edit: Edit, read: StateRead | Projected, modules: Modules, plan: ReadPlan, rows: Sequence[TokenMap], width: Width
+) -> Iterator[ResolvedEdit]:
+    at = as_positions("image" if isinstance(read, Projected) else read.at, "at")
+    indices = tuple(token_indices(row, at) for row in rows)
+    heads = as_heads(read.heads, type(read).__name__) if isinstance(read, HeadRead) else None
+    kept = heads if isinstance(heads, tuple) else None
+    axes = ("token", "feature") if heads is None else ("head", "token", "feature")
+    operand = None
+    if edit.operand is not None:
+        widths = {width(address) for address in plan.states}
+        known = {"layer": len(plan.states)} | ({"feature": size} if len(widths) == 1 and (size := next(iter(widths))) else {})
+        known |= {} if kept is None else {"head": len(kept)}
+        operand = _operand(edit, axes, [known | {"token": len(row)} for row in indices])
+    for number, address in enumerate(plan.states):
+        yield StateEdit(edit, number, operand, state_site(address, modules), indices, kept)
+
+
+def _attention(edit: Edit, read: Attention, modules: Modules, plan: ReadPlan, rows: Sequence[TokenMap]) -> Iterator[ResolvedEdit]:
+    ((queries,), (keys,)) = plan.queries.values(), plan.keys.values()
+    without = sorted(modules.attention_without_interface & set(plan.attention))
+    if without:
+        raise InvalidEdit(
+            f"Attention of block {without[0]} cannot be edited: {modules.attention[without[0]]} computes it without transformers' attention "
+            "interface. Edit AttentionOutput() instead."
+        )
+    heads = as_heads(read.heads, "Attention")
+    kept = heads if isinstance(heads, tuple) else None
+    if edit.change is None:
+        _check_keys_are_left(queries, keys, edit)
+        yield from (BlockEdit(edit, modules, block, queries, keys, kept) for block in plan.attention)
+        return
+    sizes = [{"layer": len(plan.attention), "query": len(q), "key": len(k)} for q, k in zip(queries, keys, strict=True)]
+    operand = _operand(edit, ("head", "query", "key"), [size | ({} if kept is None else {"head": len(kept)}) for size in sizes])
+    for number, block in enumerate(plan.attention):
+        yield AttentionEdit(edit, number, operand, modules, block, queries, keys, kept)
+
+
+def _check_keys_are_left(queries: Sequence[Indices], keys: Sequence[Indices], edit: Edit) -> None:
+    """Refuse to block every key that a causal mask leaves to a query."""
+    for row_queries, row_keys in zip(queries, keys, strict=True):
+        blocked = set(row_keys)
+        first_kept = next(position for position in range(len(blocked) + 1) if position not in blocked)
+        alone = [query for query in row_queries if query < first_kept]
+        if alone:
+            raise InvalidEdit(
+                f"{edit!r} leaves position {alone[0]} no key to attend to: positions up to its own are all blocked. Leave one out, or use "
+                "zero(), which sets weights to 0 without renormalising."
+            )
+
+
+def _operand(edit: Edit, axes: tuple[str, ...], sizes: Sequence[dict[str, int]]) -> BroadcastOperand | None:
+    return None if edit.operand is None else BroadcastOperand(edit.operand, axes, sizes, repr(edit))

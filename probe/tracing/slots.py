@@ -1,0 +1,44 @@
+"""SequenceSlot: where a sequence is in the tensors of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SequenceSlot:
+    """Where one sequence is in the tensors of a forward.
+
+    Attributes:
+        row: index in the batch.
+        start: index of the sequence's first new token on the token axis.
+        shared: length of its prefix that is already in the KV cache. Prefix positions are the first keys, and have no states here.
+        passed: how many tokens after the prefix earlier passes have run: they have keys, and no states here.
+        own_keys: key-axis indices of the positions after the prefix, where these are not consecutive from `start` on.
+    """
+
+    row: int
+    start: int = 0
+    shared: int = 0
+    passed: int = 0
+    own_keys: tuple[int, ...] | None = None
+
+    def tokens(self, positions: Sequence[int]) -> list[int]:
+        """Token-axis indices of the positions that are in this pass."""
+        return [self.start + position - self.shared for position in self.in_pass(positions)]
+
+    def in_pass(self, positions: Sequence[int]) -> list[int]:
+        """The positions whose states are computed in this pass."""
+        return [position for position in positions if position >= self.shared + self.passed]
+
+    def keys(self, positions: Sequence[int]) -> list[int]:
+        """Key-axis indices of the positions."""
+        if self.own_keys is None:
+            return [position if position < self.shared else self.start + position for position in positions]
+        return [position if position < self.shared else self.own_keys[position - self.shared] for position in positions]
+
+
+def batch_rows(slots: Sequence[SequenceSlot]) -> int:
+    """How many rows a batch has whose sequences are in these slots."""
+    return 1 + max((slot.row for slot in slots), default=0)
