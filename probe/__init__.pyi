@@ -3,6 +3,7 @@ import threading
 from . import edit as edit
 from . import errors as errors
 from . import views as views
+from .attribution.decomposition import Attribution as Attribution
 from .attribution.likely import LikelyTokens as LikelyTokens
 from .attribution.metrics import LogitDifference as LogitDifference
 from .backbones.base import Backbone as Backbone

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from probe.errors import InvalidRead
 from probe.inputs.encoding import Encoding
 from probe.tokens.integers import as_int
+from probe.tokens.spans import TokenMap
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,28 @@ class LogitDifference:
             InvalidRead: a word of several tokens, or without a processor.
         """
         return TokenDifference(_token_id(self.plus, encoding), _token_id(self.minus, encoding), self.at)
+
+
+def differences_of_rows(
+    metric: LogitDifference, encoding: Encoding | None, rows: Sequence[TokenMap], vocabulary: int
+) -> tuple[TokenDifference, ...]:
+    """The metric in each row of a batch, `at` counted from the row's first token.
+
+    Args:
+        encoding: as for `LogitDifference.of`.
+        vocabulary: how many tokens the model has logits of.
+
+    Raises:
+        InvalidRead: a word of several tokens, or a token id that the model does not have.
+        SpanNotFound: a position beyond a row.
+    """
+    difference = metric.of(encoding)
+    for token in (difference.plus, difference.minus):
+        if not 0 <= token < vocabulary:
+            raise InvalidRead(f"{metric!r}: there is no token {token}; this model has tokens 0 to {vocabulary - 1}.")
+    if as_int(difference.at) is None:
+        raise InvalidRead(f"{metric!r}: at= takes one position, such as -1 for the last token.")
+    return tuple(replace(difference, at=row.resolve(difference.at)[0]) for row in rows)
 
 
 def _token_id(word: str | int, encoding: Encoding | None) -> int:

@@ -9,9 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from probe.attribution.lens import likely_tokens, word_lens
-from probe.attribution.likely import LikelyTokens
-from probe.attribution.words import Word
 from probe.backbones import Backbone
 from probe.encoder import Encoder
 from probe.errors import InvalidRead
@@ -20,9 +17,9 @@ from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.inputs.prompt import Messages
 from probe.inspection import Inspection, inspect_model
+from probe.model.analysis import Analysis
 from probe.runtime import Runtime
 from probe.sessions.session import Session
-from probe.tracing.activation import Activation
 from probe.tracing.edits import Edit
 from probe.tracing.edits.plan import check_edits
 from probe.tracing.modules import Modules
@@ -30,7 +27,7 @@ from probe.tracing.reads import Read
 from probe.tracing.trace import Trace
 
 
-class Probe:
+class Probe(Analysis):
     """A Hugging Face multimodal model, loaded for reading its activations. Made by `probe.load`.
 
     Attributes:
@@ -241,46 +238,6 @@ class Probe:
         if not asked:
             raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
         return self.runtime.run(self.runtime.batch(encoding), asked, check_edits(edits))
-
-    @overload
-    def lens(self, activation: Activation, words: Word | Sequence[Word], *, normed: bool | None = None) -> Activation: ...
-
-    @overload
-    def lens(self, activation: Activation, *, top: int, normed: bool | None = None) -> LikelyTokens: ...
-
-    def lens(
-        self, activation: Activation, words: Word | Sequence[Word] | None = None, *, top: int | None = None, normed: bool | None = None
-    ) -> Activation | LikelyTokens:
-        """The logit lens: what the model would say next, if these hidden states were its last ones.
-
-        The states go through the final norm, unless they are after it already, and the model's own head, with all that the family does to
-        the logits. For the last layer it equals `log_softmax` of Hugging Face's logits.
-
-        Args:
-            activation: hidden states of any layers, positions and heads' axes, with the axis `feature`.
-            words: words that are one token each, the one that they are in running text (" cat" for "cat"); or token ids.
-            top: instead of words, how many of the likeliest tokens.
-            normed: whether the states are after the final norm; None: as the activation says, `Activation.normed`.
-
-        Returns:
-            float32 log-probabilities, with the activation's axes and an axis `word`, the last, instead of `feature`; the tokens taken are
-            its coordinates. With `top`: `LikelyTokens`.
-
-        Raises:
-            InvalidRead: a word of several tokens, states that are not the decoder's, or it is not known whether they are normed.
-            NotFinite: the logits hold NaN or infinity.
-
-        >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.Hidden(layers=[4, 8], at="image"))
-        >>> model.lens(trace.hidden(), words=("cat", "red")).sel(layer=4, word="cat").grid()
-        Activation(batch=1, row=14, col=14; float32)
-        """
-        if (words is None) == (top is None):
-            raise InvalidRead("lens() takes words=, such as words=('cat', 'dog'), or top=, such as top=5: one of them.")
-        tokenizer = None if self.processor is None else self.processor.tokenizer
-        if words is not None:
-            return word_lens(self.runtime, tokenizer, activation, words, normed)
-        assert top is not None
-        return likely_tokens(self.runtime, tokenizer, activation, top, normed)
 
     def open(
         self,

@@ -104,13 +104,18 @@ class Engine:
         capture.refuse_not_finite()
         return capture.captured
 
-    def run_edited(self, forward: Forward[Inputs], inputs: Inputs, edits: EditPlan, slots: Sequence[SequenceSlot]) -> ModelOutput:
+    def run_edited(
+        self, forward: Forward[Inputs], inputs: Inputs, edits: EditPlan, slots: Sequence[SequenceSlot], *, gradients: bool = False
+    ) -> ModelOutput:
         """Run a forward under edits, read nothing, and return its output.
+
+        Args:
+            gradients: record the graph for `torch.autograd`, from the first tensor on that an edit makes require gradients.
 
         Raises:
             NestedTrace, InvalidRead, InvalidEdit, UnmodelledAttention.
         """
-        output = self._run(forward, inputs, edits.steps(slots), run_to_end=True)
+        output = self._run(forward, inputs, edits.steps(slots), run_to_end=True, gradients=gradients)
         assert output is not None, "a forward that runs to its end returns something"
         return output
 
@@ -139,13 +144,15 @@ class Engine:
         steps: Sequence[Step],
         *,
         run_to_end: bool,
+        gradients: bool = False,
     ) -> ModelOutput | None:
         """Run a forward and read its modules; returns its output, or None if it was stopped after the last read."""
         with self.lock:
             self._refuse_nested()
             reader = ModuleReader(self._model, self._visits(forward, inputs, steps, run_to_end=run_to_end))
             try:
-                with torch.no_grad():
+                # Leaving inference mode enables gradients, even where the caller disabled them.
+                with torch.inference_mode(False) if gradients else torch.no_grad():
                     # A user's forward hook runs after the point at which nnsight would stop the forward, so let it run to its end.
                     return self._trace(forward, inputs, reader, run_to_end=run_to_end or reader.has_hooked_outputs, passes=None)
             except OutOfOrderError as error:

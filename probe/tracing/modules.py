@@ -16,7 +16,8 @@ from probe.tracing.parts import BlockParts, block_parts, changed_between_blocks,
 
 _ATTENTION = ("self_attn", "attention", "attn", "cross_attn", "self_attention")
 _IMAGE_TOKEN = ("image_token_id", "image_token_index", "video_token_index")
-_BETWEEN_BLOCKS = "the states are changed between blocks, where what is known of the image is added to them"
+BETWEEN_BLOCKS = "the states are changed between blocks, where what is known of the image is added to them"
+"""The `sum_reason` of families in which each block is the sum of its parts, and its input is not what the block before it gave."""
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches")
 
 
@@ -89,7 +90,7 @@ def discover(model: PreTrainedModel) -> Modules:
         unreadable=backbone.unreadable,
         parts=tuple(block_parts(names[block], block, own, backbone.part_paths) for block, own in zip(blocks, attention, strict=True)),
         final_norm=None if norm is None else names[decoder.get_submodule(norm)],
-        sum_reason=backbone.sum_reason or (_BETWEEN_BLOCKS if changed_between_blocks(decoder) else ""),
+        sum_reason=backbone.sum_reason or (BETWEEN_BLOCKS if changed_between_blocks(decoder) else ""),
     )
 
 
