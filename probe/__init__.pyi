@@ -10,6 +10,8 @@ from .backbones.base import Backbone as Backbone
 from .backbones.processed_image import ProcessedImage as ProcessedImage
 from .backbones.registry import register as register
 from .errors import ProbeError as ProbeError
+from .experiments.causal_trace import CausalTrace as CausalTrace
+from .experiments.causal_trace import causal_trace as causal_trace
 from .inputs.encoding import Answer as Answer
 from .inputs.encoding import Encoding as Encoding
 from .inputs.encoding import PreparedImages as PreparedImages

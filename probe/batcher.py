@@ -11,7 +11,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024}
+TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024, "variants": 1024}
 """Kind of work -> tokens of a pass that keep a processor busy. Answers grow one token at a time, so that more of them fit into a pass."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 4, 256

@@ -19,20 +19,27 @@ _MASKED_KERNELS = ("sdpa", "eager")
 
 def offered_policies(runtime: Runtime) -> tuple[tuple[str, ...], str]:
     """The policies that a model can honour, the best first, and why there are not more."""
-    model, backbone = runtime.model, runtime.backbone
-    if not backbone.prefix:
-        return (), "no sharing is declared for its family"
-    text = model.config.get_text_config(decoder=True)
-    kernel = text._attn_implementation
-    if kernel not in _MASKED_KERNELS:
-        return (), f"the kernel {kernel} takes no mask; load with attn_implementation='sdpa'"
-    unknown = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if unknown or getattr(text, "use_bidirectional_attention", False):
-        return (), f"probe cannot build a mask for its decoder's layers of {', '.join(sorted(unknown)) or 'attention in both directions'}"
-    settings = unsupported_generation_settings(model.generation_config)
+    reason = no_sharing_reason(runtime)
+    if reason:
+        return (), reason
+    settings = unsupported_generation_settings(runtime.model.generation_config)
     if settings:
         return (), f"its generation settings have {', '.join(sorted(settings))}, which decoding together does not follow"
-    return backbone.prefix, ""
+    return runtime.backbone.prefix, ""
+
+
+def no_sharing_reason(runtime: Runtime) -> str:
+    """Why forwards of a model cannot continue a common prefix; "" if they can."""
+    if not runtime.backbone.prefix:
+        return "no sharing is declared for its family"
+    text = runtime.model.config.get_text_config(decoder=True)
+    kernel = text._attn_implementation
+    if kernel not in _MASKED_KERNELS:
+        return f"the kernel {kernel} takes no mask; load with attn_implementation='sdpa'"
+    unknown = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if unknown or getattr(text, "use_bidirectional_attention", False):
+        return f"probe cannot build a mask for its decoder's layers of {', '.join(sorted(unknown)) or 'attention in both directions'}"
+    return ""
 
 
 def chosen_policy(runtime: Runtime, policy: str | None) -> str:

@@ -81,6 +81,7 @@ class Engine:
         *,
         edits: EditPlan = NO_EDITS,
         run_to_end: bool = False,
+        logits_at: Sequence[int] | None = None,
     ) -> Captured:
         """Run `forward(inputs)` once and capture what the plan asks for.
 
@@ -89,6 +90,7 @@ class Engine:
             slots: for each sequence of the plan, where it is in the model's tensors.
             edits: what is changed; reads of the same address get what the edits leave.
             run_to_end: run the forward to its end, as to fill a cache. Otherwise it stops after the last read, unless logits are read.
+            logits_at: the token-axis indices of which the forward computes logits; None: all.
 
         Raises:
             NestedTrace: called from inside a run of the same model.
@@ -100,7 +102,7 @@ class Engine:
         steps = [*edits.steps(slots), *capture.steps()]
         output = self._run(forward, inputs, steps, run_to_end=run_to_end or bool(plan.logits))
         if output is not None:
-            capture.take_logits(output)
+            capture.take_logits(output, logits_at)
         capture.refuse_not_finite()
         return capture.captured
 

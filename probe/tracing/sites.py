@@ -49,11 +49,13 @@ class Step:
         act: gets the value, for the part "attention" a `RunningAttention`. It returns the value with which the forward goes on; None: the
             same.
         edits: whether it changes the value.
+        skips: whether the module is left out: `act` gets None, and returns the output that takes its place. The first step of its site.
     """
 
     site: Site
     act: Callable[..., object]
     edits: bool = False
+    skips: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ class Envoy(Protocol):
     source: Source
     _module: nn.Module
 
+    def skip(self, replacement: object) -> None:
+        """Leave the module out; the replacement is its output."""
+
 
 def call_order(model: nn.Module, forward: Callable[[], object], visits: Sequence[Visit]) -> CallOrder | None:
     """When a forward reaches the modules, found out by one forward; None: they are known to be in order.
@@ -115,7 +118,9 @@ class ModuleReader:
 
     def visit(self, envoy: Envoy, site: Site, steps: Sequence[Step]) -> None:
         """Pass the value of a site to its steps, and what they leave to the forward."""
-        if site.part == "attention":
+        if steps[0].skips:
+            envoy.skip(_passed_through(None, steps))
+        elif site.part == "attention":
             running = _running_attention(envoy)
             _passed_through(running, steps)
             running.finish()

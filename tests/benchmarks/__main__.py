@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 import torch
 import typer
 
-from tests.benchmarks import image, questions, reads, scenes, startup, suite
+from tests.benchmarks import image, questions, reads, scenes, startup, suite, variants
 from tests.benchmarks.models import Size
 from tests.benchmarks.page import write
 from tests.benchmarks.timing import record
@@ -21,12 +21,14 @@ BENCHMARKS: dict[str, Callable[[Size], Rows]] = {
     "overhead": reads.overhead,
     "questions": questions.measure,
     "image": image.measure,
+    "variants": variants.measure,
 }
 SHORT: dict[str, Callable[[Size], Rows]] = {
     "rows": partial(reads.rows, lengths=(700,), repeats=3),
     "overhead": partial(reads.overhead, repeats=3),
     "questions": partial(questions.measure, counts=(1, 20), alone=2, repeats=1),
     "image": partial(image.measure, repeats=1),
+    "variants": partial(variants.measure, hooked=4, repeats=1),
 }
 """The full size without a GPU: less of everything, and no eager attention to 2,900 tokens, which would take 17 GB more."""
 SCENES: dict[str, Callable[[], Rows]] = {"startup": startup.measure, "tests": suite.measure, "memory": scenes.memory, "fast": scenes.fast}

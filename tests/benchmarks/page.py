@@ -52,6 +52,12 @@ SECTIONS = {
         "one `generate()` a class with eager attentions and hidden states, written with Hugging Face alone. The maps are D~ "
         "and A_v of the two ways; what they differ by is the largest difference.",
     ),
+    "variants": (
+        "Many edited runs of one input",
+        "`probe.causal_trace` over every layer, at the last 20 positions one by one, and at all image tokens at once; against one whole run with a "
+        "forward hook for each layer and place, on plain Hugging Face (`logits_to_keep=1`, the clean states kept by hooks). Where fewer hooked runs were "
+        "timed than there are, their mean stands for each. Both give the same numbers; what they differ by is the largest difference of the metric.",
+    ),
     "memory": (
         "From image to image",
         "Resident memory of one process that segments 200 scenes, one after the other: as it is, where it varies from run to run by some percent "

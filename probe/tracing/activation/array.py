@@ -18,7 +18,7 @@ from probe.tracing.activation.conversion import Convertible, as_targets
 from probe.tracing.activation.indexing import as_indices, as_labels, index_of_label, indices_of_labels, indices_of_slice
 from probe.tracing.activation.pixels import sample_pixels
 
-DIMS = ("layer", "batch", "head", "query", "key", "token", "feature", "word", "row", "col", "height", "width")
+DIMS = ("layer", "batch", "head", "query", "key", "token", "place", "feature", "word", "row", "col", "height", "width")
 """Every axis name, in the order in which axes appear."""
 
 Index = SupportsIndex | Sequence[int] | slice | EllipsisType
@@ -80,7 +80,7 @@ class Activation(Convertible):
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{dim}={size}" for dim, size in self.shape.items())
-        return f"Activation({axes}; {str(self.data.dtype).removeprefix('torch.')})"
+        return f"{type(self).__name__}({axes}; {str(self.data.dtype).removeprefix('torch.')})"
 
     def __len__(self) -> int:
         if not self.dims:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probe.errors import InvalidRead, NotFinite, UnmodelledAttention
 from probe.tracing.attention import AttentionCall, AttentionWeights, ReturnedWeights, RunningAttention, first_tensor
-from probe.tracing.capturing.captured import Captured, as_indices, select_positions
+from probe.tracing.capturing.captured import Captured, as_indices, select_logits, select_positions
 from probe.tracing.capturing.finite import FiniteCheck, is_finite
 from probe.tracing.reads import Module, Position, as_positions, position_name
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices
@@ -71,10 +71,14 @@ class Capture:
         for read in plan.modules:
             yield Step(module_site(read.path, read.side), partial(self._take_module, read))
 
-    def take_logits(self, output: ModelOutput) -> None:
-        """Keep the logits of the model's output at the positions of the plan."""
+    def take_logits(self, output: ModelOutput, computed: Sequence[int] | None = None) -> None:
+        """Keep the logits of the model's output at the positions of the plan.
+
+        Args:
+            computed: the token-axis indices that the output has logits of; None: all.
+        """
         for position in self._plan.logits:
-            rows = select_positions(output.logits, self._plan.positions[position], self._slots)
+            rows = select_logits(output.logits, self._plan.positions[position], self._slots, computed)
             self.captured.logits[position] = rows
             message = _not_finite("Logits", position)
             for row in rows:

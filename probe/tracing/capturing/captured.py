@@ -60,6 +60,20 @@ def select_positions(states: Tensor, rows: RowIndices, slots: Sequence[SequenceS
     ]
 
 
+def select_logits(logits: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot], computed: Sequence[int] | None) -> list[Tensor]:
+    """For each sequence the logits at its positions: (token, vocabulary).
+
+    Args:
+        logits: (batch, token, vocabulary).
+        computed: the token-axis indices whose logits these are; None: all.
+    """
+    if computed is None:
+        return select_positions(logits, rows, slots)
+    number = {index: place for place, index in enumerate(computed)}
+    indices = [[number[index] for index in slot.tokens(positions)] for slot, positions in zip(slots, rows, strict=True)]
+    return [logits[slot.row].index_select(0, as_indices(row, logits.device)) for slot, row in zip(slots, indices, strict=True)]
+
+
 def as_indices(indices: Sequence[int], device: torch.device) -> Tensor:
     """Indices as a tensor on a device."""
     return torch.tensor(indices, dtype=torch.long, device=device)

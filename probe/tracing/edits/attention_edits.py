@@ -43,7 +43,9 @@ class BlockEdit:
             running = cast(RunningAttention, value)
             call = running.interface_call
             rows = [_indices(slot, q, k, call, self.edit) for slot, q, k in zip(slots, self.queries, self.keys, strict=True)]
-            pairs = [(slot.row, queries, keys) for slot, (queries, keys) in zip(slots, rows, strict=True) if queries and keys]
+            pairs = [
+                (slot.row, _second(queries), _second(keys)) for slot, (queries, keys) in zip(slots, rows, strict=True) if queries and keys
+            ]
             if pairs:
                 running.call = replace(call, mask=self._mask(call, pairs))
 
@@ -89,14 +91,16 @@ class AttentionEdit:
 
     def _edit_row(self, running: RunningAttention, row: int, slot: SequenceSlot) -> None:
         call = running.interface_call
-        queries, keys = _indices(slot, self.queries[row], self.keys[row], call, self.edit)
-        if not queries or not keys:
+        query_pairs, key_pairs = _indices(slot, self.queries[row], self.keys[row], call, self.edit)
+        if not query_pairs or not key_pairs:
             return
+        queries, keys = _second(query_pairs), _second(key_pairs)
         weights = call.rows(slot.row, torch.tensor(queries, dtype=torch.long, device=call.device))
         weights = running.with_edited_rows(slot.row, queries, weights).clone()
         heads = list(range(len(weights))) if self.heads is None else list(self.heads)
-        here = [number for number, position in enumerate(self.queries[row]) if slot.tokens([position])]
-        operand = None if self.operand is None else select(self.operand.at(self.number, row), -2, here[: len(queries)])
+        operand = None if self.operand is None else self.operand.at(self.number, row)
+        if operand is not None:
+            operand = select(select(operand, -2, [number for number, _ in query_pairs]), -1, [number for number, _ in key_pairs])
         at = torch.tensor(keys, dtype=torch.long, device=weights.device)
         edited = weights[heads]
         edited[..., at] = changed_values(self.edit, edited[..., at], operand)
@@ -129,12 +133,20 @@ def explicit_mask(call: AttentionCall) -> Tensor:
     return allowed[None, None]
 
 
-def _indices(slot: SequenceSlot, queries: Indices, keys: Indices, call: AttentionCall, edit: Edit) -> tuple[list[int], list[int]]:
+_Pairs = list[tuple[int, int]]
+"""(number of a position, its index on the axis)."""
+
+
+def _indices(slot: SequenceSlot, queries: Indices, keys: Indices, call: AttentionCall, edit: Edit) -> tuple[_Pairs, _Pairs]:
     """The query-axis and key-axis indices of positions, as far as they are in this forward."""
     rows, width = call.shape
     if width != rows and slot.shared == 0:
         raise InvalidEdit(
             f"{edit!r}: {call.module_path} attends to {width} keys of its own, not to the sequence. Name blocks of self-attention."
         )
-    tokens = [index for index in slot.tokens(queries) if 0 <= index < rows]
-    return tokens, [index for _, index in key_indices(slot, keys, call)]
+    tokens = [(number, index) for number, position in enumerate(queries) for index in slot.tokens([position]) if 0 <= index < rows]
+    return tokens, key_indices(slot, keys, call)
+
+
+def _second(pairs: _Pairs) -> list[int]:
+    return [index for _, index in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import InvalidEdit
-from probe.tracing.activation import Activation
+from probe.tracing.activation import Activation, RaggedActivation
 from probe.tracing.reads import Attention, Logits, Read, VisionAttention, check_read
 
 Operand = Tensor | Activation | float
@@ -46,8 +47,8 @@ class Edit:
             raise InvalidEdit('The mean over heads cannot be edited. Name heads, or heads="all".')
         if self.name == "block" and not isinstance(read, Attention):
             raise InvalidEdit(f"block() takes a probe.Attention read, got {read!r}. To silence states, use zero().")
-        if isinstance(self.operand, Tensor) and not bool(torch.isfinite(self.operand).all()):
-            raise InvalidEdit(f"{self.name}({read!r}): the value holds NaN or infinity.")
+        if self.operand is not None and not all(map(_is_finite, _tensors(self.operand))):
+            raise InvalidEdit(f"{self.name}({read!r}): the value holds NaN or infinity. Pass finite numbers.")
 
     def __repr__(self) -> str:
         return f"Edit({self.name}, {self.read!r})"
@@ -87,7 +88,9 @@ def add(read: Read, vector: Operand, scale: float = 1.0) -> Edit:
 
     >>> edit = probe.edit.add(probe.Hidden(5, at="answer"), torch.ones(128), scale=0.5)
     """
-    factor = float(scale)
+    factor = _checked("add", scale)
+    if not isinstance(factor, float) or not math.isfinite(factor):
+        raise InvalidEdit(f"add(scale={scale!r}): the scale is a finite number. Use scale() for factors that differ between features.")
     return Edit(
         "add",
         read,
@@ -133,6 +136,16 @@ def block(read: Attention) -> Edit:
     0.0
     """
     return Edit("block", read, None)
+
+
+def _tensors(operand: Operand) -> list[Tensor]:
+    if isinstance(operand, RaggedActivation):
+        return [row.data for row in operand.rows()]
+    return [operand.data if isinstance(operand, Activation) else torch.as_tensor(operand)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _operand(operand: Tensor | None) -> Tensor:

@@ -20,12 +20,15 @@ class BroadcastOperand:
         axes: the read's own axes, such as ("token", "feature") or ("head", "query", "key").
         sizes: for each row of the batch the length of each axis, "layer" included; an axis whose length is not known is left out.
         edit: for messages.
+        batch: how many rows the batch has; None: as many as `sizes`; 0: not known, and checked by `check_batch`.
 
     Raises:
         InvalidEdit: an axis is neither 1 nor as long as what is edited.
     """
 
-    def __init__(self, operand: Operand, axes: tuple[str, ...], sizes: Sequence[Mapping[str, int]], edit: str) -> None:
+    def __init__(
+        self, operand: Operand, axes: tuple[str, ...], sizes: Sequence[Mapping[str, int]], edit: str, batch: int | None = None
+    ) -> None:
         dims = ("layer", "batch", *axes)
         parts = operand.rows() if isinstance(operand, RaggedActivation) else (operand,)
         self._rows = [_named(part, dims, edit) for part in parts]
@@ -34,13 +37,23 @@ class BroadcastOperand:
             raise InvalidEdit(f"{edit}: the value has {len(parts)} rows, the input {len(sizes)}. Give one, or one for each row.")
         for number, row in enumerate(sizes):
             given = self._rows[number] if self._ragged else self._rows[0]
-            expected = {**row, "batch": 1 if self._ragged else len(sizes)}
+            expected = dict(row) if batch == 0 else {**row, "batch": 1 if self._ragged else len(sizes)}
             for dim, size in zip(dims, given.shape, strict=True):
                 if dim in expected and size not in (1, expected[dim]):
                     raise InvalidEdit(
                         f"{edit}: the value is {size} long along {dim}, what is edited {expected[dim]} "
                         f"({', '.join(f'{name} {length}' for name, length in expected.items())}). Give it that length, or 1."
                     )
+
+    def check_batch(self, count: int, edit: str) -> None:
+        """Refuse an operand of another number of rows, images or tiles.
+
+        Raises:
+            InvalidEdit.
+        """
+        given = len(self._rows) if self._ragged else self._rows[0].shape[1]
+        if given not in (1, count):
+            raise InvalidEdit(f"{edit}: the value has {given} rows along batch, what is edited {count}. Give one, or as many.")
 
     def at(self, layer: int, row: int) -> Tensor:
         """The operand of one layer and one row, over the read's own axes.

@@ -41,8 +41,11 @@ class EditPlan:
     edits: tuple[ResolvedEdit, ...] = ()
 
     def steps(self, slots: Sequence[SequenceSlot]) -> list[Step]:
-        """The steps of all edits, in a forward that has the sequences in these slots."""
-        return [edit.step(slots) for edit in self.edits]
+        """The steps of all edits, in a forward that has the sequences in these slots.
+
+        At an attention call, weights are edited behind its arguments, since they follow from them.
+        """
+        return [edit.step(slots) for edit in sorted(self.edits, key=lambda edit: isinstance(edit, AttentionEdit))]
 
 
 def check_edits(edits: Iterable[Edit] | Edit) -> tuple[Edit, ...]:
@@ -51,7 +54,7 @@ def check_edits(edits: Iterable[Edit] | Edit) -> tuple[Edit, ...]:
     Raises:
         InvalidEdit: something that is no edit.
     """
-    given = (edits,) if isinstance(edits, Edit) else tuple(edits)
+    given = tuple(edits) if isinstance(edits, Iterable) else (edits,)
     for edit in given:
         if not isinstance(edit, Edit):
             raise InvalidEdit(f"edits= takes edits, such as probe.edit.zero(probe.Hidden(3, at='image')); got {edit!r}.")
@@ -74,7 +77,7 @@ def _resolved(edit: Edit, modules: Modules, rows: Sequence[TokenMap], vision: Vi
             yield from _attention(edit, read, modules, plan, rows)
         case Vision():
             sizes = {"layer": len(plan.vision)} | ({} if vision.patches is None else {"token": vision.patches})
-            operand = _operand(edit, ("token", "feature"), [sizes])
+            operand = _operand(edit, ("token", "feature"), [sizes], batch=0)
             for number, layer in enumerate(plan.vision):
                 yield VisionEdit(edit, number, operand, modules, layer, vision)
         case Module():
@@ -141,5 +144,5 @@ def _check_keys_are_left(queries: Sequence[Indices], keys: Sequence[Indices], ed
             )
 
 
-def _operand(edit: Edit, axes: tuple[str, ...], sizes: Sequence[dict[str, int]]) -> BroadcastOperand | None:
-    return None if edit.operand is None else BroadcastOperand(edit.operand, axes, sizes, repr(edit))
+def _operand(edit: Edit, axes: tuple[str, ...], sizes: Sequence[dict[str, int]], batch: int | None = None) -> BroadcastOperand | None:
+    return None if edit.operand is None else BroadcastOperand(edit.operand, axes, sizes, repr(edit), batch)

@@ -107,8 +107,11 @@ class VisionEdit:
             flat = states.view(-1, *states.shape[-2:]) if states.ndim != 4 else states.flatten(1, 2)
             patches = self.vision.patch_range(flat.shape[1])
             part = flat[:, patches.start : patches.stop]
-            operand = None if self.operand is None else self.operand.at(self.number, 0)
-            flat[:, patches.start : patches.stop] = torch.stack([changed_values(self.edit, image, operand) for image in part])
+            if self.operand is not None:
+                self.operand.check_batch(len(part), repr(self.edit))
+            operands = [None if self.operand is None else self.operand.at(self.number, image) for image in range(len(part))]
+            changed = [changed_values(self.edit, image, operand) for image, operand in zip(part, operands, strict=True)]
+            flat[:, patches.start : patches.stop] = torch.stack(changed)
             return with_first_tensor(value, flat.view(tensor.shape))
 
         return Step(tower_site(self.modules, self.layer), act, edits=True)

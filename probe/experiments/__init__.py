@@ -1,0 +1,1 @@
+"""Experiments: many edited runs that together answer one question."""

@@ -1,0 +1,124 @@
+"""Bad edits are refused before any forward, and after an error in an edited run the model is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import probe
+from probe import edit
+from probe.errors import InvalidEdit, InvalidLayer, InvalidRead, NestedTrace, SpanNotFound
+from tests import zoo
+
+BAD: dict[str, tuple[Callable[[], probe.edit.Edit], type[Exception], str]] = {
+    "width": (lambda: edit.add(probe.Hidden(2, at="image"), torch.ones(47)), InvalidEdit, "47 long along feature, what is edited 48"),
+    "length": (lambda: edit.replace(probe.Hidden(2, at="image"), torch.ones(5, 48)), InvalidEdit, "5 long along token, what is edited 16"),
+    "layers of a value": (
+        lambda: edit.replace(probe.Hidden([1, 2], at="image"), torch.ones(3, 1, 48)),
+        InvalidEdit,
+        "3 long along layer, what is edited 2",
+    ),
+    "layer": (lambda: edit.zero(probe.Hidden(9)), InvalidLayer, "layers 0 .embeddings. to 4"),
+    "block of an MLP": (lambda: edit.zero(probe.MLPOutput(4)), InvalidLayer, "layers 0 to 3"),
+    "head": (lambda: edit.zero(probe.HeadOutput(1, heads=4)), InvalidRead, "heads 0 to 3"),
+    "head of keys": (lambda: edit.zero(probe.Keys(1, heads=4)), InvalidRead, "heads 0 to 3"),
+    "head of attention": (lambda: edit.block(probe.Attention(1, query=-1, key=0, heads=7)), InvalidRead, "heads 0 to 3"),
+    "position": (lambda: edit.zero(probe.Hidden(1, at=9999)), SpanNotFound, "the sequence has"),
+    "span": (lambda: edit.zero(probe.Hidden(1, at="word")), SpanNotFound, "No span 'word'"),
+    "no key left": (lambda: edit.block(probe.Attention(1, query="question")), InvalidEdit, "no key to attend to"),
+    "module": (lambda: edit.zero(probe.Module("model.nothing")), InvalidRead, "There is no module 'model.nothing'"),
+    "logits": (lambda: edit.zero(probe.Logits()), InvalidEdit, "Logits cannot be edited"),
+    "rows of the tower": (lambda: edit.zero(probe.VisionAttention(1)), InvalidEdit, "VisionAttention cannot be edited"),
+    "mean of heads": (lambda: edit.zero(probe.Attention(1, query=-1, heads="mean")), InvalidEdit, "mean over heads"),
+    "NaN": (lambda: edit.add(probe.Hidden(1), torch.tensor(float("nan"))), InvalidEdit, "NaN or infinity"),
+    "no function": (lambda: edit.apply(probe.Hidden(1), 3), InvalidEdit, "takes a function"),  # type: ignore[arg-type]
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> probe.Probe:
+    hf, processor = zoo.llava()
+    return probe.load(model=hf, processor=processor)
+
+
+@pytest.fixture(scope="module")
+def encoding(model: probe.Probe, wide_image: Image.Image) -> probe.Encoding:
+    return model.encode(wide_image, "Is there a cat?")
+
+
+@pytest.fixture
+def forwards(model: probe.Probe) -> Iterator[list[int]]:
+    """One entry for each forward of the model's first block."""
+    counted: list[int] = []
+    handle = model.model.get_submodule(model.modules.layers[0]).register_forward_pre_hook(lambda *_: counted.append(1))
+    yield counted
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_edits_are_refused_before_any_forward(
+    model: probe.Probe, encoding: probe.Encoding, forwards: list[int], name: str, wide_image: Image.Image
+) -> None:
+    made, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        model.run(encoding, probe.Logits(), edits=[made()])
+    with pytest.raises(error, match=message):
+        model.generate(encoding, edits=[made()], max_new_tokens=2)
+    with model.open(wide_image) as session, pytest.raises(error, match=message):
+        session.ask(["Is there a cat?"], edits=[made()], max_new_tokens=2)
+    assert forwards == []
+
+
+def test_what_is_no_edit_is_refused(model: probe.Probe, encoding: probe.Encoding) -> None:
+    with pytest.raises(InvalidEdit, match="edits= takes edits"):
+        model.run(encoding, probe.Logits(), edits=[probe.Hidden(1)])  # type: ignore[list-item]
+    with pytest.raises(InvalidEdit, match=r"block\(\) takes a probe\.Attention read"):
+        edit.block(probe.Hidden(1))  # type: ignore[arg-type]
+
+
+class _Stopped(Exception):
+    pass
+
+
+ERRORS = {"error": _Stopped("stopped"), "interrupt": KeyboardInterrupt(), "memory": torch.OutOfMemoryError("CUDA out of memory")}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("way", ["run", "generate", "ask"])
+def test_after_an_error_in_an_edit_the_model_is_as_it_was(
+    model: probe.Probe, encoding: probe.Encoding, wide_image: Image.Image, name: str, way: str
+) -> None:
+    def fails(_: Tensor) -> Tensor:
+        raise ERRORS[name]
+
+    def hooks() -> list[int]:
+        return [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.model.modules()]
+
+    changes = [edit.zero(probe.Hidden(1, at="image")), edit.apply(probe.MLPOutput(2, at=-1), fails)]
+    before, known = model.run(encoding, probe.Logits()).logits().data, hooks()
+    answer = model.generate(encoding, max_new_tokens=3)
+    with model.open(wide_image) as session:
+        ways: dict[str, Callable[[], object]] = {
+            "run": lambda: model.run(encoding, probe.Logits(), edits=changes),
+            "generate": lambda: model.generate(encoding, edits=changes, max_new_tokens=2),
+            "ask": lambda: session.ask(["Is there a cat?"], edits=changes, max_new_tokens=2),
+        }
+        with pytest.raises(type(ERRORS[name])):
+            ways[way]()
+    assert torch.equal(model.run(encoding, probe.Logits()).logits().data, before)
+    assert model.generate(encoding, max_new_tokens=3) == answer
+    assert hooks() == known
+    assert torch.is_grad_enabled()
+
+
+def test_an_edit_inside_another_run_is_refused(model: probe.Probe, encoding: probe.Encoding) -> None:
+    def nested(states: Tensor) -> Tensor:
+        model.run(encoding, probe.Logits(), edits=[edit.zero(probe.Hidden(1))])
+        return states
+
+    with pytest.raises(NestedTrace, match="inside a run of the same model"):
+        model.run(encoding, probe.Logits(), edits=[edit.apply(probe.Hidden(2), nested)])
