@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 import torch
 import typer
 
-from tests.benchmarks import image, questions, reads, scenes, startup, suite, variants
+from tests.benchmarks import edits, image, questions, reads, scenes, startup, suite, variants
 from tests.benchmarks.models import Size
 from tests.benchmarks.page import write
 from tests.benchmarks.timing import record
@@ -19,6 +19,7 @@ Rows = list[dict[str, object]]
 BENCHMARKS: dict[str, Callable[[Size], Rows]] = {
     "rows": reads.rows,
     "overhead": reads.overhead,
+    "edits": edits.measure,
     "questions": questions.measure,
     "image": image.measure,
     "variants": variants.measure,
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Size], Rows]] = {
 SHORT: dict[str, Callable[[Size], Rows]] = {
     "rows": partial(reads.rows, lengths=(700,), repeats=3),
     "overhead": partial(reads.overhead, repeats=3),
+    "edits": partial(edits.measure, repeats=3),
     "questions": partial(questions.measure, counts=(1, 20), alone=2, repeats=1),
     "image": partial(image.measure, repeats=1),
     "variants": partial(variants.measure, hooked=4, repeats=1),

@@ -39,6 +39,11 @@ SECTIONS = {
         "The image tokens' states of every layer: `probe.Hidden`, forward hooks on every block that keep the same slices, and "
         "`output_hidden_states=True`; all three give equal tensors.",
     ),
+    "edits": (
+        "Parts of a block, and edits",
+        "700 tokens, the image's 576 of every block: `probe.AttentionOutput` and `probe.MLPOutput` read, and a vector added by `probe.edit.add`; "
+        "against forward hooks that do the same. Tensors and logits are equal to the bit.",
+    ),
     "questions": (
         "Many questions about one image",
         "40 tokens of answer to each question: Hugging Face's `generate()` one by one, against `session.ask`. The ratio that the operation count "
