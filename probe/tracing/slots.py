@@ -26,11 +26,12 @@ class SequenceSlot:
 
     def tokens(self, positions: Sequence[int]) -> list[int]:
         """Token-axis indices of the positions that are in this pass."""
-        return [self.start + position - self.shared for position in self.in_pass(positions)]
+        return [index for _, index in self.numbered_tokens(positions)]
 
-    def in_pass(self, positions: Sequence[int]) -> list[int]:
-        """The positions whose states are computed in this pass."""
-        return [position for position in positions if position >= self.shared + self.passed]
+    def numbered_tokens(self, positions: Sequence[int]) -> list[tuple[int, int]]:
+        """(place among the given positions, token-axis index) of those whose states are computed in this pass."""
+        first, offset = self.shared + self.passed, self.start - self.shared
+        return [(number, position + offset) for number, position in enumerate(positions) if position >= first]
 
     def keys(self, positions: Sequence[int]) -> list[int]:
         """Key-axis indices of the positions."""

@@ -66,9 +66,8 @@ class StateEdit:
         positions = self.rows[row]
         if self.adapter.by_key:
             return key_indices(slot, positions, cast(RunningAttention, value).interface_call)
-        here = [number for number, position in enumerate(positions) if slot.in_pass([position])]
         # A pass over the prefix alone has no tokens behind it.
-        return [(number, index) for number, index in zip(here, slot.tokens(positions), strict=True) if index < length]
+        return [(number, index) for number, index in slot.numbered_tokens(positions) if index < length]
 
     def _edit_row(self, states: Tensor, row: int, slot: SequenceSlot, pairs: Sequence[tuple[int, int]]) -> None:
         """Edit the states of one sequence in place."""
