@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.cropping import processed_box
@@ -13,6 +14,8 @@ from probe.tokens.layout import ImageLayout
 @register("chameleon")
 class Chameleon(DiscreteImages):
     """The tokens of the image, row by row."""
+
+    prefix = SHARING
 
     template = "<image>{question}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.cropping import processed_box
@@ -13,6 +13,8 @@ from probe.tokens.layout import Grid, ImageLayout
 @register("fast_vlm")
 class FastVlm(Backbone):
     """The convolutions' stride is the processor's `patch_size`."""
+
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         stride = image.processor.patch_size

@@ -4,12 +4,20 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from probe.backbones.base import Backbone
+from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
+from probe.tokens.layout import Grid, ImageLayout
 
 
 @register("inkling2")
 class Inkling2(Backbone):
-    """The layout of the image tokens is not declared."""
+    """One token for each square of pixels of the image as it is, padded to the right and below to whole squares."""
 
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "post_attention_convolution", "mlp": "post_mlp_convolution"}
     sum_reason = "blocks at a boundary leave out the state before them, and the last state is mixed from those at the boundaries"
+
+    def layout(self, image: ProcessedImage) -> ImageLayout:
+        _, rows, cols = image.inputs["image_grid_thw"][image.index].tolist()
+        cell = image.image_processor.size
+        box = (0.0, 0.0, float(cols * cell["width"]), float(rows * cell["height"]))
+        return ImageLayout((Grid.whole(rows, cols, image.size, box=box),))

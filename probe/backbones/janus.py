@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_layout import square_grid
@@ -12,6 +13,8 @@ from probe.tokens.layout import Box, ImageLayout
 @register("janus")
 class Janus(SquareTower):
     """The longer edge fills the square."""
+
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         side = image.tokens_per_side

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from probe.backbones.base import Backbone, Factor
+from probe.backbones.base import Factor
 from probe.backbones.registry import register
+from probe.backbones.shared.native_resolution import NativeResolution
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @register("muse_spark")
-class MuseSpark(Backbone):
-    """The layout of the image tokens is not declared."""
+class MuseSpark(NativeResolution):
+    """Its gates weigh what a block adds."""
 
     def residual_factors(self, block: nn.Module) -> tuple[Factor, Factor, Factor]:
         kept, added = _gate(block.get_submodule("post_attention_residual_gate"))

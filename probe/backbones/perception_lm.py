@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_layout import square_grid
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @register("perception_lm")
 class PerceptionLM(Backbone):
     """An image that fits one tile is still shown twice; only where the processor makes "thumb" alone there is one view."""
+
+    prefix = SHARING
 
     tiled = True
 

@@ -24,7 +24,7 @@ class GrowingLayer(DynamicLayer):
             self.lazy_initialization(source.keys, source.values)
             self.hold(source.keys, source.values)
 
-    def hold(self, keys: Float[Tensor, "row head token feature"], values: Float[Tensor, "row head token feature"]) -> None:
+    def hold(self, keys: Float[Tensor, "row head token feature"], values: Float[Tensor, "row head token value"]) -> None:
         """Replace all keys and values by these; they are not written to."""
         self.keys, self.values = keys, values
         self._buffers = self._last_keys = None

@@ -52,7 +52,7 @@ def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:
     config = copy.deepcopy(small.config)
     config.get_text_config(decoder=True).vocab_size = len(words)
     for key, value in ids.items():
-        if isinstance(part := getattr(config, key), PreTrainedConfig) and isinstance(value, dict):
+        if isinstance(part := getattr(config, key, None), PreTrainedConfig) and isinstance(value, dict):
             vars(part).update(value)
         else:
             setattr(config, key, words.convert_tokens_to_ids(value) if value in words.all_special_tokens else value)
@@ -66,8 +66,9 @@ def _local(built: Any) -> Any:
     """A tower whose patches mix little, as a trained one's do: what changes in one cell then moves that cell's token most."""
     for path in discover(built).vision_blocks:
         block = built.get_submodule(path).named_modules()
-        *_, output = (part for name, part in block if "att" in name and isinstance(part, torch.nn.Linear))
-        output.weight.data *= 0.05
+        projections = [part for name, part in block if "att" in name and isinstance(part, torch.nn.Linear)]
+        if projections:  # some towers have blocks of convolutions
+            projections[-1].weight.data *= 0.05
     return built
 
 

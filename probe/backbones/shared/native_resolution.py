@@ -10,37 +10,91 @@ from torch import Tensor
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
+from probe.backbones.shared.square_tower import upper_left
 from probe.backbones.shared.tiled_layout import tiled_grid
-from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.layout import Box, Grid, ImageLayout, whole_box
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@register("qwen2_vl", "qwen3_vl", "glm4v")
-class MergedPatches(Backbone):
-    """Squares of merge x merge patches become one token each, row by row. In the tower the patches of a square are contiguous."""
+@register("muse_glimmer")
+class NativeResolution(Backbone):
+    """Squares of merge x merge patches become one token each, row by row; `image_grid_thw` counts the patches."""
 
     prefix = SHARING
-
-    def next_position(self, model: PreTrainedModel, length: int) -> int:
-        # Image tokens have rotary positions by row and column, so the text after them continues from a smaller number.
-        return length + int(model.model.rope_deltas)
-
-    def suffix_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Tensor, length: int) -> dict[str, Tensor]:
-        return {"position_ids": positions.expand(3, -1, -1)}
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         _, rows, cols = image.inputs["image_grid_thw"][image.index].tolist()
         merge = image.image_processor.merge_size
-        return ImageLayout((Grid.whole(rows // merge, cols // merge, image.size),))
+        return ImageLayout((Grid.whole(rows // merge, cols // merge, image.size, box=self.covered_box(image)),))
+
+    def covered_box(self, image: ProcessedImage) -> Box:
+        """What the patches cover, in pixels of the original image; it reaches past the image where that is padded."""
+        return whole_box(image.size)
+
+    def next_position(self, model: PreTrainedModel, length: int) -> int:
+        # M-RoPE gives image tokens positions by row and column, so the text after them continues from a smaller number.
+        return length + int(model.model.rope_deltas) if _takes_rows_and_columns(model) else length
+
+    def suffix_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Tensor, length: int) -> dict[str, Tensor]:
+        return {"position_ids": positions.expand(3, -1, -1) if _takes_rows_and_columns(model) else positions}
+
+
+def _takes_rows_and_columns(model: PreTrainedModel) -> bool:
+    """Whether the decoder has M-RoPE, with positions of time, row and column."""
+    return hasattr(model.model, "get_rope_index")
+
+
+@register(
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "cohere_compass",
+    "cosmos3_omni",
+    "ernie4_5_vl_moe",
+    "glm46v",
+    "glm4v",
+    "glm4v_moe",
+    "glm_ocr",
+    "glmga",
+)
+class MergedPatches(NativeResolution):
+    """In the tower the patches of a square are contiguous."""
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         merge = model.config.vision_config.spatial_merge_size
         return tiled_grid(view.rows, view.cols, merge, view.image_size, name=view.name) if view else None
 
 
-@register("mistral3", "llava/pixtral")
+@register("qwen3_5", "qwen3_5_moe", "dots3_note", "lfm3_vl", "qwen3_omni_moe_thinker")
+class UnsharedMergedPatches(MergedPatches):
+    """Families whose image is not shared: blocks with a recurrent state or chosen keys, or a prompt that goes on after the last image token."""
+
+    prefix = ()
+
+
+@register("paddleocr_vl")
+class RowMajorPatches(NativeResolution):
+    """In the tower the patches are row by row."""
+
+    def merge_size(self, model: PreTrainedModel) -> int:
+        """How many patches lie across one image token."""
+        return int(getattr(model.config.vision_config, "spatial_merge_size", 1))
+
+    def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
+        merge = self.merge_size(model)
+        return Grid.whole(view.rows * merge, view.cols * merge, view.image_size, box=view.box) if view else None
+
+
+@register("video_llama_3")
+class UnsharedRowMajorPatches(RowMajorPatches):
+    """Questions are asked alone."""
+
+    prefix = ()
+
+
+@register("mistral3", "llava/pixtral", "lighton_ocr")
 class RowBreaks(Backbone):
     """A token of another id ends each row, so the image tokens themselves are the cells, row by row."""
 
@@ -49,8 +103,21 @@ class RowBreaks(Backbone):
     def layout(self, image: ProcessedImage) -> ImageLayout:
         cell = image.processor.patch_size * image.processor.spatial_merge_size
         height, width = image.inputs["image_sizes"][image.index].tolist()
-        return ImageLayout((Grid.whole(height // cell, width // cell, image.size),))
+        rows, cols = height // cell, width // cell
+        box = upper_left(whole_box(image.size), rows * cell / height, cols * cell / width)
+        return ImageLayout((Grid.whole(rows, cols, image.size, box=box),))
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
-        merge = getattr(model.config, "spatial_merge_size", 1)
-        return Grid.whole(view.rows * merge, view.cols * merge, view.image_size) if view else None
+        if view is None:
+            return None
+        merge, (height, width) = getattr(model.config, "spatial_merge_size", 1), view.image_size
+        # A processor that resizes to whole patches alone may leave patches after the last whole cell.
+        rows, cols = round(view.rows * merge * height / view.box[3]), round(view.cols * merge * width / view.box[2])
+        return Grid.whole(rows, cols, view.image_size)
+
+
+@register("mistral_large4")
+class UnsharedRowBreaks(RowBreaks):
+    """An indexer chooses the keys of each query, which no mask over a shared prefix follows."""
+
+    prefix = ()
