@@ -25,9 +25,11 @@ edit = probe.edit
 ALONE = {
     "paligemma": "no sharing is declared for its family",
     "instructblip": "no sharing is declared for its family",
-    "chameleon": "no sharing is declared for its family",
 }
-WHOLE_WITHIN_THE_IMAGE = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "gemma3", "mllama"}
+WHOLE_WITHIN_THE_IMAGE = {
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "ernie4_5_vl_moe", "hunyuan_vl"),
+    *("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga", "paddleocr_vl", "gemma3", "gemma4", "mllama"),
+}
 """Families whose image tokens have positions by row and column, attend to later ones, or are read by blocks of cross-attention."""
 
 
