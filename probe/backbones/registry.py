@@ -97,8 +97,8 @@ def registered() -> tuple[str, ...]:
     """The model types that have a backbone.
 
     Example:
-        >>> [name for name in probe.backbones.registered() if name.startswith("qwen2")]
-        ['qwen2_5_vl', 'qwen2_vl']
+        >>> [name for name in probe.backbones.registered() if name.startswith("qwen2_v")]
+        ['qwen2_vl']
     """
     load_entry_points()
     return tuple(sorted(BACKBONES))
