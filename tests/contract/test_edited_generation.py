@@ -15,13 +15,13 @@ from torch import Tensor
 
 import probe
 from probe.tracing.attention import first_tensor, with_first_tensor
-from tests.contract.test_shared_prefix import SHARED, _opened
+from tests.contract.test_shared_prefix import SHARED_IN_OTHER_TESTS, _opened
 
 LENGTH = 8
 QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?", "Why?"]
 
 
-@pytest.fixture(scope="module", params=SHARED)
+@pytest.fixture(scope="module", params=SHARED_IN_OTHER_TESTS)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     opened = _opened(request.param)
     opened.model.generation_config.eos_token_id = None

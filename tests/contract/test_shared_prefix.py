@@ -75,6 +75,10 @@ SHARED = {
         )
     },
 }
+SHARED_IN_OTHER_TESTS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in NATIVE and name not in processors.FAMILIES else name for name in SHARED
+]
+"""For tests of what builds on sharing: images of real size, which take long there, are shared here each time."""
 FEWEST_DIFFERENT = {"hunyuan_vl": 2}
 """How many of the answers differ at least: random weights make some families say little; their states are compared all the same."""
 ALONE = ("paligemma", "instructblip")

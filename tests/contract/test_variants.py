@@ -17,7 +17,7 @@ import probe
 from probe.sessions.variants.clean_run import CleanRun
 from probe.tracing.capturing.captured import Captured
 from tests import processors
-from tests.contract.test_shared_prefix import SHARED
+from tests.contract.test_shared_prefix import SHARED, SHARED_IN_OTHER_TESTS
 
 TOLERANCE = 1e-5
 edit = probe.edit
@@ -33,7 +33,7 @@ WHOLE_WITHIN_THE_IMAGE = {
 """Families whose image tokens have positions by row and column, attend to later ones, or are read by blocks of cross-attention."""
 
 
-@pytest.fixture(scope="module", params=[*SHARED, *ALONE])
+@pytest.fixture(scope="module", params=[*SHARED_IN_OTHER_TESTS, *ALONE])
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     built, processor = SHARED[request.param]() if request.param in SHARED else processors.build(request.param)
     loaded = probe.load(model=built, processor=processor)
