@@ -1,0 +1,1 @@
+"""Published analyses as notebooks, and the one way to execute them."""
