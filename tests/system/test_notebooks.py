@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 
 from examples.execute import FOLDER, NOTEBOOKS, executed
 
+SLOW = {"causal_trace", "linear_probe"}  # over ten seconds alone on one core; the others take seven to ten
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
@@ -31,7 +32,9 @@ def test_the_readme_lists_the_notebooks_that_are_there() -> None:
     assert listed == [(path.name, path.name) for path in NOTEBOOKS] != []
 
 
-@each_notebook
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else (), id=path.stem) for path in NOTEBOOKS]
+)
 def test_it_runs_and_ends_in_one_picture(path: Path) -> None:
     notebook = executed(path)  # raises where a cell fails
     assert_ends_in_one_picture(notebook)
