@@ -256,9 +256,7 @@ def _checked(runtime: Runtime, batch: Batch, encoding: object, difference: Logit
     for reason, holds in reasons.items():
         if holds:
             raise InvalidRead(f"The logits of {runtime.family} cannot be attributed to its parts: {reason}. {instead}")
-    vocabulary = int(runtime.model.config.get_text_config(decoder=True).vocab_size)
-    known = encoding if isinstance(encoding, Encoding) else None
-    return differences_of_rows(difference, known, batch.tokens, vocabulary)[0]
+    return differences_of_rows(difference, encoding, batch.tokens, runtime)[0]
 
 
 def _reads(modules: Modules, at: int) -> list[Read]:

@@ -257,9 +257,7 @@ def _baselines(
 def _row_metrics(of: Metric, encoding: object, batch: Batch, runtime: Runtime) -> _RowMetrics:
     """The metric of each row of the batch, a function of the row's logits."""
     if isinstance(of, LogitDifference):
-        known = encoding if isinstance(encoding, Encoding) else None
-        vocabulary = int(runtime.model.config.get_text_config(decoder=True).vocab_size)
-        return [partial(_at, difference) for difference in differences_of_rows(of, known, batch.tokens, vocabulary)]
+        return [partial(_at, difference) for difference in differences_of_rows(of, encoding, batch.tokens, runtime)]
     if not callable(of):
         raise InvalidRead(f"of= takes a probe.LogitDifference, or a function from logits (token, vocabulary) to one number; got {of!r}.")
     return [of] * len(batch.tokens)

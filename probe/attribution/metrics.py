@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probe.errors import InvalidRead
 from probe.inputs.encoding import Encoding
+from probe.runtime import Runtime
 from probe.tokens.integers import as_int
 from probe.tokens.spans import TokenMap
 
@@ -61,19 +62,19 @@ class LogitDifference:
 
 
 def differences_of_rows(
-    metric: LogitDifference, encoding: Encoding | None, rows: Sequence[TokenMap], vocabulary: int
+    metric: LogitDifference, encoding: object, rows: Sequence[TokenMap], runtime: Runtime
 ) -> tuple[TokenDifference, ...]:
     """The metric in each row of a batch, `at` counted from the row's first token.
 
     Args:
-        encoding: as for `LogitDifference.of`.
-        vocabulary: how many tokens the model has logits of.
+        encoding: of the rows; words need one of `encode()`.
 
     Raises:
         InvalidRead: a word of several tokens, or a token id that the model does not have.
         SpanNotFound: a position beyond a row.
     """
-    difference = metric.of(encoding)
+    difference = metric.of(encoding if isinstance(encoding, Encoding) else None)
+    vocabulary = int(runtime.model.config.get_text_config(decoder=True).vocab_size)
     for token in (difference.plus, difference.minus):
         if not 0 <= token < vocabulary:
             raise InvalidRead(f"{metric!r}: there is no token {token}; this model has tokens 0 to {vocabulary - 1}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from probe.attribution.metrics import LogitDifference, TokenDifference
+from probe.attribution.metrics import LogitDifference, TokenDifference, differences_of_rows
 from probe.errors import InvalidRead
 from probe.inputs.encoding import Encoding
 from probe.model import Probe
@@ -102,7 +102,7 @@ def causal_trace(
     if not named:
         raise InvalidRead('causal_trace(places=None): name places, such as ["image", -1] or range(-20, 0).')
     spans = [_same_in_both(place, tokens) for place in named]
-    difference = metric.of(corrupt if isinstance(corrupt, Encoding) else None)
+    (difference,) = differences_of_rows(metric, corrupt, [tokens[1]], model.runtime)
     union = Span(tuple(sorted({index for indices in spans for index in indices})), "places")
     asked, logits = read(layers, at=union), Logits(at=difference.at)
     for one in tokens:

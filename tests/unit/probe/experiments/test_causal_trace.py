@@ -124,6 +124,8 @@ def test_bad_input_gets_an_error_before_any_forward(
         probe.causal_trace(model, clean, corrupt, places=-1, metric=METRIC, read=probe.Logits)
     with pytest.raises(probe.errors.InvalidRead, match="the word is"):
         probe.causal_trace(model, clean, corrupt, places=-1, metric=probe.LogitDifference("umbrellas of Cherbourg", "no"))
+    with pytest.raises(probe.errors.InvalidRead, match="there is no token 1000000; this model has tokens 0 to"):
+        probe.causal_trace(model, clean, corrupt, places=-1, metric=probe.LogitDifference(10**6, 0))
     moved = corrupt.with_spans({"here": probe.Span((5, 6))})
     with pytest.raises(probe.errors.InvalidRead, match="same in both inputs"):
         probe.causal_trace(model, clean.with_spans({"here": probe.Span((6, 7))}), moved, places=["here"], metric=METRIC)
