@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import field, frozen
+
 import probe
 from fseg import glyphs
+from fseg.checks import check_choice, check_text, checked
 from fseg.errors import InvalidRecipe
 
 if TYPE_CHECKING:
@@ -34,25 +37,64 @@ def sam_path(name: str | os.PathLike[str]) -> str:
     return os.fspath(glyphs.sam_file() if name == EMBEDDED else name)
 
 
-def load_backbone(backbone: str | Path | probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> probe.Probe:
+PREPARATIONS = ("stretch", "processor")
+WITH_GRIDS = "LLaVA-1.5, Qwen2.5-VL, InternVL"
+"""Some families that FSeg runs on, for messages."""
+
+
+@frozen
+class Backbone:
+    """The model that a recipe asks, and how it prepares images.
+
+    Attributes:
+        checkpoint: a hub id, a folder, or "glyphs" for the embedded model.
+        prepare: "stretch", the whole image directly at the tower's input size, without tiles, in families that can; or "processor", what
+            the checkpoint's own processor does: tiles, padding, the image's own aspect ratio.
+
+    >>> Backbone("llava-hf/llava-1.5-7b-hf")
+    Backbone(checkpoint='llava-hf/llava-1.5-7b-hf', prepare='stretch')
+    >>> print(Backbone("glyphs"))
+    glyphs
+    """
+
+    checkpoint: str = field(validator=checked(check_text))
+    prepare: str = field(default="stretch", validator=checked(check_choice, PREPARATIONS))
+
+    def __str__(self) -> str:
+        return self.checkpoint
+
+
+def as_backbone(value: Backbone | str) -> Backbone:
+    """A checkpoint's name as a Backbone; a Backbone as it is."""
+    return value if isinstance(value, Backbone) else Backbone(value)
+
+
+def load_backbone(
+    backbone: str | Path | probe.Probe, prepare: str, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> probe.Probe:
     """A backbone that can be segmented with: loaded by its name, or the loaded one, checked.
 
+    Args:
+        prepare: `Backbone.prepare`. A family that cannot resize an image directly is loaded with its own processor whatever it is.
+
     Raises:
-        InvalidRecipe: neither a name nor a model, another device or dtype than the loaded model's, or no known grid.
+        InvalidRecipe: neither a name nor a model, another device or dtype than the loaded model's, no known grid, or a loaded model that
+            prepares images in another way.
         ProcessorNeeded, LoadError: see `probe.load`.
     """
     if isinstance(backbone, probe.Probe):
         _check_device_and_dtype(backbone, device, dtype)
-        return _check_backbone(backbone)
+        _check_backbone(backbone)
+        _check_preparation(backbone, prepare)
+        return backbone
     if not isinstance(backbone, (str, Path)):
         raise InvalidRecipe(
             f"backbone= is a {type(backbone).__name__}. Give a hub id, a folder, or a loaded model as "
             'probe.load(model=..., processor=..., resize="stretch", tiles=False).'
         )
-    try:
-        return probe.load(backbone_path(backbone), device=device, dtype=dtype, resize="stretch", tiles=False)
-    except probe.errors.NoDirectResize as error:
-        raise _without_grid(str(backbone)) from error
+    model = _check_backbone(probe.load(backbone_path(backbone), device=device, dtype=dtype))
+    direct = prepare == "stretch" and model.backbone.resizes_directly
+    return model.with_preparation(resize="stretch", tiles=False) if direct else model
 
 
 def _check_device_and_dtype(model: probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
@@ -82,22 +124,28 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _check_preparation(model: probe.Probe, prepare: str) -> None:
+    """Refuse a loaded model that does not prepare images as the recipe says."""
+    if prepare == "stretch" and model.backbone.resizes_directly and not model.encoder.direct:
+        raise InvalidRecipe(
+            f'{model!r} prepares images by its processor, and the recipe has backbone.prepare="stretch". Open it with '
+            'probe.load(..., resize="stretch", tiles=False), or change the recipe: recipe.with_({"backbone.prepare": "processor"}).'
+        )
+    if prepare == "processor" and model.encoder.direct:
+        raise InvalidRecipe(
+            f'{model!r} resizes images directly, and the recipe has backbone.prepare="processor". Open it with probe.load(...) alone, or '
+            'change the recipe: recipe.with_({"backbone.prepare": "stretch"}).'
+        )
+
+
 def _check_backbone(model: probe.Probe) -> probe.Probe:
-    """The loaded model, if it can ask questions and sees the whole image on a known grid."""
+    """The loaded model, if it can ask questions and its image tokens lie on a known grid."""
     if model.processor is None:
         raise probe.errors.ProcessorNeeded(f"{model!r} has no processor to ask with. Open it with probe.load(model=..., processor=...).")
-    if not model.backbone.resizes_directly:
-        raise _without_grid(model.family)
-    if not model.encoder.direct:
+    if not model.backbone.has_grid:
+        reason = model.backbone.no_grid_reason or "its backbone does not say where they lie"
         raise InvalidRecipe(
-            f"{model!r} prepares images by its processor, which may crop them or cut tiles; points and boxes would land elsewhere. "
-            'Open it with probe.load(..., resize="stretch", tiles=False).'
+            f"{model.family} cannot be segmented with: points and boxes need image tokens that are cells of the image, and {reason}. "
+            f"Families that can, for example: {WITH_GRIDS}; docs/zoo.md lists them all."
         )
     return model
-
-
-def _without_grid(name: str) -> InvalidRecipe:
-    return InvalidRecipe(
-        f"{name} cannot be segmented with yet: its family does not say where image tokens lie when an image is resized directly, and points "
-        "and boxes need that. Give a LLaVA-1.5, a VipLLaVA or a LLaVA-1.6."
-    )

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 import probe
 from fseg.errors import InvalidFusion, NotScoped
 from probe.tokens.equality import equal_fields
-from probe.tokens.layout import Box
+from probe.tokens.layout import Intervals
+from probe.tracing.activation.pixels import sample
 from probe.tracing.reads.positions import as_layers
 
 MapName = Literal["raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined"]
@@ -29,7 +31,7 @@ RESPONSE_MAPS = MAPS[: MAPS.index("response") + 1]
 class Evidence:
     """What is known about one class in one image. It is immutable: each stage returns a new one that contains more.
 
-    Every map has shape (row, col) = `grid` and is on the CPU. A map that no stage has computed yet is None. Evidence of a result can be
+    Every map has the rows and columns of `grid` and is on the CPU. A map that no stage has computed yet is None. Evidence of a result can be
     pickled, copied and compared: two are equal if all their fields are, tensors by shape, dtype and values.
 
     Attributes:
@@ -39,8 +41,7 @@ class Evidence:
         answer: the model's answer, without special tokens.
         margin: logit of yes minus logit of no at the first answer position; None without a gate.
         trace: the activations read during the answer; None for a class that is absent, and in results.
-        grid: (rows, cols) of the image tokens.
-        image_size: (height, width) of the original image in pixels.
+        grid: the cells of every map, and their pixels on the original image.
         raw_distance: D~ of Eq. 3, float32, mean cosine in -1..1.
         distance: D of Eq. 5, float32, D~ above the threshold, 0 elsewhere.
         attention: A_v of Eq. 6, float32, mean share of attention in 0..1.
@@ -53,10 +54,10 @@ class Evidence:
         box: (x0, y0, x1, y1) in pixels of the original image, both corners inside the box.
         score: the IoU that SAM predicts for its mask.
         flags: deviations from the paper's procedure, one short word each, such as "no-description".
-        scope: the reads that `hidden`, `attention_rows`, `attention_heads` and `vision` may use; None: all of the trace.
-        view: the area that the grid covers, (x0, y0, x1, y1) in pixels of the original image; None: all of it.
+        scope: the reads that `hidden`, `attention_rows`, `attention_heads` and the features may use; None: all of the trace.
+        views: the views of the image whose tokens are read, one after another; empty: `grid` alone. Of several, `fold` makes one map.
 
-    >>> e = Evidence("cat", "cat", True, "yes, it contains a cat.", None, None, grid=(2, 3), image_size=(20, 30))
+    >>> e = Evidence("cat", "cat", True, "yes, it contains a cat.", None, None, grid=probe.Grid.whole(2, 3, (20, 30)))
     >>> e.fold(torch.arange(6))
     tensor([[0, 1, 2],
             [3, 4, 5]])
@@ -70,8 +71,7 @@ class Evidence:
     answer: str
     margin: float | None
     trace: probe.Trace | None
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
+    grid: probe.Grid
     raw_distance: Float[Tensor, "row col"] | None = None
     distance: Float[Tensor, "row col"] | None = None
     attention: Float[Tensor, "row col"] | None = None
@@ -85,7 +85,7 @@ class Evidence:
     score: float | None = None
     flags: tuple[str, ...] = ()
     scope: tuple[probe.Read, ...] | None = None
-    view: Box | None = None
+    views: tuple[probe.Grid, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return equal_fields(self, other) if isinstance(other, Evidence) else NotImplemented
@@ -110,7 +110,7 @@ class Evidence:
     def hidden(self, at: probe.Position) -> Float[Tensor, "layer token feature"]:
         """Hidden states at some positions, with the layers in the order of the reads.
 
-        Equals `hidden_states[layer][0, at]` of a Hugging Face forward, as float32. For an image: the cells of its grid, without newline and
+        Equals `hidden_states[layer][0, at]` of a Hugging Face forward, as float32. For an image: the cells of its views, without newline and
         separator tokens.
 
         Args:
@@ -120,27 +120,27 @@ class Evidence:
             NotScoped: the reads in scope do not include these positions, or the class was not traced.
         """
         if self.scope is None:
-            return _cells(self._traced.hidden(at))[:, 0].float()
+            return self._cells(self._traced.hidden(at))[:, 0].float()
         hidden = [read for read in self.scope if isinstance(read, probe.Hidden)]
         if naming := [read for read in hidden if isinstance(read.at, tuple) and at in read.at]:
-            return _cells(self._traced.hidden(at, layers=_union(naming)))[:, 0].float()
+            return self._cells(self._traced.hidden(at, layers=_union(naming)))[:, 0].float()
         if everywhere := [read for read in hidden if read.at is None]:
             # All layers are numbered here: the trace may hold named reads of other stages, which would come first.
             layers = _union(everywhere) or range(self._traced.depth[0])
-            return _cells(self._traced.hidden(at, layers=layers))[:, 0].float()
+            return self._cells(self._traced.hidden(at, layers=layers))[:, 0].float()
         raise self._not_scoped(f"the hidden state at {at!r}")
 
     def attention_rows(self, query: probe.Position, key: probe.Position) -> Float[Tensor, "layer query key"]:
         """Attention from the query tokens to the key tokens, averaged over the heads.
 
         Equals `attentions[layer][0].mean(0)[query][:, key]` of a Hugging Face forward with eager attention, as float32. For an image: the
-        cells of its grid.
+        cells of its views.
 
         Raises:
             NotScoped: the reads in scope do not name that pair, or the class was not traced.
         """
         read = self._attention(query, key, ("mean", "all"))
-        rows = _cells(read)[:, 0].float()
+        rows = self._cells(read)[:, 0].float()
         return rows.mean(1) if "head" in read.dims else rows
 
     def attention_heads(self, query: probe.Position, key: probe.Position) -> Float[Tensor, "layer head query key"]:
@@ -149,40 +149,66 @@ class Evidence:
         Raises:
             NotScoped: the reads in scope do not name that pair with heads="all", or the class was not traced.
         """
-        return _cells(self._attention(query, key, ("all",)))[:, 0].float()
+        return self._cells(self._attention(query, key, ("all",)))[:, 0].float()
 
     def vision(self) -> Float[Tensor, "row col feature"]:
         """The vision tower's patch features at the layer of the reads: `hidden_states[layer]` of the tower, float32.
 
+        Of an image in tiles: those of the crop that shows it whole.
+
         Raises:
-            NotScoped: the reads in scope name no layer of the tower or several; without a scope, several layers were read; the class was not traced.
+            NotScoped: the reads in scope name no layer of the tower or several; without a scope, several layers were read; the class was not
+                traced.
+            GridUnknown: it is not known where the tower's patches lie.
         """
-        if self.scope is None:
-            features = self._traced.vision()
-            if "layer" in features.dims:
-                raise NotScoped(
-                    f"{self.name}: layers {', '.join(map(str, features.coords['layer']))} of the vision tower were read. "
-                    "Choose one: evidence.scoped([probe.Vision(layers=...)]).vision()."
-                )
-            return features.grid().data[0].float()
-        layers = [as_layers(read.layers, "Vision") for read in self.scope if isinstance(read, probe.Vision)]
-        if len(layers) != 1 or layers[0] == "all" or len(layers[0]) != 1:
-            raise self._not_scoped("one single layer of the vision tower")
-        return self._traced.vision(layer=layers[0][0]).grid().data[0].float()
+        return self._patches().data[0].float()
+
+    def vision_on_grid(self) -> Float[Tensor, "row col feature"]:
+        """The features of `vision` on the cells of `grid`: of each cell the mean of the patches below it, weighed by the area that they share.
+
+        Raises:
+            NotScoped, GridUnknown: as `vision`.
+        """
+        patches = self._patches()
+        assert patches.view is not None, "patches are folded"
+        down, across = (_area_shares(self.grid.intervals(axis), patches.view.intervals(axis)).to(patches.data) for axis in (0, 1))
+        return torch.einsum("rp,pqf,cq->rcf", down.float(), patches.data[0].float(), across.float())
+
+    def projected_on_grid(self) -> Float[Tensor, "row col feature"]:
+        """The projected image tokens on the cells of `grid`, float32: what the language model receives.
+
+        Raises:
+            NotScoped: the reads in scope do not include them, or the class was not traced.
+        """
+        if self.scope is not None and probe.Projected() not in self.scope:
+            raise self._not_scoped("the projected tokens")
+        return self.fold_each(self._cells(self._traced.projected())[0].float().T).permute(1, 2, 0)
 
     def fold(self, values: Real[Tensor, "*cell"]) -> Real[Tensor, "row col"]:
-        """A map from one value for each image token, row by row.
+        """A map from one value for each image token, in the order of `hidden("image")`.
+
+        Of several views: their maps averaged, at the centres of the cells of `grid`, where the others are interpolated bilinearly.
 
         Raises:
-            InvalidFusion: there is not one value for each cell of the grid.
+            InvalidFusion: there is not one value for each cell.
         """
-        rows, cols = self.grid
-        if values.shape != (rows * cols,):
+        count = sum(view.rows * view.cols for view in self._views)
+        if values.shape != (count,):
+            cells = " + ".join(f"{view.rows} x {view.cols}" for view in self._views)
             raise InvalidFusion(
-                f"{self.name}: a tensor of shape {tuple(values.shape)} does not fold onto {rows} x {cols} cells. "
-                f"Reduce layers and features until one value is left for each of the {rows * cols} image tokens."
+                f"{self.name}: a tensor of shape {tuple(values.shape)} does not fold onto {cells} cells. "
+                f"Reduce layers and features until one value is left for each of the {count} image tokens."
             )
-        return values.reshape(rows, cols)
+        return self.fold_each(values)
+
+    def fold_each(self, values: Real[Tensor, "*batch cell"]) -> Real[Tensor, "*batch row col"]:
+        """A map from each row of values, as `fold` makes one."""
+        parts = values.split([view.rows * view.cols for view in self._views], dim=-1)
+        maps = [part.unflatten(-1, (view.rows, view.cols)) for part, view in zip(parts, self._views, strict=True)]
+        if len(maps) == 1:
+            return maps[0]
+        sampled = [sample(values, view.sample_positions(self.grid)) for values, view in zip(maps, self._views, strict=True)]
+        return torch.stack(sampled).mean(0)
 
     def maps(self) -> dict[str, Tensor]:
         """The maps that have been computed, by name."""
@@ -196,6 +222,38 @@ class Evidence:
     def flagged(self, *names: str) -> Evidence:
         """The same evidence with these flags added; each flag occurs once."""
         return replace(self, flags=tuple(dict.fromkeys((*self.flags, *names))))
+
+    @property
+    def _views(self) -> tuple[probe.Grid, ...]:
+        return self.views or (self.grid,)
+
+    def _cells(self, read: probe.Activation) -> Tensor:
+        """Of what was read at the image, the tokens of the views; of any other read, all."""
+        if read.layout is None:
+            return read.data
+        tokens = [token for view in self._views for token in view.tokens]
+        return read.data.index_select(
+            read.dims.index("key" if "key" in read.dims else "token"), torch.tensor(tokens, device=read.data.device)
+        )
+
+    def _patches(self) -> probe.Activation:
+        """The tower's patches at the layer of the reads, dims (batch, row, col, feature)."""
+        if self.scope is None:
+            layer, read = None, self._traced.vision()
+            if "layer" in read.dims:
+                raise NotScoped(
+                    f"{self.name}: layers {', '.join(map(str, read.coords['layer']))} of the vision tower were read. "
+                    "Choose one: evidence.scoped([probe.Vision(layers=...)]).vision()."
+                )
+        else:
+            layers = [as_layers(read.layers, "Vision") for read in self.scope if isinstance(read, probe.Vision)]
+            if len(layers) != 1 or layers[0] == "all" or len(layers[0]) != 1:
+                raise self._not_scoped("one single layer of the vision tower")
+            layer = layers[0][0]
+        features = self._traced.vision(layer=layer)
+        if features.layout is None:
+            features = self._traced.vision(layer=layer, view="base")
+        return features.grid()
 
     @property
     def _traced(self) -> probe.Trace:
@@ -219,11 +277,16 @@ class Evidence:
         return NotScoped(f"{self.name}: {wanted} is not among this stage's own reads: {reads}. Add a read that names it.")
 
 
-def _cells(read: probe.Activation) -> Tensor:
-    if read.layout is None:
-        return read.data
-    folded = read.grid()
-    return folded.data.flatten(folded.dims.index("row"), folded.dims.index("col"))
+def _area_shares(cells: Intervals, patches: Intervals) -> Float[Tensor, "cell patch"]:
+    """Which share of each row (or column) of cells lies on each row (or column) of patches; each cell's sum to 1.
+
+    A cell that lies on none takes the nearest.
+    """
+    (starts, ends), (first, last) = torch.tensor(cells, dtype=torch.float64).T, torch.tensor(patches, dtype=torch.float64).T
+    shared = (torch.minimum(ends[:, None], last) - torch.maximum(starts[:, None], first)).clamp(min=0)
+    nearest = (starts + ends)[:, None].sub(first + last).abs().argmin(1)
+    shared[(shared.sum(1) == 0).nonzero()[:, 0], nearest[shared.sum(1) == 0]] = 1.0
+    return shared / shared.sum(1, keepdim=True)
 
 
 def _union(reads: Sequence[probe.Hidden | probe.Attention]) -> list[int] | None:

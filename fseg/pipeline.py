@@ -27,7 +27,7 @@ from fseg.result import Failure, Result
 from fseg.sam.base import AnySam
 from fseg.sam.loading import load_sam
 from fseg.stages.qap import ClassAnswer
-from fseg.stages.tvr import best_synonym
+from fseg.stages.tvr import best_synonym, chosen_views, finest, in_view
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
 
@@ -67,20 +67,39 @@ class Segmenter:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        self.recipe = recipe if isinstance(recipe, Recipe) else get_recipe(EMBEDDED if recipe is None else recipe)
-        sam = self.recipe.sam.checkpoint if sam is None else sam
-        self.model = load_backbone(self.recipe.backbone if backbone is None else backbone, device, dtype)
+        recipe = recipe if isinstance(recipe, Recipe) else get_recipe(EMBEDDED if recipe is None else recipe)
+        sam = recipe.sam.checkpoint if sam is None else sam
+        self.model = load_backbone(recipe.backbone.checkpoint if backbone is None else backbone, recipe.backbone.prepare, device, dtype)
+        self.recipe = self.fitted(recipe, f'The recipe "{recipe.name}"')
         self.reads = reads_of([self.recipe])
-        try:
-            self.model.validate(self.reads)
-        except probe.errors.InvalidRead as error:
-            raise InvalidRecipe(f'The recipe "{self.recipe.name}" does not fit {self.model.name}: {error}') from error
         self.sam_name = str(sam) if isinstance(sam, (str, Path)) else type(sam).__name__
         self.sam: AnySam = load_sam(sam, device=self.model.model.device)
 
     def __repr__(self) -> str:
         device, dtype = self.model.model.device, str(self.model.model.dtype).removeprefix("torch.")
         return f"Segmenter(recipe {self.recipe.name!r}, backbone {self.model.name}, SAM {self.sam_name}, {device}, {dtype})"
+
+    def fitted(self, recipe: Recipe, called: str) -> Recipe:
+        """The recipe for this backbone: its bands of layers as numbers.
+
+        Args:
+            called: what an error calls it.
+
+        Raises:
+            InvalidRecipe: it names layers or a view that the backbone does not have.
+        """
+        recipe, model = recipe.at_depth(len(self.model.modules.layers)), self.model
+        cut = model.backbone.tiled and not model.encoder.direct
+        if recipe.respond.view in ("tiles", "both") and not cut:
+            raise InvalidRecipe(
+                f'{called} has respond.view="{recipe.respond.view}", and {model.name} sees an image in one view. Take respond.view="auto"'
+                + (', or have its processor cut tiles: backbone.prepare="processor".' if model.backbone.tiled else ".")
+            )
+        try:
+            model.validate(reads_of([recipe]))
+        except probe.errors.InvalidRead as error:
+            raise InvalidRecipe(f"{called} does not fit {model.name}: {error}") from error
+        return recipe
 
     def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> Result:
         """Segment one image.
@@ -100,7 +119,7 @@ class Segmenter:
         prepared = self.model.prepare(image)
         original = single_image(prepared)
         with self.model.open(prepared, keep=self.reads, template=self.recipe.ask.template) as session:
-            evidence = self.evidence(session, names, (original.height, original.width))
+            evidence = self.evidence(session, names)
         return self.segment(original, tuple(names), evidence)
 
     def checked_names(self, classes: Classes) -> dict[str, tuple[str, ...]]:
@@ -117,10 +136,10 @@ class Segmenter:
                 raise InvalidClasses(f"The class name {name!r} cannot be asked about. {error}") from error
         return names
 
-    def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]], image_size: tuple[int, int]) -> list[Evidence]:
+    def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]]) -> list[Evidence]:
         """The stages ask, respond, refine and prompt, which use the language model. One entry for each class, in order."""
         answers = self.recipe.ask(session, classes)
-        return run_stages(self.recipe, collect_evidence(session, answers, self.reads, image_size))
+        return run_stages(self.recipe, collect_evidence(session, answers, self.reads))
 
     def segment(
         self,
@@ -191,12 +210,19 @@ class Segmenter:
             (answer,) = self.recipe.ask(session, names)
             if not answer.present:
                 (answer,) = evolve(self.recipe.ask, presence="assume")(session, names)
-            (trace,) = session.trace([answer.answer], [read])
-        cells, word = trace.hidden("image").grid(), trace.hidden("class")
-        return {
-            layer: torch.cosine_similarity(cells.data[i, 0].float(), word.data[i, 0, -1].float(), dim=-1).cpu()
-            for i, layer in enumerate(word.coords["layer"])
-        }
+            (evidence,) = collect_evidence(session, [answer], [read])
+        e = in_view(evidence, self.recipe.respond.view)
+        cosines = torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1)
+        return dict(enumerate(e.fold_each(cosines).cpu()))
+
+    def grid(self, image: probe.ImageLike | probe.PreparedImages) -> probe.Grid:
+        """Where the cells of this recipe's maps of an image lie.
+
+        >>> fseg.Segmenter().grid(Image.new("RGB", (60, 40))).cell_box(0, 13)
+        (55.71428571428571, 0.0, 60.0, 2.857142857142857)
+        """
+        (layout,) = self.model.encode(image, "", template=self.recipe.ask.template).tokens.layouts
+        return finest(chosen_views(_views(layout), self.recipe.respond.view))
 
     def model_names(self) -> dict[str, str]:
         """The names and dtypes of the models, for the record."""
@@ -226,12 +252,10 @@ def single_image(prepared: probe.PreparedImages) -> Image.Image:
     return prepared.images[0]
 
 
-def collect_evidence(
-    session: probe.Session, answers: Sequence[ClassAnswer], reads: Sequence[probe.Read], image_size: tuple[int, int]
-) -> list[Evidence]:
+def collect_evidence(session: probe.Session, answers: Sequence[ClassAnswer], reads: Sequence[probe.Read]) -> list[Evidence]:
     """The first evidence of each name: its answer and, for a yes, the activations of `reads`, in one teacher-forced pass each."""
     traces = iter(session.trace([a.answer for a in answers if a.present], reads))
-    return [_first_evidence(a, next(traces) if a.present else None, image_size) for a in answers]
+    return [_first_evidence(a, next(traces) if a.present else None) for a in answers]
 
 
 def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:
@@ -273,10 +297,15 @@ def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers
         raise source_error
 
 
-def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None, image_size: tuple[int, int]) -> Evidence:
+def _views(layout: probe.ImageLayout | None) -> tuple[probe.Grid, ...]:
+    """The views of an image, each without the cells that show padding alone."""
+    assert layout is not None, "a family with a grid lays out every image"
+    return tuple(grid.within_image() for grid in layout.grids if grid.tokens) or (layout.grid(),)
+
+
+def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None) -> Evidence:
     (layout,) = answer.answer.tokens.layouts
-    assert layout is not None, "a model that resizes directly knows its layout"
-    grid = layout.grid()
+    views = _views(layout)
     return Evidence(
         name=answer.name,
         asked_as=answer.asked_as,
@@ -284,10 +313,9 @@ def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None, image_size: 
         answer=answer.text,
         margin=answer.margin,
         trace=trace,
-        grid=(grid.rows, grid.cols),
-        image_size=image_size,
+        grid=views[0],
         flags=answer.flags,
-        view=None if grid.box == (0.0, 0.0, float(image_size[1]), float(image_size[0])) else grid.box,
+        views=views,
     )
 
 

@@ -12,9 +12,10 @@ import cattrs
 import tomli_w
 from attrs import Attribute, Factory, evolve, field, frozen, has
 
+from fseg.checkpoints import Backbone, as_backbone
 from fseg.checks import check_text, shown
 from fseg.errors import InvalidRecipe, UnknownRecipe
-from fseg.fusion_methods.registry import get_fusion
+from fseg.fusion_methods.registry import RESERVED, get_fusion
 from fseg.plugins import GROUP, packages
 from fseg.stages.compose import Compose
 from fseg.stages.prompts import Prompt
@@ -31,6 +32,11 @@ THRESHOLD = ("alpha", "beta")
 
 def _check_text(_: object, field: Attribute[str], value: str) -> None:
     check_text(field.name, value)
+
+
+def _check_note(_: object, field: Attribute[str], value: str) -> None:
+    if value != "":
+        check_text(field.name, value)
 
 
 def _check_stage(_: object, field: Attribute[Stage], value: Stage) -> None:
@@ -51,13 +57,14 @@ class Recipe:
 
     Attributes:
         name: labels the results.
-        backbone: a hub id, a folder, or "glyphs" for the embedded model.
+        backbone: the model: a hub id, a folder, or "glyphs" for the embedded model; and how it prepares images.
         ask: which classes are there (QAP).
         respond: one response map for each class (TVR).
         refine: from responses to masks on the grid (VGM). By default its alpha and beta are those of `respond`.
         prompt: from masks to points and boxes.
         sam: from points and boxes to masks on the image.
         compose: from masks to labels.
+        note: what a reader of the recipe should know, such as "not calibrated".
 
     >>> recipe = fseg.Recipe("mine", "llava-hf/llava-1.5-7b-hf")
     >>> recipe.prompt.kind, recipe.with_({"prompt.kind": "box"}).prompt.kind
@@ -65,13 +72,22 @@ class Recipe:
     """
 
     name: str = field(validator=_check_text)
-    backbone: str = field(validator=_check_text)
+    backbone: Backbone = field(converter=as_backbone, validator=_check_stage)
     ask: Ask = field(factory=Ask, validator=_check_stage)
     respond: Respond = field(factory=Respond, validator=_check_stage)
     refine: Refine = field(default=Factory(_same_threshold, takes_self=True), validator=_check_stage)
     prompt: Prompt = field(factory=Prompt, validator=_check_stage)
     sam: Sam = field(factory=Sam, validator=_check_stage)
     compose: Compose = field(factory=Compose, validator=_check_stage)
+    note: str = field(default="", validator=_check_note)
+
+    def at_depth(self, depth: int) -> Recipe:
+        """The recipe for a model of so many decoder layers: bands in shares of the depth become layers.
+
+        >>> fseg.get_recipe("glyphs").with_({"respond.layers": (0.4, 0.5)}).at_depth(8).respond.options["layers"]
+        (3, 4)
+        """
+        return evolve(self, respond=self.respond.at_depth(depth))
 
     def keys(self) -> tuple[str, ...]:
         """All keys that `with_` takes, including the fusion's options.
@@ -98,7 +114,7 @@ class Recipe:
         among the changes.
 
         Args:
-            changes: dotted keys, as in `{"respond.layers": (7, 17), "prompt.kind": "box"}`.
+            changes: dotted keys, as in `{"respond.layers": (7, 17), "prompt.kind": "box"}`; "backbone" is short for "backbone.checkpoint".
 
         Raises:
             InvalidRecipe: a key that the recipe does not have; the message lists those that it has.
@@ -110,6 +126,7 @@ class Recipe:
         """
         if not isinstance(changes, Mapping):
             raise InvalidRecipe(f"Changes of a recipe are a mapping, such as {{'prompt.kind': 'box'}}, not {shown(changes)}.")
+        changes = {"backbone.checkpoint" if key == "backbone" else key: value for key, value in changes.items()}
         base = self._with_fusion(changes.get("respond.fusion", self.respond.fusion))
         known = base.keys()
         unknown = [key for key in changes if key not in known]
@@ -150,11 +167,13 @@ class Recipe:
         missing = [key for key in ("name", "backbone") if key not in values]
         if missing:
             raise InvalidRecipe(f"A recipe needs {' and '.join(missing)}; this one has {', '.join(values) or 'nothing'}.")
+        if isinstance(values["backbone"], str):
+            values["backbone"] = {"checkpoint": values["backbone"]}
         not_tables = [stage for stage in STAGES if not isinstance(values.get(stage, {}), dict)]
         if not_tables:
             raise InvalidRecipe(f"{not_tables[0]} is a table of a recipe: write [{not_tables[0]}] and its keys below it.")
         fusion = values.get("respond", {}).get("fusion", Respond().fusion)  # from its own defaults, not from those of the default fusion
-        return cls(values["name"], values["backbone"], respond=Respond(fusion)).with_(_flat(values))
+        return cls(values["name"], values["backbone"].get("checkpoint", ""), respond=Respond(fusion)).with_(_flat(values))
 
     def _with_fusion(self, name: object) -> Recipe:
         """The recipe with another fusion, which keeps the values of the options that both have.
@@ -164,7 +183,7 @@ class Recipe:
         fusion = get_fusion(name)
         values = {name: getattr(self.refine, name) for name in THRESHOLD} | dict(self.respond.options)
         kept = {name: value for name, value in values.items() if name in fusion.defaults}
-        return evolve(self, respond=Respond(fusion.name, kept))
+        return evolve(self, respond=Respond(fusion.name, kept, self.respond.view))
 
     def _threshold_changes(self, changes: Mapping[str, object]) -> dict[str, object]:
         """The changes of refine's alpha and beta that follow from those of respond."""
@@ -175,7 +194,15 @@ class Recipe:
         }
 
 
-STAGES: dict[str, type[object]] = {"ask": Ask, "respond": Respond, "refine": Refine, "prompt": Prompt, "sam": Sam, "compose": Compose}
+STAGES: dict[str, type[object]] = {
+    "backbone": Backbone,
+    "ask": Ask,
+    "respond": Respond,
+    "refine": Refine,
+    "prompt": Prompt,
+    "sam": Sam,
+    "compose": Compose,
+}
 
 
 def _converter() -> cattrs.Converter:
@@ -184,8 +211,11 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: not has(kind), lambda value, _: value)
     for primitive in (bool, int, float, str):  # by default cattrs would convert "3" to 3
         converter.register_structure_hook(primitive, lambda value, _: value)
-    converter.register_unstructure_hook(Respond, lambda respond: {"fusion": respond.fusion, **respond.options})
-    converter.register_structure_hook(Respond, lambda values, _: Respond(values["fusion"], {k: values[k] for k in values if k != "fusion"}))
+    converter.register_unstructure_hook(Respond, lambda respond: {"fusion": respond.fusion, "view": respond.view, **respond.options})
+    converter.register_structure_hook(
+        Respond,
+        lambda values, _: Respond(values["fusion"], {key: values[key] for key in values if key not in RESERVED}, values["view"]),
+    )
     return converter
 
 
@@ -270,7 +300,7 @@ def get_recipe(name: str | Path) -> Recipe:
         InvalidRecipe, InvalidOption, UnknownFusion: the file is not a recipe (see `Recipe.from_toml`), or two packages register different
             recipes of that name.
 
-    >>> fseg.get_recipe("fseg-llava-1.5-vicuna-7b").backbone
+    >>> fseg.get_recipe("fseg-llava-1.5-vicuna-7b").backbone.checkpoint
     'llava-hf/llava-1.5-7b-hf'
     """
     if not isinstance(name, (str, Path)):

@@ -38,10 +38,11 @@ class Sweep:
     def __init__(self, segmenter: Segmenter, rows: Mapping[str, Recipe]) -> None:
         if not rows:
             raise InvalidRecipe("A sweep needs one or more recipes, and none was given.")
-        self.segmenter, self.rows = segmenter, dict(rows)
+        self.segmenter = segmenter
+        self.rows: dict[str, Recipe] = {}
         self._groups: dict[Ask, list[str]] = {}
-        for name, recipe in self.rows.items():
-            self._check(name, recipe)
+        for name, recipe in rows.items():
+            self.rows[name] = self._fitted(name, recipe)
             self._groups.setdefault(recipe.ask, []).append(name)
 
     def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> dict[str, Result]:
@@ -54,23 +55,20 @@ class Sweep:
         for ask, group in self._groups.items():
             reads = reads_of(self.rows[name] for name in group)
             with self.segmenter.model.open(prepared, keep=reads, template=ask.template) as session:
-                evidence = collect_evidence(session, ask(session, names), reads, (original.height, original.width))
+                evidence = collect_evidence(session, ask(session, names), reads)
             for name in group:
                 recipe = self.rows[name]
                 results[name] = self.segmenter.segment(original, tuple(names), run_stages(recipe, evidence), recipe=recipe, sam=sam)
         return {name: results[name] for name in self.rows}
 
-    def _check(self, name: str, recipe: Recipe) -> None:
-        base, model = self.segmenter.recipe, self.segmenter.model
+    def _fitted(self, name: str, recipe: Recipe) -> Recipe:
+        base = self.segmenter.recipe
         if (recipe.backbone, recipe.sam.checkpoint) != (base.backbone, base.sam.checkpoint):
             raise InvalidRecipe(
                 f'The row "{name}" names the models {recipe.backbone} and {recipe.sam.checkpoint}, the sweep\'s segmenter has those of '
                 f'"{base.name}": {base.backbone} and {base.sam.checkpoint}. Give each pair of models a sweep of its own.'
             )
-        try:
-            model.validate(reads_of([recipe]))
-        except probe.errors.InvalidRead as error:
-            raise InvalidRecipe(f'The row "{name}" does not fit {model.name}: {error}') from error
+        return self.segmenter.fitted(recipe, f'The row "{name}"')
 
 
 class _EmbeddedOnce:

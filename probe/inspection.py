@@ -65,11 +65,11 @@ def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
 
 
 def _grid(backbone: Backbone) -> str:
+    if backbone.has_grid:
+        return f"declared by {type(backbone).__name__}"
     if backbone.no_grid_reason:
         return f"none: {backbone.no_grid_reason}"
-    if type(backbone).layout is Backbone.layout:
-        return "not declared: maps cannot be folded onto the image"
-    return f"declared by {type(backbone).__name__}"
+    return "not declared: maps cannot be folded onto the image"
 
 
 def _sharing(runtime: Runtime) -> str:

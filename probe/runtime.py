@@ -244,10 +244,18 @@ class Runtime:
         patches = None if grid is None or classes == "kept" else len(grid.tokens)
         if view is None:
             reason = "the tower takes several images or tiles, or at one whose layout is not known"
-            return VisionLayout(depth, patches, None, reason, classes)
+            return VisionLayout(depth, patches, None, reason, classes, self._base_crop(layouts))
         if grid is None:
             return VisionLayout(depth, None, None, "the family does not say how the tower's patches lie", classes)
         return VisionLayout(depth, patches, ImageLayout((grid,)), "", classes)
+
+    def _base_crop(self, layouts: Sequence[ImageLayout | None]) -> tuple[int, ImageLayout] | None:
+        """Of one image in tiles, which crop of the tower shows it whole, and that crop's patches; None: no image, or no such crop."""
+        grids = layouts[0].grids if len(layouts) == 1 and layouts[0] is not None else ()
+        base = next((grid for grid in grids if grid.name == "base"), None)
+        patches = None if base is None else self.backbone.vision_grid(self.model, base)
+        # The tower takes the crops in the order in which their tokens stand in the sequence.
+        return None if patches is None else (0 if base is grids[0] else -1, ImageLayout((patches,)))
 
 
 def _padding_mask(ids: Tensor, given: Tensor | None) -> Tensor:

@@ -73,7 +73,7 @@ def _layers(segmenter: Segmenter, image: Path, name: str) -> Figure:
     from fseg.drawing.figures import layers_figure
 
     prepared = segmenter.model.prepare(image)
-    return layers_figure(prepared.images[0], segmenter.layer_distances(prepared, name), name)
+    return layers_figure(prepared.images[0], segmenter.layer_distances(prepared, name), name, segmenter.grid(prepared))
 
 
 def _steps(segmenter: Segmenter, image: Path, name: str) -> Figure:

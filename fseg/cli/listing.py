@@ -37,7 +37,9 @@ def _models(name: str) -> str:
         return str(error)
     options = recipe.respond.options
     layers = f"layers {options['layers']}" if "layers" in options else ""
-    return f"{recipe.backbone}  {recipe.respond.fusion} {layers}  SAM {recipe.sam.checkpoint}"
+    return f"{recipe.backbone}  {recipe.respond.fusion} {layers}  SAM {recipe.sam.checkpoint}" + (
+        f"  ({recipe.note})" if recipe.note else ""
+    )
 
 
 def datasets_command(root: Annotated[Path | None, typer.Option(help="Count the files under this folder.")] = None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fseg.drawing.label_map import palette
 from fseg.evidence import Evidence, MapName
 from fseg.labels.values import IGNORED
+from probe.tokens.layout import Grid
 
 Colour = NDArray[np.float64]
 """RGB, 0 to 1."""
@@ -65,20 +66,23 @@ def draw_map(ax: Axes, image: Image.Image, evidence: Evidence, step: MapName, co
     if values is None:
         ax.set_xlabel("not computed", fontsize=8, color="0.5")
     elif step in _COLOUR_MAPS:
-        draw_heat(ax, image, to_array(values), _COLOUR_MAPS[step], None, None)
+        draw_heat(ax, image, on_pixels(values, evidence.grid), _COLOUR_MAPS[step], None, None)
     else:
-        draw_mask(ax, image, values, colour)
+        draw_mask(ax, image, on_pixels(values, evidence.grid), colour)
 
 
 def draw_heat(ax: Axes, image: Image.Image, values: NDArray[np.float32], colours: str, low: float | None, high: float | None) -> None:
-    """Draw a map (row, col) over the image, with a matplotlib colour map from `low` to `high`; None: its own extremes."""
+    """Draw a map of the image's pixels, NaN where there is nothing to draw, with a matplotlib colour map from `low` to `high`.
+
+    None: the map's own extremes.
+    """
     ax.imshow(values, cmap=colours, vmin=low, vmax=high, alpha=0.75, interpolation="nearest", extent=_extent(image))
 
 
 def draw_mask(ax: Axes, image: Image.Image, mask: Tensor | ArrayLike | None, colour: Colour) -> None:
-    """Draw a mask over the image, in a colour inside and in white outside; nothing for None."""
+    """Draw a mask of the image's pixels, in a colour inside and in white outside and where it is NaN; nothing for None."""
     if mask is not None:
-        inside = to_array(mask).astype(bool)[..., None]
+        inside = (np.nan_to_num(to_array(mask)) > 0)[..., None]
         shade = np.where(inside, np.append(colour, 0.75), np.array([1.0, 1.0, 1.0, 0.6]))
         ax.imshow(shade, interpolation="nearest", extent=_extent(image))
 
@@ -93,6 +97,23 @@ def draw_prompts(ax: Axes, evidence: Evidence, colour: Colour) -> None:
         ax.add_patch(frame)
     for x, y in evidence.points:
         ax.plot(x, y, "o", markersize=6, markerfacecolor=colour, markeredgecolor="white", markeredgewidth=1.5, clip_on=False)
+
+
+def on_pixels(values: Tensor | ArrayLike, grid: Grid) -> NDArray[np.float32]:
+    """A map of a grid's cells on the image's pixels, of which long sides are thinned: each pixel has its cell's value, NaN where none covers it."""
+    down, across = (axis[_drawn_pixels(len(axis))] for axis in grid.pixel_coordinates())
+    cells = to_array(values)
+    rows, cols = (
+        np.clip(np.nan_to_num(np.rint(axis)), 0, count - 1).astype(int)
+        for axis, count in zip((down, across), (grid.rows, grid.cols), strict=True)
+    )
+    return np.where(np.isnan(down)[:, None] | np.isnan(across), np.float32(np.nan), cells[np.ix_(rows, cols)])
+
+
+def _drawn_pixels(pixels: int) -> NDArray[np.intp]:
+    """At most as many pixels of a side as are drawn, evenly spread."""
+    drawn = min(pixels, _DRAWN)
+    return ((np.arange(drawn) + 0.5) * pixels / drawn).astype(np.intp)
 
 
 def _extent(image: Image.Image) -> tuple[float, float, float, float]:

@@ -31,6 +31,7 @@ from fseg.drawing.axes import (
     draw_map,
     draw_mask,
     draw_prompts,
+    on_pixels,
     plain_text,
     to_array,
     without_axis,
@@ -39,6 +40,7 @@ from fseg.drawing.axes import (
 from fseg.drawing.label_map import checked_labels, overlay, palette, save_labels, shown_names
 from fseg.errors import CannotDraw
 from fseg.evidence import Evidence, MapName
+from probe.tokens.layout import Grid
 
 __all__ = ["layers_figure", "overlay", "palette", "panel", "save_labels", "steps_figure"]
 
@@ -114,13 +116,16 @@ def steps_figure(
     return figure
 
 
-def layers_figure(image: Image.Image, per_layer: Mapping[int, Float[Tensor, "row col"]], name: str, *, shared: bool = True) -> Figure:
+def layers_figure(
+    image: Image.Image, per_layer: Mapping[int, Float[Tensor, "row col"]], name: str, grid: Grid | None = None, *, shared: bool = True
+) -> Figure:
     """One class's map in each layer, as in the paper's Figure 5: the cosines of Eq. 3 before their mean over layers.
 
     Args:
         image: RGB.
         per_layer: (row, col) maps by layer.
         name: the class.
+        grid: where the maps' cells lie; None: they divide the image evenly.
         shared: one colour scale for all layers, with a colour bar; otherwise each layer has a scale from its own minimum to its maximum.
 
     >>> image = fseg.glyphs.scene(1).image
@@ -141,7 +146,8 @@ def layers_figure(image: Image.Image, per_layer: Mapping[int, Float[Tensor, "row
     for ax, (layer, values) in zip(axes.flat[1:], maps.items(), strict=False):
         low, high = (least, largest) if shared else (values.min(), values.max())
         draw_image(ax, image)
-        draw_heat(ax, image, values, "magma", low, high)
+        cells = grid or Grid.whole(values.shape[0], values.shape[1], (image.height, image.width))
+        draw_heat(ax, image, on_pixels(values, cells), "magma", low, high)
         ax.set_title(f"layer {layer}", fontsize=9)
     for ax in axes.flat[len(maps) + 1 :]:
         without_axis(ax)

@@ -32,12 +32,12 @@ def _attentions(
     """A_v and M_A, and a flag where there was no attention to take them from."""
     per_head = entropy == "reference"
     read = e.attention_heads("description", "image") if per_head else e.attention_rows("description", "image")
-    rows = read.reshape(-1, *e.grid).cpu()
+    rows = e.fold_each(read).flatten(0, -3).cpu()
     chosen = select_rows(rows, top_k, drop_light_rows=drop_light_rows, drop_sinks=drop_sinks, entropy=entropy)
     if len(chosen):
         attention = attention_map(rows[chosen])
         return {"attention": attention, "attention_mask": attention_mask(attention)}, ()
-    return {"attention_mask": torch.ones(e.grid, dtype=torch.bool)}, ("no-attention" if len(rows) else "no-description",)
+    return {"attention_mask": torch.ones(e.grid.shape, dtype=torch.bool)}, ("no-attention" if len(rows) else "no-description",)
 
 
 def _distance_reads(layers: Sequence[int], alpha: float, beta: float, class_token: str) -> list[probe.Read]:

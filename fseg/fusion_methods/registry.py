@@ -24,6 +24,9 @@ Function = TypeVar("Function", bound=Callable[..., object])
 MOST_LAYERS = 10_000
 """One more than the last layer that a band may name: no model is as deep."""
 
+RESERVED = ("fusion", "view")
+"""Keys of the respond stage beside the fusion's options."""
+
 MOST_NESTED = 8
 """How deep an option's lists may be nested."""
 
@@ -138,10 +141,10 @@ class Fusion:
         return replace(e, **tensors).flagged(*flags)  # type: ignore[arg-type]  # the names of maps, each a field that takes a tensor
 
     def _checked(self, name: str, value: object, e: Evidence) -> Tensor:
-        if not isinstance(value, Tensor) or value.shape != e.grid:
+        if not isinstance(value, Tensor) or value.shape != e.grid.shape:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InvalidFusion(
-                f'Fusion "{self.name}" returned {got} as {name} of {e.name}; the image has {e.grid[0]} x {e.grid[1]} cells. '
+                f'Fusion "{self.name}" returned {got} as {name} of {e.name}; the image has {e.grid.rows} x {e.grid.cols} cells. '
                 "e.fold(values) makes a map of one value for each image token."
             )
         value = value.detach().cpu().float()
@@ -210,10 +213,10 @@ def fusion(name: str, *, reads: Callable[..., Sequence[probe.Read]]) -> Callable
 
 def _defaults(name: str, function: Callable[..., object]) -> Options:
     parameters = tuple(inspect.signature(function).parameters.values())
-    wrong = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY or p.default is p.empty or p.name == "fusion"]
+    wrong = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY or p.default is p.empty or p.name in RESERVED]
     if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) or wrong:
         raise InvalidFusion(
-            f'The fusion "{name}" takes the evidence, then options by keyword, each with a default and none of them called fusion: '
+            f'The fusion "{name}" takes the evidence, then options by keyword, each with a default and none of them called {" or ".join(RESERVED)}: '
             f"def {function.__name__}(e, *, layers=(7, 13)). Not so: {', '.join(wrong) or 'the first parameter'}."
         )
     return Options({p.name: p.default for p in parameters[1:]})
@@ -259,11 +262,41 @@ def band(layers: Sequence[int]) -> range:
     range(7, 14)
 
     Raises:
-        InvalidBand: not two whole numbers with 0 <= first <= last < 10,000.
+        InvalidBand: not two whole numbers with 0 <= first <= last < 10,000; or shares, which are layers only in a model.
     """
+    if are_shares(layers):
+        raise InvalidBand(
+            f"layers={shown(layers)}: shares are layers only in a model of known depth. A Segmenter knows it; recipe.at_depth(32) gives the "
+            "recipe for 32 layers."
+        )
     match layers:
         case (int(first), int(last)) if 0 <= first <= last < MOST_LAYERS and not isinstance(first, bool) and not isinstance(last, bool):
             return range(first, last + 1)
     raise InvalidBand(
-        f"layers={shown(layers)}: a band is (first, last), both included, with 0 <= first <= last < {MOST_LAYERS}, such as (7, 13)."
+        f"layers={shown(layers)}: a band is (first, last), both included, with 0 <= first <= last < {MOST_LAYERS}, such as (7, 13); or in "
+        "shares of the model's depth, from 0.0 to 1.0, such as (0.22, 0.41)."
     )
+
+
+def are_shares(layers: object) -> bool:
+    """Whether a band is given in shares of the depth: two numbers in order from 0.0 to 1.0, at least one of them not whole by its type.
+
+    >>> from fseg.fusion_methods.registry import are_shares
+    >>> are_shares((0.22, 0.41)), are_shares((0, 1)), are_shares((0.0, 1.0))
+    (True, False, True)
+    """
+    match layers:
+        case (int() | float() as first, int() | float() as last) if isinstance(first, float) or isinstance(last, float):
+            return not isinstance(first, bool) and not isinstance(last, bool) and 0 <= first <= last <= 1
+    return False
+
+
+def band_at_depth(shares: tuple[float, float], depth: int) -> tuple[int, int]:
+    """A band in shares of the depth as layers: (0.22, 0.41) of 32 layers are the paper's (7, 13).
+
+    >>> from fseg.fusion_methods.registry import band_at_depth
+    >>> band_at_depth((0.22, 0.41), 32), band_at_depth((0.22, 0.41), 40)
+    ((7, 13), (9, 16))
+    """
+    first, last = shares
+    return round(first * depth), round(last * depth)

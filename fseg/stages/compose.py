@@ -13,26 +13,21 @@ from fseg.checks import check_choice, checked
 from fseg.errors import InvalidClasses, NoMap
 from fseg.evidence import Evidence
 from fseg.labels.values import BACKGROUND, IGNORED
-from probe.tokens.layout import Box
+from probe.tokens.layout import Grid, whole_box
+from probe.tracing.activation.pixels import sample
 
 FILLS = ("background", "none", "argmax_response")
 
 
-def upsample(values: Float[Tensor, "row col"], image_size: tuple[int, int], view: Box | None = None) -> Float[Tensor, "height width"]:
-    """A map at the size of the image, (height, width) in pixels: bilinear, corners not aligned.
+def upsample(values: Float[Tensor, "row col"], grid: Grid) -> Float[Tensor, "height width"]:
+    """A map of a grid's cells at the size of the image: bilinear, corners not aligned.
 
-    Args:
-        view: the area that the map covers, (x0, y0, x1, y1) in pixels of the image; beyond it, the map's edge values are repeated. None:
-            the whole image.
+    Pixels that no cell covers take the value at the nearest edge of a cell.
     """
-    maps = values[None, None].float()
-    if view is None:
-        return torch.nn.functional.interpolate(maps, size=image_size, mode="bilinear", align_corners=False)[0, 0]
-    x0, y0, x1, y1 = view
-    x = (torch.arange(image_size[1]) + 0.5 - x0) / (x1 - x0) * 2 - 1
-    y = (torch.arange(image_size[0]) + 0.5 - y0) / (y1 - y0) * 2 - 1
-    positions = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None].to(maps)
-    return torch.nn.functional.grid_sample(maps, positions, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+    if grid.box == whole_box(grid.image_size) and not (grid.row_shares or grid.col_shares):
+        maps = values[None, None].float()
+        return torch.nn.functional.interpolate(maps, size=grid.image_size, mode="bilinear", align_corners=False)[0, 0]
+    return sample(values, grid.pixel_coordinates(nearest=True))
 
 
 def _relevance(e: Evidence) -> Float[Tensor, "row col"]:
@@ -93,7 +88,7 @@ class Compose:
             if logit is None:
                 continue
             logit = logit.float().cpu()
-            score = logit.sigmoid() * upsample(_relevance(e), image_size, e.view).clamp(min=0)
+            score = logit.sigmoid() * upsample(_relevance(e), e.grid).clamp(min=0)
             wins = (logit > 0) & (score > best)
             best[wins] = score[wins]
             labels[wins] = index + 1
@@ -103,7 +98,7 @@ class Compose:
 def _paint_largest(labels: Int64[Tensor, "height width"], evidence: Sequence[Evidence], indices: Sequence[int]) -> None:
     best = torch.full(labels.shape, float("-inf"))
     for e, index in zip(evidence, indices, strict=True):
-        relevance = upsample(_relevance(e), (labels.shape[0], labels.shape[1]), e.view)
+        relevance = upsample(_relevance(e), e.grid)
         wins = relevance > best
         best[wins] = relevance[wins]
         labels[wins] = index + 1

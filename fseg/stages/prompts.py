@@ -13,7 +13,7 @@ from torch import Tensor
 from fseg.checks import check_bool, check_choice, check_int, checked
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
-from probe.tokens.layout import Box
+from probe.tokens.layout import Box, Grid
 
 KINDS = ("point", "box", "both")
 Point = tuple[float, float]
@@ -39,31 +39,30 @@ def centroid(cells: NDArray[np.intp], snap: bool = False) -> tuple[float, float]
     return float(row), float(col)
 
 
-def to_pixel(row: float, col: float, grid: tuple[int, int], image_size: tuple[int, int], view: Box | None = None) -> Point:
+def to_pixel(row: float, col: float, grid: Grid) -> Point:
     """The pixel (x, y) at the centre of a cell: pixel 0 is centred on 0, so a cell of one pixel gives that pixel.
 
-    Args:
-        view: what the grid covers, in pixels of the image; None: all of it.
+    A centre outside the image, in a cell that shows mostly padding or is smaller than a pixel, gives the nearest pixel.
     """
-    (rows, cols), (height, width) = grid, image_size
-    x0, y0, x1, y1 = view or (0.0, 0.0, width, height)
-    return _inside(x0 + (col + 0.5) * (x1 - x0) / cols - 0.5, width), _inside(y0 + (row + 0.5) * (y1 - y0) / rows - 0.5, height)
+    centres = (grid.centres(axis) for axis in (0, 1))
+    y, x = (
+        _inside(float(np.interp(position, range(len(middles)), middles)) - 0.5, length)
+        for position, middles, length in zip((row, col), centres, grid.image_size, strict=True)
+    )
+    return x, y
 
 
-def bounding_box(mask: Bool[Tensor, "row col"], image_size: tuple[int, int], view: Box | None = None) -> Box:
-    """The smallest box (x0, y0, x1, y1) of pixels, both corners inside it, around the cells of a mask that is not empty."""
-    (rows, cols), (height, width) = mask.shape, image_size
-    left_edge, top_edge, right_edge, bottom_edge = view or (0.0, 0.0, width, height)
-    wide, high = right_edge - left_edge, bottom_edge - top_edge
+def bounding_box(mask: Bool[Tensor, "row col"], grid: Grid) -> Box:
+    """The smallest box (x0, y0, x1, y1) of pixels, both corners inside it and the image, around the cells of a mask that is not empty."""
     cells = mask.nonzero()
     (top, left), (bottom, right) = cells.amin(0).tolist(), cells.amax(0).tolist()
-    x0, y0 = _inside(left_edge + left * wide / cols, width), _inside(top_edge + top * high / rows, height)
-    x1, y1 = left_edge + (right + 1) * wide / cols - 1, top_edge + (bottom + 1) * high / rows - 1
-    return x0, y0, max(x0, min(x1, width - 1.0)), max(y0, min(y1, height - 1.0))
+    height, width = grid.image_size
+    first, last = grid.cell_box(top, left), grid.cell_box(bottom, right)
+    x0, y0 = _inside(first[0], width), _inside(first[1], height)
+    return x0, y0, max(x0, min(last[2] - 1, width - 1.0)), max(y0, min(last[3] - 1, height - 1.0))
 
 
 def _inside(position: float, length: int) -> float:
-    # A cell's centre lies outside the image, by up to half a pixel, only if the image has fewer pixels than the grid has cells.
     return min(max(position, 0.0), length - 1.0)
 
 
@@ -97,11 +96,11 @@ class Prompt:
             raise NoMap(f"{e.name} has no refined mask to take prompts from: run the refine stage on it first.")
         if not e.refined.any():
             return e.flagged("no-prompt")
-        box = None if self.kind == "point" else bounding_box(e.refined, e.image_size, e.view)
+        box = None if self.kind == "point" else bounding_box(e.refined, e.grid)
         if self.kind == "box":
             return replace(e, box=box)
         kept = components(e.refined, self.min_patches)
         centres = [centroid(cells, self.snap) for cells in kept]
-        points = tuple(to_pixel(row, col, e.grid, e.image_size, e.view) for row, col in centres)
+        points = tuple(to_pixel(row, col, e.grid) for row, col in centres)
         flags = ["few-patches"] if len(kept[0]) < self.min_patches else []
         return replace(e, points=points, box=box).flagged(*flags)

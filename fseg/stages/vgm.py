@@ -12,11 +12,11 @@ from torch import Tensor
 
 import probe
 from fseg.checks import check_bool, check_choice, check_int, check_number, checked
-from fseg.errors import NoMap
 from fseg.evidence import Evidence
 from fseg.fusion_methods.distance import ALPHA, BETA, dynamic_threshold
 
 MASKS = ("M_v", "M^_f", "both")
+FEATURES = ("vision", "projected")
 
 
 def guidance(responses: Float[Tensor, "class row col"], background: Float[Tensor, ""]) -> Int[Tensor, "row col"]:
@@ -51,21 +51,6 @@ def prototype_mask(
     return torch.cosine_similarity(features, inside, dim=-1) > torch.cosine_similarity(features, outside, dim=-1)
 
 
-def on_grid(features: Float[Tensor, "patch_row patch_col feature"], grid: tuple[int, int]) -> Float[Tensor, "row col feature"]:
-    """Features on the grid of image tokens: the mean of the patches that are merged into one token, or the patch itself.
-
-    Raises:
-        NoMap: a token does not cover a whole number of patches.
-    """
-    patches = (features.shape[0], features.shape[1])
-    if any(count % cells for count, cells in zip(patches, grid, strict=True)):
-        raise NoMap(
-            f"The vision tower has {patches[0]} x {patches[1]} patches, which do not lie on the {grid[0]} x {grid[1]} image tokens, so that "
-            "their features cannot refine a response. Use a model that keeps all patches of its tower."
-        )
-    return torch.nn.functional.adaptive_avg_pool2d(features.permute(2, 0, 1), grid).permute(1, 2, 0)
-
-
 @frozen
 class Refine:
     """The refine stage (VGM); it processes all classes of an image together.
@@ -75,7 +60,9 @@ class Refine:
         alpha, beta: of the background response D_bg, which is Eq. 4's threshold over all classes. In a recipe they change with those of the
             respond stage (see `Recipe.with_`). alpha lies in 0..1; beta is at least 0, without an upper limit, because a fusion of your own
             may return responses of any scale.
-        vision_layer: the layer whose features make the prototypes, a `hidden_states` index of the vision tower.
+        features: what makes the prototypes: "vision", the tower's patches, or "projected", the image tokens as the language model receives
+            them, in families whose patches are not known to lie on the image.
+        vision_layer: the layer of the patches, a `hidden_states` index of the vision tower.
         epsilon: of Eq. 10, from 0 to 1.
         fallback: use the guide where M_r is empty.
 
@@ -86,13 +73,14 @@ class Refine:
     mask: str = field(default="both", validator=checked(check_choice, MASKS))
     alpha: float = field(default=ALPHA, validator=checked(check_number, at_least=0, at_most=1))
     beta: float = field(default=BETA, validator=checked(check_number, at_least=0))
+    features: str = field(default="vision", validator=checked(check_choice, FEATURES))
     vision_layer: int = field(default=-2, validator=checked(check_int))
     epsilon: float = field(default=1e-6, validator=checked(check_number, at_least=0, at_most=1))
     fallback: bool = field(default=False, validator=checked(check_bool))
 
     def reads(self) -> list[probe.Read]:
         """The activations that this stage needs."""
-        return [probe.Vision(layers=(self.vision_layer,))]
+        return [probe.Vision(layers=(self.vision_layer,)) if self.features == "vision" else probe.Projected()]
 
     def __call__(self, evidence: Sequence[Evidence]) -> list[Evidence]:
         """The evidence of all classes; those that have a response get `guide`, `prototype_mask` and `refined`.
@@ -110,7 +98,8 @@ class Refine:
         return refined
 
     def _refine(self, e: Evidence, guide: Bool[Tensor, "row col"]) -> Evidence:
-        features = on_grid(e.scoped(self.reads()).vision().cpu(), e.grid)
+        own = e.scoped(self.reads())
+        features = (own.vision_on_grid() if self.features == "vision" else own.projected_on_grid()).cpu()
         near = prototype_mask(features, guide, self.epsilon)
         refined = {"M_v": near, "M^_f": guide, "both": near & guide}[self.mask]
         flags = [] if guide.any() else ["suppressed"]

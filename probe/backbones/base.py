@@ -151,6 +151,11 @@ class Backbone:
         """Whether the family implements `prepare_directly`."""
         return type(self).prepare_directly is not Backbone.prepare_directly
 
+    @property
+    def has_grid(self) -> bool:
+        """Whether the family says where its image tokens lie on the image."""
+        return not self.no_grid_reason and type(self).layout is not Backbone.layout
+
     def forward_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, object]:
         """The arguments of the model's forward and generate for these encoded inputs. It may run the vision tower."""
         return dict(inputs)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import overload
+from typing import Literal, overload
 
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from probe.backbones import Backbone
-from probe.encoder import Encoder
+from probe.encoder import Encoder, ImagePreparation
 from probe.errors import InvalidRead
 from probe.generation import generate_answers
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
@@ -98,6 +98,17 @@ class Probe(Analysis):
         [196, 196]
         """
         return self.encoder.prepare(images)
+
+    def with_preparation(self, *, resize: Literal["processor", "stretch"] = "processor", tiles: bool = True) -> Probe:
+        """The same model, which prepares images in another way: see `resize` and `tiles` of `probe.load`. Nothing is loaded or copied.
+
+        Raises:
+            LoadError, NoDirectResize: the family cannot prepare images so.
+
+        >>> model.with_preparation(resize="stretch", tiles=False).encoder.direct
+        True
+        """
+        return Probe(self.runtime, Encoder(self.runtime, self.processor, ImagePreparation(resize, tiles)), self.name, self.revision)
 
     def validate(self, reads: Iterable[Read]) -> None:
         """Check that this model has the layers that these reads name.

@@ -87,6 +87,11 @@ class Grid:
         box = (left, top, right, bottom)
         return cls(name, len(down), len(across), tokens, box, image_size, _shares(down), _shares(across))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return self.rows, self.cols
+
     def cell_box(self, row: int, col: int) -> Box:
         """The pixels (x0, y0, x1, y1) of the original image that one cell covers.
 
@@ -102,20 +107,64 @@ class Grid:
         (top, bottom), (left, right) = self.intervals(0)[row], self.intervals(1)[col]
         return (left, top, right, bottom)
 
-    def pixel_coordinates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def pixel_coordinates(self, *, nearest: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The pixels of the original image in the grid's coordinates, for interpolating a map of cells to pixels.
+
+        Args:
+            nearest: a pixel that no cell covers takes the coordinate of the nearest edge of a cell; otherwise NaN.
 
         Returns:
             arrays (height) and (width): for each row and each column of pixels the coordinate of its centre among the grid's rows and
-            columns. The centre of row i has coordinate i, its upper edge i - 0.5; NaN where no cell covers the pixel's centre.
+            columns. The centre of row i has coordinate i, its upper edge i - 0.5.
 
         Example:
             >>> down, across = probe.Grid.whole(1, 2, (1, 4)).pixel_coordinates()
             >>> across.tolist()
             [-0.25, 0.25, 0.75, 1.25]
         """
-        down, across = (_coordinates(self.intervals(axis), self.image_size[axis]) for axis in (0, 1))
+        down, across = (_coordinates(self.intervals(axis), np.arange(self.image_size[axis]) + 0.5, nearest) for axis in (0, 1))
         return down, across
+
+    def within_image(self) -> Grid:
+        """The rows and columns of cells that show some of the image; the grid itself where all of them do.
+
+        A processor that pads an image makes cells that show padding alone.
+
+        Example:
+            >>> padded = probe.Grid.whole(4, 4, (100, 50), box=(-25.0, 0.0, 75.0, 100.0))
+            >>> inside = padded.within_image()
+            >>> inside.rows, inside.cols, inside.box, inside.tokens[:3]
+            (4, 2, (0.0, 0.0, 50.0, 100.0), (1, 2, 5))
+        """
+        kept = [
+            [number for number, (start, end) in enumerate(self.intervals(axis)) if end > _ROUNDING and start < length - _ROUNDING]
+            for axis, length in enumerate(self.image_size)
+        ]
+        if (len(kept[0]), len(kept[1])) == (self.rows, self.cols):
+            return self
+        down, across = (tuple(self.intervals(axis)[number] for number in numbers) for axis, numbers in enumerate(kept))
+        tokens = tuple(self.tokens[row * self.cols + col] for row in kept[0] for col in kept[1])
+        return Grid.at(down, across, tokens, self.image_size, name=self.name)
+
+    def sample_positions(self, other: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The centres of another grid's cells in this grid's coordinates, as `pixel_coordinates(nearest=True)` gives those of pixels.
+
+        Example:
+            >>> coarse, fine = probe.Grid.whole(1, 2, (8, 8)), probe.Grid.whole(1, 4, (8, 8))
+            >>> coarse.sample_positions(fine)[1].tolist()
+            [-0.25, 0.25, 0.75, 1.25]
+        """
+        down, across = (_coordinates(self.intervals(axis), other.centres(axis), nearest=True) for axis in (0, 1))
+        return down, across
+
+    def centres(self, axis: int) -> NDArray[np.float64]:
+        """The middle of each row (axis 0) or column (axis 1), in pixels of the original image.
+
+        Example:
+            >>> probe.Grid.whole(2, 4, (100, 400)).centres(1).tolist()
+            [50.0, 150.0, 250.0, 350.0]
+        """
+        return np.array([(start + end) / 2 for start, end in self.intervals(axis)])
 
     def intervals(self, axis: int) -> Intervals:
         """Where each row (axis 0) or column (axis 1) begins and ends, in pixels of the original image.
@@ -141,15 +190,16 @@ def _shares(intervals: Intervals) -> Intervals:
     return () if even and joined else shares
 
 
-def _coordinates(intervals: Intervals, pixels: int) -> NDArray[np.float64]:
-    """The coordinate of each pixel's centre among cells that cover these intervals; NaN where none covers it."""
-    centres = np.arange(pixels) + 0.5
+def _coordinates(intervals: Intervals, positions: NDArray[np.floating], nearest: bool) -> NDArray[np.float64]:
+    """The coordinates of positions in pixels among cells that cover these intervals; where none covers one, the nearest edge or NaN."""
     starts, ends = np.array(intervals).T
     middles = (starts + ends) / 2
-    nearest = np.clip(np.searchsorted(starts - _ROUNDING, centres, side="right") - 1, 0, None)
-    coordinates = nearest + (centres - middles[nearest]) / (ends - starts)[nearest]
-    covered = (centres >= starts[nearest] - _ROUNDING) & (centres <= ends[nearest] + _ROUNDING)
-    return np.where(covered, coordinates, np.nan)
+    last = np.clip(np.searchsorted(starts - _ROUNDING, positions, side="right") - 1, 0, None)
+    from_middle = (positions - middles[last]) / (ends - starts)[last]
+    if nearest:
+        return last + np.clip(from_middle, -0.5, 0.5)
+    covered = (positions >= starts[last] - _ROUNDING) & (positions <= ends[last] + _ROUNDING)
+    return np.where(covered, last + from_middle, np.nan)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor
 
-from probe.errors import NotRead
+from probe.errors import GridUnknown, NotRead
 from probe.tokens.equality import equal_fields
 from probe.tokens.integers import as_int, as_ints
 from probe.tokens.spans import TokenMap, shortened
@@ -184,7 +185,7 @@ class Trace:
         coords = {} if isinstance(selection.heads, str) else {"head": selection.heads}
         return self._of_layers(weights, dims, None if layer is not None else numbers, {"query": queries, "key": keys}, coords)
 
-    def vision(self, layer: int | None = None) -> Activation:
+    def vision(self, layer: int | None = None, *, view: Literal["base"] | None = None) -> Activation:
         """Vision tower states of the patches, class tokens left out: dims (layer, batch, token, feature).
 
         Equals `vision_tower(..., output_hidden_states=True).hidden_states[layer]` without its class token. The last one is what the last
@@ -193,12 +194,14 @@ class Trace:
 
         Args:
             layer: the tower's `hidden_states` index, negative from the end. None: all that were read; a single one has no `layer` axis.
+            view: "base": of an image that is cut into tiles, the crop that shows it whole; `.grid()` folds it.
 
         >>> model.run(model.encode(image, "Is there a cat?"), probe.Vision(layers=-2)).vision()
         Activation(batch=1, token=196, feature=192; float32)
 
         Raises:
             NotRead: the message lists the layers that were read.
+            GridUnknown: `view` is given, and no crop shows the whole image, or its patches lie nowhere.
         """
         read = sorted(self.captured.vision)
         if not read:
@@ -206,7 +209,17 @@ class Trace:
         depth = self.vision_layout.depth
         numbers = _selected_layers(read, _requested_layers(layer, None, depth, "vision state"), "vision state")
         activation = self[Vision(numbers)]
+        if view is not None:
+            activation = self._base_crop(activation)
         return activation.isel(layer=0) if len(numbers) == 1 else activation
+
+    def _base_crop(self, crops: Activation) -> Activation:
+        if self.vision_layout.base is None:
+            raise GridUnknown(
+                f"{crops!r} has no crop that shows one whole image with its patches on a known grid. Without tiles, vision() is laid out."
+            )
+        index, layout = self.vision_layout.base
+        return replace(crops.isel(batch=[index]), layout=layout, no_grid_reason="")
 
     def logits(self, at: Positions = None) -> Activation:
         """Next-token logits: dims (batch, token, feature), feature being the vocabulary.

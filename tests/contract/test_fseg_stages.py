@@ -40,7 +40,7 @@ def found(model: probe.Probe) -> dict[str, tuple[probe.Answer, Evidence]]:
         reads = probe.merge([*RESPOND.reads(), *Refine().reads(), probe.Hidden(layers="all", at="image")])
         traces = session.trace([one.answer for one in present], reads)
     evidence = [
-        RESPOND(Evidence(one.name, one.asked_as, True, one.text, one.margin, trace, (4, 4), (40, 80), flags=one.flags))
+        RESPOND(Evidence(one.name, one.asked_as, True, one.text, one.margin, trace, probe.Grid.whole(4, 4, (40, 80)), flags=one.flags))
         for one, trace in zip(present, traces, strict=True)
     ]
     prompted = [Prompt()(e) for e in Refine(mask="M^_f", alpha=0.0)(evidence)]

@@ -46,7 +46,7 @@ def ablation_rows(number: int, base: Recipe, backbone: str | None = None) -> dic
     rows = ablation(number, base)
     if number != LAYERS_TABLE:
         return rows
-    last = depth(backbone or base.backbone)
+    last = depth(backbone or base.backbone.checkpoint)
     if all(deepest <= last for _, deepest in BANDS):
         return rows
     bands = [(first, first + BAND - 1) for first in range(last + 2 - BAND)]

@@ -44,7 +44,7 @@ def hashed_meanwhile(job: Job, folder: Path) -> Iterator[Callable[[], Fingerprin
         path; of a hub id the commit that this machine has; of a loaded object a hash of its tensors. None: this machine cannot tell.
     """
     first = next(iter(job.rows.values()))
-    backbone = first.backbone if job.backbone is None else job.backbone
+    backbone = first.backbone.checkpoint if job.backbone is None else job.backbone
     sam = first.sam.checkpoint if job.sam is None else job.sam
     pool = ThreadPoolExecutor(_THREADS)
     try:

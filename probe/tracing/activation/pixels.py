@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probe.tokens.layout import Grid
+
+Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Rows and columns in a grid's coordinates, as `Grid.pixel_coordinates` gives them."""
 
 
 def sample_pixels(cells: Float[Tensor, "*batch row col"], grid: Grid) -> Float[Tensor, "*batch height width"]:
@@ -14,13 +19,17 @@ def sample_pixels(cells: Float[Tensor, "*batch row col"], grid: Grid) -> Float[T
 
     Bilinear between cell centres; NaN where no cell covers a pixel.
     """
-    height, width = grid.image_size
+    return sample(cells, grid.pixel_coordinates())
+
+
+def sample(cells: Float[Tensor, "*batch row col"], coordinates: Coordinates) -> Float[Tensor, "*batch height width"]:
+    """The values of a grid's cells at rows and columns in its coordinates, float32: bilinear between cell centres, NaN where one is NaN."""
     maps = cells.float().reshape(-1, 1, *cells.shape[-2:])
-    down, across = (torch.from_numpy(centres).to(maps) for centres in grid.pixel_coordinates())
-    x, y = ((centres + 0.5) / count * 2 - 1 for centres, count in ((across, grid.cols), (down, grid.rows)))
-    samples = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None]
-    pixels = torch.nn.functional.grid_sample(
-        maps, samples.expand(len(maps), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
+    down, across = (torch.from_numpy(positions).to(maps) for positions in coordinates)
+    x, y = ((positions + 0.5) / count * 2 - 1 for positions, count in ((across, cells.shape[-1]), (down, cells.shape[-2])))
+    places = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)[None]
+    values = torch.nn.functional.grid_sample(
+        maps, places.expand(len(maps), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
     )
     covered = ~(x.isnan()[None, :] | y.isnan()[:, None])
-    return torch.where(covered, pixels, torch.nan).reshape(*cells.shape[:-2], height, width)
+    return torch.where(covered, values, torch.nan).reshape(*cells.shape[:-2], len(down), len(across))

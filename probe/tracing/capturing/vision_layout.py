@@ -25,6 +25,8 @@ class VisionLayout:
         layout: positions of the patches on the image, if the tower gets one image.
         reason: why there is no layout.
         class_tokens: "first" or "last": the position of the class tokens.
+        base: of an image that is cut into tiles and shown whole once more: which crop shows it whole (0 or -1), and positions of that
+            crop's patches on the image.
     """
 
     depth: int
@@ -32,6 +34,7 @@ class VisionLayout:
     layout: ImageLayout | None
     reason: str
     class_tokens: str = "first"
+    base: tuple[int, ImageLayout] | None = None
 
     def of_patches(self, states: Tensor) -> Tensor:
         """The states (..., token, feature) of the patches alone."""

@@ -23,6 +23,7 @@ class FakeTrace:
     states: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     rows: Tensor | None = None
     features: Tensor | None = None
+    image_size: tuple[int, int] | None = None
 
     def hidden(self, at: str, layer: int | None = None, *, layers: Sequence[int] | None = None) -> Activation:
         wanted = sorted(self.states[at]) if layers is None else layers
@@ -38,14 +39,14 @@ class FakeTrace:
     def vision(self, layer: int | None = None) -> Activation:
         assert self.features is not None
         rows, cols, _ = self.features.shape
-        layout = ImageLayout((Grid.whole(rows, cols, (rows, cols)),))
+        layout = ImageLayout((Grid.whole(rows, cols, self.image_size or (rows, cols)),))
         return Activation(self.features.flatten(0, 1)[None], ("batch", "token", "feature"), layout=layout)
 
 
 def evidence(grid: tuple[int, int] = (2, 2), image_size: tuple[int, int] = (2, 2), name: str = "cat", **values: Any) -> Evidence:
     """Evidence of a class that is present, with whatever a test needs."""
     given = {"answer": f"yes, it contains a {name}.", "margin": None, "trace": None, "present": True, "asked_as": name, **values}
-    return Evidence(name=name, grid=grid, image_size=image_size, **given)
+    return Evidence(name=name, grid=Grid.whole(*grid, image_size), **given)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def traced() -> probe.Trace:
 
 
 def test_a_read_of_every_position_is_a_read_of_each(traced: probe.Trace) -> None:
-    e = evidence(trace=traced).scoped([probe.Hidden([1, 3])])
+    e = evidence(grid=(4, 4), trace=traced).scoped([probe.Hidden([1, 3])])
     for layer, states in zip((1, 3), e.hidden("image"), strict=True):
         assert torch.equal(states, traced.hidden("image", layer=layer).data[0])
     assert e.hidden("question").shape[0] == 2

@@ -16,9 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from fseg.drawing.axes import on_pixels
 from fseg.drawing.figures import layers_figure, overlay, palette, panel, save_labels, steps_figure
 from fseg.errors import CannotDraw, OutputError
 from fseg.evidence import Evidence
+from probe.tokens.layout import Grid
 
 GREY = (100, 100, 100)
 
@@ -37,14 +39,14 @@ def grey(width: int = 60, height: int = 30) -> Image.Image:
 def found(name: str, size: tuple[int, int] = (30, 60), answer: str = "yes, it contains a cat. It is red.") -> Evidence:
     rise = torch.linspace(0, 1, 6).reshape(2, 3)
     return Evidence(
-        name, name, True, answer, 2.5, None, (2, 3), size,
+        name, name, True, answer, 2.5, None, Grid.whole(2, 3, size),
         raw_distance=rise, distance=rise, attention=rise, prototype_mask=rise > 0.3, refined=rise > 0.5,
         points=((49.5, 22.0),), box=(20.0, 15.0, 59.0, 29.0), score=0.9,
     )  # fmt: skip
 
 
 def absent(name: str) -> Evidence:
-    return Evidence(name, name, False, "No.", None, None, (2, 3), (30, 60))
+    return Evidence(name, name, False, "No.", None, None, Grid.whole(2, 3, (30, 60)))
 
 
 def titles(figure: Figure) -> list[str]:
@@ -163,7 +165,19 @@ def test_a_map_covers_the_whole_of_an_image_that_is_not_square() -> None:
     figure = steps_figure(grey(), [found("cat")])
     drawn, heat = figure.axes[1].get_images()
     assert list(drawn.get_extent()) == list(heat.get_extent()) == [-0.5, 59.5, 29.5, -0.5]
-    assert heat.get_array().shape == (2, 3)  # type: ignore[union-attr]
+    values = heat.get_array()
+    assert values is not None
+    assert np.array_equal(values, np.kron(np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), np.ones((15, 20))))
+
+
+def test_a_map_is_drawn_where_its_cells_lie() -> None:
+    """Two columns of cells over the middle of the image: nothing is drawn left and right of them."""
+    middle = Grid.whole(1, 2, (30, 60), box=(20.0, 0.0, 40.0, 30.0))
+    drawn = on_pixels(torch.tensor([[0.25, 0.75]]), middle)
+    assert np.isnan(drawn[:, :20]).all()
+    assert np.isnan(drawn[:, 40:]).all()
+    assert (drawn[:, 20:30] == 0.25).all()
+    assert (drawn[:, 30:40] == 0.75).all()
 
 
 def test_prompts_are_drawn_on_the_pixels_that_they_name() -> None:

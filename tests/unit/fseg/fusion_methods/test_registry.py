@@ -61,7 +61,7 @@ def test_the_same_function_defined_again_replaces_the_first():
 
         @fusion("again", reads=hidden)
         def again(e, *, value=value):
-            return torch.full(e.grid, value)
+            return torch.full(e.grid.shape, value)
 
     assert Respond("again")(evidence()).response[0, 0] == 2.0
 

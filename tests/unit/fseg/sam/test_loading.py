@@ -23,6 +23,7 @@ from fseg.sam.segment_anything import SegmentAnythingNetwork
 from fseg.sam.transformers import TransformersNetwork
 from fseg.stages.segment import Sam
 from probe.errors import NotFinite
+from probe.tokens.layout import Grid
 from tests.unit.fseg.sams import noise, tiny_sam, to_transformers
 
 from segment_anything import SamPredictor, modeling  # isort: skip  after sams, which makes torchvision importable
@@ -50,7 +51,7 @@ def backends(model: modeling.Sam) -> tuple[PromptableSam, PromptableSam]:
 
 
 def one(name: str, points: tuple[tuple[float, float], ...] = (), box: tuple[float, float, float, float] | None = None) -> Evidence:
-    return Evidence(name, name, True, "yes", None, None, (3, 3), (HEIGHT, WIDTH), points=points, box=box)
+    return Evidence(name, name, True, "yes", None, None, Grid.whole(3, 3, (HEIGHT, WIDTH)), points=points, box=box)
 
 
 def stretched(prompt: SamPrompt, along_x: float, along_y: float) -> SamPrompt:

@@ -5,6 +5,7 @@ import torch
 
 from fseg.errors import InvalidClasses, NoMap
 from fseg.stages.compose import Compose, upsample
+from probe.tokens.layout import Grid
 from tests.unit.fseg.fakes import evidence
 
 SIZE = (1, 3)
@@ -19,7 +20,7 @@ def logits(*values: float) -> torch.Tensor:
 
 
 def test_a_map_is_brought_to_the_image_between_cell_centres():
-    assert upsample(torch.tensor([[0.0, 1.0]]), (1, 4)).tolist() == [[0.0, 0.25, 0.75, 1.0]]
+    assert upsample(torch.tensor([[0.0, 1.0]]), Grid.whole(1, 2, (1, 4))).tolist() == [[0.0, 0.25, 0.75, 1.0]]
 
 
 def test_a_label_is_the_class_index_plus_one_inside_its_mask():
@@ -75,5 +76,8 @@ def test_a_class_whose_label_means_unlabelled_is_refused():
 
 def test_a_map_is_brought_to_where_its_grid_lies():
     values = torch.tensor([[0.0, 1.0]])
-    assert upsample(values, (1, 4), (0.0, 0.0, 4.0, 1.0)).tolist() == upsample(values, (1, 4)).tolist()
-    assert upsample(values, (1, 5), (0.0, 0.0, 4.0, 1.0)).tolist() == [[0.0, 0.25, 0.75, 1.0, 1.0]]  # nothing was seen of the last pixel
+    seen = Grid.whole(1, 2, (1, 5), box=(0.0, 0.0, 4.0, 1.0))
+    assert upsample(values, seen).tolist() == [[0.0, 0.25, 0.75, 1.0, 1.0]]  # nothing was seen of the last pixel
+    between = Grid.at(((0.0, 1.0),), ((0.0, 2.0), (4.0, 6.0)), (0, 1), (1, 6))
+    # no cell covers the third and the fourth pixel: they take the edge between both cells
+    assert upsample(values, between).tolist() == [[0.0, 0.25, 0.5, 0.5, 0.75, 1.0]]

@@ -6,6 +6,7 @@ import torch
 from fseg.errors import InvalidOption, NoMap
 from fseg.stages import prompts
 from fseg.stages.prompts import Prompt
+from probe.tokens.layout import Grid
 from tests.unit.fseg.fakes import evidence
 
 
@@ -18,11 +19,11 @@ WIDE = mask("..##", "...#")
 
 
 def test_a_box_lies_on_the_right_pixels_of_an_image_that_is_not_square():
-    assert prompts.bounding_box(WIDE, (100, 40)) == (20.0, 0.0, 39.0, 99.0)
+    assert prompts.bounding_box(WIDE, Grid.whole(2, 4, (100, 40))) == (20.0, 0.0, 39.0, 99.0)
 
 
 def test_a_box_of_one_cell_covers_that_cell():
-    assert prompts.bounding_box(mask("....", ".#.."), (100, 40)) == (10.0, 50.0, 19.0, 99.0)
+    assert prompts.bounding_box(mask("....", ".#.."), Grid.whole(2, 4, (100, 40))) == (10.0, 50.0, 19.0, 99.0)
 
 
 def test_a_point_lies_on_the_right_pixel_of_an_image_that_is_not_square():
@@ -32,7 +33,7 @@ def test_a_point_lies_on_the_right_pixel_of_an_image_that_is_not_square():
 
 
 def test_the_centre_of_a_cell_of_one_pixel_is_that_pixel():
-    assert prompts.to_pixel(3, 5, (24, 24), (24, 24)) == (5.0, 3.0)
+    assert prompts.to_pixel(3, 5, Grid.whole(24, 24, (24, 24))) == (5.0, 3.0)
 
 
 @pytest.mark.parametrize(("image_size", "grid"), [((1, 1), (24, 24)), ((7, 500), (24, 24))])
@@ -103,9 +104,22 @@ def test_a_point_of_a_component_that_is_too_small_is_flagged():
 
 def test_points_and_boxes_lie_where_the_grid_lies():
     """A 384 / 14 tower sees 378 of 384 pixels: the last of 27 columns ends at 378."""
-    seen = (0.0, 0.0, 378.0, 378.0)
-    assert prompts.to_pixel(0, 26, (27, 27), (384, 384), seen) == (370.5, 6.5)
-    assert prompts.to_pixel(0, 26, (27, 27), (384, 384)) == pytest.approx((376.39, 6.61), abs=0.01)
+    seen = Grid.whole(27, 27, (384, 384), box=(0.0, 0.0, 378.0, 378.0))
+    assert prompts.to_pixel(0, 26, seen) == (370.5, 6.5)
+    assert prompts.to_pixel(0, 26, Grid.whole(27, 27, (384, 384))) == pytest.approx((376.39, 6.61), abs=0.01)
     corner = torch.zeros(27, 27, dtype=torch.bool)
     corner[26, 26] = True
-    assert prompts.bounding_box(corner, (384, 384), seen) == (364.0, 364.0, 377.0, 377.0)
+    assert prompts.bounding_box(corner, seen) == (364.0, 364.0, 377.0, 377.0)
+
+
+def test_points_and_boxes_of_cells_that_reach_past_the_image_stay_inside_it():
+    """Cells of 20 pixels over an image of 30 that is padded to 40, below and to the right."""
+    padded = Grid.whole(2, 2, (30, 30), box=(0.0, 0.0, 40.0, 40.0))
+    assert prompts.to_pixel(1, 1, padded) == (29.0, 29.0)
+    assert prompts.bounding_box(mask("..", ".#"), padded) == (20.0, 20.0, 29.0, 29.0)
+
+
+def test_points_lie_between_cells_of_different_widths():
+    """Columns over 0 to 10 and 20 to 40: halfway between their middles is 17.5."""
+    uneven = Grid.at(((0.0, 10.0),), ((0.0, 10.0), (20.0, 40.0)), (0, 1), (10, 40))
+    assert prompts.to_pixel(0, 0.5, uneven) == (17.0, 4.5)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import probe
-from fseg.errors import InvalidOption, NoMap
+from fseg.errors import InvalidOption
 from fseg.stages import vgm
 from fseg.stages.vgm import Refine
 from tests.unit.fseg.fakes import FakeTrace, evidence
@@ -94,8 +96,22 @@ def test_an_empty_refined_mask_stays_empty_unless_the_guide_is_to_stand_in():
 
 def test_patches_that_a_family_merges_into_one_token_are_averaged():
     patches = torch.tensor([[[1.0], [3.0], [5.0], [5.0]], [[1.0], [3.0], [5.0], [5.0]]])
-    assert vgm.on_grid(patches, (1, 2)).tolist() == [[[2.0], [5.0]]]
-    assert torch.equal(vgm.on_grid(patches, (2, 4)), patches)
+    trace = FakeTrace(features=patches, image_size=(10, 40))
+    assert evidence(grid=(1, 2), image_size=(10, 40), trace=trace).vision_on_grid().tolist() == [[[2.0], [5.0]]]
+    assert torch.equal(evidence(grid=(2, 4), image_size=(10, 40), trace=trace).vision_on_grid(), patches)
+
+
+def test_patches_that_lie_across_cells_count_by_the_area_that_they_share():
+    """Three patches below two cells: a cell has one patch and half of the next."""
+    trace = FakeTrace(features=torch.tensor([[[3.0], [6.0], [9.0]]]), image_size=(4, 12))
+    assert evidence(grid=(1, 2), image_size=(4, 12), trace=trace).vision_on_grid().flatten().tolist() == pytest.approx([4.0, 8.0])
+
+
+def test_a_cell_that_lies_on_no_patch_takes_the_nearest():
+    trace = FakeTrace(features=torch.tensor([[[3.0], [6.0]]]), image_size=(4, 8))
+    beyond = probe.Grid.whole(1, 2, (4, 16), box=(6.0, 0.0, 16.0, 4.0))  # the patches end at 8
+    e = replace(evidence(trace=trace), grid=beyond)
+    assert e.vision_on_grid().flatten().tolist() == [6.0, 6.0]
 
 
 def test_a_class_that_is_absent_keeps_its_position():
@@ -123,6 +139,6 @@ def test_a_guide_of_all_cells_leaves_no_prototype_outside_whatever_epsilon_is(ep
     assert vgm.prototype_mask(features, every, epsilon).tolist() == [[True, True], [True, False]]
 
 
-def test_patches_that_do_not_lie_on_the_image_tokens_are_refused():
-    with pytest.raises(NoMap, match="27 x 27 patches, which do not lie on the 26 x 27 image tokens"):
-        vgm.on_grid(torch.zeros(27, 27, 1), (26, 27))
+def test_an_unknown_kind_of_features_lists_those_there_are():
+    with pytest.raises(InvalidOption, match=r"refine\.features='tower': takes 'vision', 'projected'"):
+        Refine(features="tower")
