@@ -27,7 +27,7 @@ from fseg.result import Failure, Result
 from fseg.sam.base import AnySam
 from fseg.sam.loading import load_sam
 from fseg.stages.qap import ClassAnswer
-from fseg.stages.tvr import best_synonym, chosen_views, finest, in_view
+from fseg.stages.tvr import best_synonym, chosen_views, grid_of_maps, in_view
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
 
@@ -218,11 +218,11 @@ class Segmenter:
     def grid(self, image: probe.ImageLike | probe.PreparedImages) -> probe.Grid:
         """Where the cells of this recipe's maps of an image lie.
 
-        >>> fseg.Segmenter().grid(Image.new("RGB", (60, 40))).cell_box(0, 13)
-        (55.71428571428571, 0.0, 60.0, 2.857142857142857)
+        >>> fseg.Segmenter().grid(Image.new("RGB", (140, 70))).cell_box(0, 13)
+        (130.0, 0.0, 140.0, 5.0)
         """
         (layout,) = self.model.encode(image, "", template=self.recipe.ask.template).tokens.layouts
-        return finest(chosen_views(_views(layout), self.recipe.respond.view))
+        return grid_of_maps(chosen_views(_views(layout), self.recipe.respond.view))
 
     def model_names(self) -> dict[str, str]:
         """The names and dtypes of the models, for the record."""

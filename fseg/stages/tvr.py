@@ -27,8 +27,8 @@ class Respond:
         fusion: a registered name: "D", "M_A" and "D*M_A" are the rows of Table 5.
         options: the fusion's options; those left out take their defaults. A band of layers may be given in shares of the model's depth, such
             as (0.22, 0.41).
-        view: of an image in tiles, the view whose tokens respond: "base", the whole image; "tiles"; or "both", averaged. "auto": the base
-            view. An image that is one view has only that.
+        view: of an image in tiles, the view whose tokens respond: "base", the whole image; "tiles"; or "both", averaged on the
+            cells of the tiles. "auto": the base view. An image that is one view has only that.
 
     Raises:
         UnknownFusion, InvalidOption, InvalidBand: on construction, before any forward.
@@ -92,9 +92,9 @@ def chosen_views(offered: Sequence[Grid], view: str) -> tuple[Grid, ...]:
     return tuple(grid for grid in offered if len(offered) == 1 or grid.name == name) or tuple(offered)
 
 
-def finest(views: Sequence[Grid]) -> Grid:
-    """The view of most cells: a class's maps are on its cells."""
-    return max(views, key=lambda grid: len(grid.tokens))
+def grid_of_maps(views: Sequence[Grid]) -> Grid:
+    """The grid of the maps of these views: of both, the tiles'."""
+    return next((grid for grid in views if grid.name != "base"), views[0])
 
 
 def in_view(e: Evidence, view: str) -> Evidence:
@@ -104,7 +104,7 @@ def in_view(e: Evidence, view: str) -> Evidence:
         view: `Respond.view`.
     """
     views = chosen_views(e.views or (e.grid,), view)
-    return replace(e, views=views, grid=finest(views))
+    return replace(e, views=views, grid=grid_of_maps(views))
 
 
 def _is_band(default: Option) -> bool:

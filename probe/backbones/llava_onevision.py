@@ -6,16 +6,16 @@ from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor, sqrt
 
-from probe.backbones.base import SHARING, Backbone
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
-from probe.backbones.shared.square_tower import tower_size
+from probe.backbones.shared.square_tower import SquareTower, tower_size
 from probe.backbones.shared.unpadded_tiles import base_view, grid_with_newlines, unpadded_tiles
 from probe.tokens.layout import ImageLayout, Intervals
 
 
 @register("llava_onevision")
-class LlavaOnevision(Backbone):
+class LlavaOnevision(SquareTower):
     """Tiles are shrunk to at most n times the base view's tokens, where `vision_aspect_ratio` is "anyres_max_n"."""
 
     tiled = True

@@ -126,7 +126,7 @@ import fseg, torch
 
 @fseg.fusion("my own", reads=lambda layers, **_: [])
 def own(e, *, layers=(0, 1), power=2.0):
-    return torch.ones(e.grid)
+    return torch.ones(e.grid.shape)
 """
 
 

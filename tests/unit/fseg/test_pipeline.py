@@ -231,6 +231,27 @@ def test_a_family_without_a_grid_is_refused_with_the_reason_and_families_that_ca
         fseg.Segmenter(backbone=model)
 
 
+def test_a_loaded_model_prepares_images_as_the_recipe_says() -> None:
+    hf, processor = zoo.llava()
+    loaded = probe.load(model=hf, processor=processor)
+    with pytest.raises(InvalidRecipe, match=r'prepares images by its processor, and the recipe has backbone\.prepare="stretch"'):
+        fseg.Segmenter(RECIPE, backbone=loaded, sam=tiny_sam())
+    direct = loaded.with_preparation(resize="stretch", tiles=False)
+    with pytest.raises(InvalidRecipe, match=r'resizes images directly, and the recipe has backbone\.prepare="processor"'):
+        fseg.Segmenter(RECIPE.with_({"backbone.prepare": "processor"}), backbone=direct, sam=tiny_sam())
+    assert direct.model is loaded.model
+
+
+def test_what_the_processor_crops_away_has_no_cells() -> None:
+    """LLaVA-1.5's own processor shows the central square: the point lies there, and the grid ends there."""
+    hf, processor = zoo.llava()
+    recipe = RECIPE.with_({"backbone.prepare": "processor", "ask.presence": "assume"})
+    segmenter = fseg.Segmenter(recipe, backbone=probe.load(model=hf, processor=processor), sam=tiny_sam())
+    cat = segmenter(Image.effect_mandelbrot((80, 40), (-2, -1.5, 1, 1.5), 20).convert("RGB"), ["cat"]).evidence["cat"]
+    assert cat.grid.box == pytest.approx((20.0, 0.0, 60.0, 40.0))
+    assert all(20 <= x <= 60 for x, _ in cat.points)
+
+
 def test_prompts_lie_on_what_a_tower_with_a_left_over_edge_sees():
     """SigLIP at 384 / 14 sees 378 of 384 pixels."""
     hf, processor = real.llava("full")

@@ -24,7 +24,7 @@ import fseg, torch
 
 @fseg.fusion("{name}", reads=lambda **_: [])
 def own(e, *, power=2.0):
-    return torch.zeros(e.grid)
+    return torch.zeros(e.grid.shape)
 """
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fseg.errors import InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
+import fseg
+from fseg.checkpoints import Backbone
+from fseg.errors import InvalidBand, InvalidOption, InvalidRecipe, UnknownFusion, UnknownRecipe
 from fseg.fusion_methods import registry
 from fseg.fusion_methods.registry import fusion
 from fseg.plugins import GROUP
@@ -52,7 +54,7 @@ def test_another_fusion_keeps_the_options_that_it_shares(monkeypatch):
 
     @fusion("sharp", reads=lambda **_: [])
     def sharp(e, *, layers=(7, 13), power=2.0):
-        return torch.zeros(e.grid)
+        return torch.zeros(e.grid.shape)
 
     changed = PLAIN.with_({"respond.layers": (5, 9), "respond.top_k": 3}).with_({"respond.fusion": "sharp", "respond.power": 3})
     assert dict(changed.respond.options) == {"layers": (5, 9), "power": 3.0}
@@ -137,7 +139,7 @@ def test_a_fusion_without_a_threshold_leaves_the_background_its_own(monkeypatch)
 
     @fusion("bare", reads=lambda **_: [])
     def bare(e):
-        return torch.zeros(e.grid)
+        return torch.zeros(e.grid.shape)
 
     assert PLAIN.with_({"respond.beta": 0.3}).with_({"respond.fusion": "bare"}).refine.beta == 0.3
     assert Recipe("x", "y", respond=Respond("bare")).refine.beta == 0.19
@@ -247,3 +249,40 @@ def test_the_threshold_stays_one_over_a_fusion_without_it(monkeypatch: pytest.Mo
     back = recipe.with_({"respond.fusion": "plain"}).with_({"respond.fusion": recipe.respond.fusion})
     assert back.respond.options["beta"] == back.refine.beta == recipe.refine.beta != 0.19
     assert back.with_({"respond.beta": 0.5}).refine.beta == 0.5
+
+
+def test_layers_in_shares_of_the_depth_are_the_papers_in_a_model_of_32_layers() -> None:
+    recipe = fseg.get_recipe("glyphs").with_({"respond.layers": (0.22, 0.41)})
+    assert [recipe.at_depth(depth).respond.options["layers"] for depth in (32, 40, 8)] == [(7, 13), (9, 16), (2, 3)]
+    assert fseg.Recipe.from_toml(recipe.to_toml()) == recipe
+    with pytest.raises(InvalidBand, match=r"shares are layers only in a model of known depth\. .* recipe\.at_depth\(32\)"):
+        recipe.respond.reads()
+
+
+@pytest.mark.parametrize("layers", [(-0.1, 0.5), (0.2, 1.1), (0.6, 0.5), (0.5,), (float("nan"), 0.5), (True, 0.5)])
+def test_shares_outside_0_to_1_are_refused(layers: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidBand, match=r"from 0\.0 to 1\.0, such as \(0\.22, 0\.41\)"):
+        fseg.get_recipe("glyphs").with_({"respond.layers": layers})
+
+
+def test_a_checkpoint_alone_is_a_backbone() -> None:
+    recipe = fseg.Recipe.from_toml('name = "mine"\nbackbone = "folder"')
+    assert recipe.backbone == Backbone("folder", prepare="stretch")
+    assert recipe.with_({"backbone": "other"}).backbone.checkpoint == "other"
+    assert recipe.with_({"backbone.prepare": "processor"}).backbone == Backbone("folder", prepare="processor")
+    with pytest.raises(InvalidOption, match=r"backbone\.prepare='crop': takes 'stretch', 'processor'"):
+        recipe.with_({"backbone.prepare": "crop"})
+
+
+def test_a_note_is_kept() -> None:
+    recipe = fseg.get_recipe("fseg-qwen2.5-vl-7b")
+    assert recipe.note == "not calibrated"
+    assert fseg.Recipe.from_toml(recipe.to_toml()).note == "not calibrated"
+
+
+def test_the_view_is_no_option_of_the_fusion() -> None:
+    recipe = fseg.get_recipe("glyphs").with_({"respond.view": "both"}).with_({"respond.fusion": "D"})
+    assert recipe.respond.view == "both"
+    assert "view" not in recipe.respond.options
+    with pytest.raises(InvalidOption, match=r"respond\.view='all': takes 'auto', 'base', 'tiles', 'both'"):
+        recipe.with_({"respond.view": "all"})

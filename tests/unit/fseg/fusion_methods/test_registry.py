@@ -41,7 +41,7 @@ def test_keyword_defaults_are_the_options_and_reach_the_reads():
 
     @fusion("noting", reads=lambda **options: received.update(options) or [])
     def noting(e, *, layers=(1, 2), power=2.0):
-        return torch.zeros(e.grid)
+        return torch.zeros(e.grid.shape)
 
     stage = Respond("noting", {"power": 3})
     assert dict(stage.options) == {"layers": (1, 2), "power": 3.0}
@@ -50,7 +50,7 @@ def test_keyword_defaults_are_the_options_and_reach_the_reads():
 
 def test_another_function_of_the_same_name_is_refused_naming_both():
     def other(e, *, layers=(7, 13)):
-        return torch.zeros(e.grid)
+        return torch.zeros(e.grid.shape)
 
     with pytest.raises(InvalidFusion, match=r'"D" is fseg\.fusion_methods\.paper\.distance_alone already\. Give .*other another name'):
         fusion("D", reads=hidden)(other)
@@ -71,7 +71,7 @@ def test_a_fusion_whose_option_has_no_default_is_refused():
 
         @fusion("bad", reads=hidden)
         def bad(e, *, power):
-            return torch.zeros(e.grid)
+            return torch.zeros(e.grid.shape)
 
 
 def test_an_unknown_fusion_lists_those_registered():
