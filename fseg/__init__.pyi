@@ -1,5 +1,6 @@
 from . import errors as errors
 from . import glyphs as glyphs
+from .checkpoints import Backbone as Backbone
 from .errors import FsegError as FsegError
 from .evidence import Evidence as Evidence
 from .fusion_methods.registry import band as band

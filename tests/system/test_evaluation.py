@@ -234,6 +234,7 @@ def test_ctrl_c_ends_every_command_in_one_line(tmp_path: Path, script: str, slow
     """Each while it opens a model that takes its time, or while the command line is read."""
     code = f"""if True:
         import signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without it
         import {script}, {slow.rpartition(".")[0]}
         {slow} = lambda *_, **__: (signal.raise_signal(signal.SIGINT), time.sleep(60))
         sys.argv = {line}
