@@ -59,11 +59,11 @@ SECTIONS = {
     ),
     "variants": (
         "Many edited runs of one input",
-        "`probe.causal_trace` over every layer, at the last 20 positions one by one, and at all image tokens at once; against one whole run for each "
-        "layer and place, with the clean run's states put there, in three ways: forward hooks on plain Hugging Face, one trace of nnsight alone for "
+        "700 tokens: `probe.causal_trace` over every layer, at the last 20 positions one by one, and at all image tokens at once; against one whole run "
+        "for each layer and place, with the clean run's states put there, in three ways: forward hooks on plain Hugging Face, one trace of nnsight alone for "
         "each run, and `run_with_hooks` of TransformerLens's bridge, whose attention is eager (the others have sdpa). All in one process, over the same "
         "weights, with logits of the last position alone; each way's time has the run that keeps the clean states in it. Where fewer whole runs were timed "
-        "than there are (`of them timed`, drawn with a fixed seed), `s for all` is their mean times the number of all. All give the same numbers; what "
+        "than there are (`timed`, drawn with a fixed seed), `s` is their mean times the number of all. All give the same numbers; what "
         "they differ by from `causal_trace` is the largest difference of the metric among the runs that were timed.",
     ),
     "memory": (

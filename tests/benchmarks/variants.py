@@ -37,12 +37,13 @@ def measure(size: Size, timed: int = 16, repeats: int = 3) -> list[dict[str, obj
     clean = _of_length(model, TOKENS)
     corrupt = _other_image(model, clean)
     peers = patched_by(model, clean, corrupt, METRIC)
-    return [_traced(model, clean, corrupt, name, peers, timed, repeats) for name in TASKS]
+    return [row for name in TASKS for row in _traced(model, clean, corrupt, name, peers, timed, repeats)]
 
 
 def _traced(
     model: probe.Probe, clean: probe.Encoding, corrupt: probe.Encoding, task: str, peers: dict[str, Patched], timed: int, repeats: int
-) -> dict[str, object]:
+) -> list[dict[str, object]]:
+    """One row for each way; that of `causal_trace` first."""
     layers, places = range(len(model.modules.layers)), TASKS[task]
     runs = [(layer, clean.tokens.resolve(place)) for layer in layers for place in places]
     sample = runs if len(runs) <= timed else Random(0).sample(runs, timed)
@@ -58,17 +59,24 @@ def _traced(
     differences = {name: float((ours - values).abs().max()) for name, values in theirs.items()}
     assert max(differences.values()) <= TOLERANCE, differences
     whole = {name: took[name] / (len(sample) + 2) * (len(runs) + 2) for name in peers}
-    return {
-        "tokens": len(clean.tokens),
-        "patched": task,
-        "whole runs": len(runs),
-        "of them timed": len(sample),
-        "causal_trace, s": took["causal_trace"],
-        **{f"{named_with_version(name)}, s for all": whole[name] for name in peers},
-        **{f"{name} / causal_trace": whole[name] / took["causal_trace"] for name in peers},
-        "metric moved by": float((traced.data - traced.corrupt).abs().max()),
-        **{f"{name} differs by": differences[name] for name in peers},
-    }
+    same = {"patched": task, "whole runs": len(runs)}
+    moved = float((traced.data - traced.corrupt).abs().max())
+    first = {**same, "timed": "all", "way": "causal_trace", "s": took["causal_trace"], "/ causal_trace": 1.0, "metric moved by": moved}
+    return [
+        {**first, "differs by": 0.0},
+        *(
+            {
+                **same,
+                "timed": len(sample),
+                "way": named_with_version(name),
+                "s": whole[name],
+                "/ causal_trace": whole[name] / took["causal_trace"],
+                "metric moved by": moved,
+                "differs by": differences[name],
+            }
+            for name in peers
+        ),
+    ]
 
 
 def _other_image(model: probe.Probe, clean: probe.Encoding) -> probe.Encoding:
