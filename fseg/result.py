@@ -106,7 +106,7 @@ class Result:
         """Write `labels.png` (palette; pixel value = label), `overlay.png`, `result.json`, `evidence.safetensors` and `recipe.toml`.
 
         `evidence.safetensors` contains each class's maps under "<index>/<map>", with the index of the class in `classes`; its metadata has
-        the names. Each file is written atomically.
+        the names, and `result.json` the pixels that the maps' grid covers. Each file is written atomically.
 
         Raises:
             OutputError: the folder cannot be made or written.
@@ -177,6 +177,7 @@ def _class_to_dict(e: Evidence, label: int, area: int) -> dict[str, object]:
         "present": e.present,
         "answer": e.answer,
         "margin": e.margin,
+        "grid": {"name": e.grid.name, "rows": e.grid.rows, "cols": e.grid.cols, "box": list(e.grid.box)},
         "points": [list(point) for point in e.points],
         "box": list(e.box) if e.box is not None else None,
         "area": area,
