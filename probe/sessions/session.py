@@ -24,7 +24,7 @@ from probe.sessions.shared_trace import prefix_length, read_prefix, readable_aft
 from probe.tokens.spans import TokenMap
 from probe.tracing.edits import Edit, EditPlan
 from probe.tracing.edits.plan import check_edits
-from probe.tracing.edits.stepwise import after_image, changes_before, tokens_with_answer
+from probe.tracing.edits.stepwise import PrefixChange, after_image, change_before, tokens_with_answer
 from probe.tracing.reads import Module, Read
 from probe.tracing.trace import Trace
 
@@ -78,7 +78,7 @@ class Session:
         self._chat, self._template = chat, template
         self.edits = edits
         self._first: Encoding | None = None
-        self._prefixes: dict[tuple[Edit, ...], Prefix] = {}  # by the edits that were in force in them
+        self._prefixes: dict[tuple[PrefixChange, ...], Prefix] = {}  # by what edits changed in them
 
     def __enter__(self) -> Session:
         return self
@@ -150,8 +150,9 @@ class Session:
         """
         self._require_open()
         asked, changes = tuple(reads), (*self.edits, *check_edits(edits))
-        self._check_edits(changes, [answer.tokens for answer in answers])
-        prefix = self._prefix_of(answers, 0, changes)
+        tokens = [answer.tokens for answer in answers]
+        self._check_edits(changes, tokens)
+        prefix = self._prefix_of(answers, tokens, changes)
         if prefix is None or not readable_after(self._runtime, prefix, answers, asked):
             return [self._runtime.run(Batch.of(answer), asked, changes) for answer in answers]
 
@@ -168,8 +169,9 @@ class Session:
     def _margins(self, prompts: Sequence[Encoding], gate: Choice, edits: tuple[Edit, ...]) -> list[float]:
         """The gate's margin of each prompt."""
         runtime = self._runtime
-        self._check_edits(edits, [_before_answer(prompt) for prompt in prompts])
-        prefix = self._prefix_of(prompts, 0, edits, required=self._policy_is_required)
+        tokens = list(map(_before_answer, prompts))
+        self._check_edits(edits, tokens)
+        prefix = self._prefix_of(prompts, tokens, edits, required=self._policy_is_required)
 
         def margins(batch: Sequence[Encoding], logits: Tensor) -> list[float]:
             with self._completing_not_finite(batch, edits):
@@ -194,8 +196,9 @@ class Session:
         runtime, starts = self._runtime, [start for _, start in pairs]
         if max_new_tokens == 0:
             return [prompt.with_answer_ids(start.tokens.ids[prompt.prompt_length :]) for prompt, start in pairs]
-        self._check_edits(edits, [_before_answer(start) for start in starts])
-        prefix = self._prefix_of(starts, max_new_tokens, edits, required=self._policy_is_required)
+        tokens = list(map(_before_answer, starts))
+        self._check_edits(edits, tokens)
+        prefix = self._prefix_of(starts, tokens, edits, new_tokens=max_new_tokens, required=self._policy_is_required)
         if prefix is None:
             return [generate(runtime, self._encoder, start, edits=edits, max_new_tokens=max_new_tokens) for start in starts]
         rules = Greedy.of(runtime.model.generation_config, runtime.image_token_id)
@@ -233,11 +236,18 @@ class Session:
         return encoding.with_images_of(first)
 
     def _prefix_of(
-        self, encodings: Sequence[Encoding], new_tokens: int, edits: tuple[Edit, ...], *, required: bool = False
+        self,
+        encodings: Sequence[Encoding],
+        tokens: Sequence[TokenMap],
+        edits: tuple[Edit, ...],
+        *,
+        new_tokens: int = 0,
+        required: bool = False,
     ) -> Prefix | None:
         """The common prefix of all of these, run once under these edits; None: each is run alone.
 
         Args:
+            tokens: of each, as edits name them.
             new_tokens: the most tokens that each may get.
 
         Raises:
@@ -245,39 +255,39 @@ class Session:
         """
         if self.policy == NO_SHARING or not encodings:
             return None
+        runtime, reason = self._runtime, ""
+        changes = {_changes_before(edits, one, prefix_length(encoding) or 0) for encoding, one in zip(encodings, tokens, strict=True)}
         if any(isinstance(edit.read, Module) for edit in edits):
-            if required:
-                raise InvalidPolicy(
-                    f"policy={self.policy!r}: edits of a Module need each question alone. Open the session without a policy."
-                )
-            return None
-        runtime = self._runtime
-        with runtime.engine.lock:
-            before = self._edits_of_prefix(edits, encodings[0])
-            prefix = self._prefixes.get(before)
-            if prefix is not None and not prefix.model_state.is_of(runtime.model):
+            reason = "edits of a Module need each question alone. Open the session without a policy."
+        elif len(changes) > 1:
+            reason = "an edit changes other positions of the image in one question than in another. Ask them one by one."
+        else:
+            prefix = self._known_prefix(encodings[0], tokens[0], changes.pop())
+            longest = max(len(encoding.tokens) for encoding in encodings) + new_tokens
+            if prefix is not None and longest <= max_rope_length(runtime.model.config) and all(map(prefix.begins, encodings)):
+                return prefix
+            reason = (
+                "these prompts do not all begin with the same words and images, or are longer than the model's rotary frequencies are fixed "
+                "for, so that there is no prefix to share. Put the image before the question, or open the session without a policy."
+            )
+        if required:
+            raise InvalidPolicy(f"policy={self.policy!r}: {reason}")
+        return None
+
+    def _known_prefix(self, encoding: Encoding, tokens: TokenMap, changes: tuple[PrefixChange, ...]) -> Prefix | None:
+        """The prefix under these changes, run if it is not known yet; None: there is no image."""
+        with self._runtime.engine.lock:
+            prefix = self._prefixes.get(changes)
+            if prefix is not None and not prefix.model_state.is_of(self._runtime.model):
                 self._prefixes.clear()  # the model has been changed since
                 prefix = None
             if prefix is None and self._first is not None:
+                before = tuple(edit for edit, _ in changes)
                 with self._completing_not_finite([self._first], before):
-                    prefix = read_prefix(runtime, encodings[0] if before else self._first, self.keep, before)
+                    prefix = read_prefix(self._runtime, encoding if before else self._first, self.keep, before, tokens)
                 if prefix is not None:
-                    self._prefixes[before] = prefix
-        longest = max(len(encoding.tokens) for encoding in encodings) + new_tokens
-        if prefix is not None and longest <= max_rope_length(runtime.model.config) and all(map(prefix.begins, encodings)):
-            return prefix
-        if required:
-            raise InvalidPolicy(
-                f"policy={self.policy!r}: these prompts do not all begin with the same words and images, or are longer than the model's "
-                "rotary frequencies are fixed for, so that there is no prefix to share. Put the image before the question, or open the "
-                "session without a policy."
-            )
-        return None
-
-    def _edits_of_prefix(self, edits: tuple[Edit, ...], encoding: Encoding) -> tuple[Edit, ...]:
-        """The edits that change something in the prefix."""
-        length = prefix_length(encoding) or 0
-        return tuple(edit for edit in edits if changes_before(edit, encoding.tokens, encoding.prompt_length, length))
+                    self._prefixes[changes] = prefix
+        return prefix
 
     @contextmanager
     def _completing_not_finite(self, encodings: Sequence[Encoding], edits: tuple[Edit, ...]) -> Iterator[None]:
@@ -298,6 +308,11 @@ def _decoding(start: Encoding, prefix: Prefix, max_new_tokens: int) -> Decoding:
 def _before_answer(prompt: Encoding) -> TokenMap:
     """The tokens of a prompt whose answer is to be generated: "answer" is empty, or the words that it begins with."""
     return tokens_with_answer(prompt.tokens, prompt.prompt_length, prompt.tokens.ids)
+
+
+def _changes_before(edits: tuple[Edit, ...], tokens: TokenMap, length: int) -> tuple[PrefixChange, ...]:
+    """What edits change in a prefix of some length."""
+    return tuple(change for edit in edits if (change := change_before(edit, tokens, length)) is not None)
 
 
 def _own_lengths(encodings: Sequence[Encoding], prefix: Prefix) -> list[int]:

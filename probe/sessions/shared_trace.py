@@ -17,7 +17,7 @@ from probe.sessions.prefix import Prefix
 from probe.tokens.spans import Span, TokenMap
 from probe.tracing.capturing.captured import Captured
 from probe.tracing.edits import Edit
-from probe.tracing.edits.stepwise import after_image, tokens_with_answer
+from probe.tracing.edits.stepwise import after_image
 from probe.tracing.hooks import ModelState
 from probe.tracing.reads import Projected, Read, StateRead, Vision
 from probe.tracing.resolving import Indices, ReadPlan
@@ -32,12 +32,15 @@ def prefix_length(encoding: Encoding) -> int | None:
     return None if image is None else image.positions[-1] + 1
 
 
-def read_prefix(runtime: Runtime, encoding: Encoding, keep: Sequence[Read], edits: Sequence[Edit] = ()) -> Prefix | None:
+def read_prefix(
+    runtime: Runtime, encoding: Encoding, keep: Sequence[Read], edits: Sequence[Edit] = (), known: TokenMap | None = None
+) -> Prefix | None:
     """Run the model over a prompt up to its last image token: the prefix with its KV cache; None: the prompt has no image.
 
     Args:
         keep: reads; what they name within the prefix is captured in the same pass, the rest is left out.
         edits: of the prefix; what they name behind it is left out.
+        known: the tokens of the prompt as edits name them; None: the encoding's.
     """
     length = prefix_length(encoding)
     if length is None:
@@ -45,7 +48,7 @@ def read_prefix(runtime: Runtime, encoding: Encoding, keep: Sequence[Read], edit
     inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
     tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans)
-    changes = runtime.resolve_edits(edits, (tokens_with_answer(encoding.tokens, encoding.prompt_length, encoding.tokens.ids),))
+    changes = runtime.resolve_edits(edits, (known or encoding.tokens,))
     prefix = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(runtime.model), changes)
     plan = runtime.resolve([part for read in keep if (part := _within(read, spans)) is not None], (tokens,))
     _run_prefix(runtime, prefix, plan, prefix.cache)

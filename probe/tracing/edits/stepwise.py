@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 from probe.errors import InvalidEdit
+from probe.tokens.integers import as_int
 from probe.tokens.spans import Span, TokenMap
 from probe.tracing.edits.kinds import Edit
 from probe.tracing.edits.plan import EditPlan
 from probe.tracing.modules import Modules
-from probe.tracing.reads import Attention, Keys, Module, Projected, StateRead, Values, Vision, as_positions
+from probe.tracing.reads import Attention, Keys, Module, Position, Projected, StateRead, Values, Vision, as_positions
 from probe.tracing.resolving import token_indices
 from probe.tracing.sites import Step
 from probe.tracing.slots import SequenceSlot
@@ -20,11 +21,33 @@ _UNKNOWN = -1  # in place of the id of a token that was generated
 _UNFOLLOWED = ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size")
 
 
-def tokens_with_answer(tokens: TokenMap, prompt_length: int, ids: Sequence[int]) -> TokenMap:
-    """The tokens of a sequence while its answer is generated: those after the prompt are the span "answer"; there may be none yet."""
+@dataclass(frozen=True)
+class GrowingTokens(TokenMap):
+    """The tokens of a sequence while its answer is generated. Negative positions count from the end of what the generation began with.
+
+    Attributes:
+        begun: how many tokens that were.
+    """
+
+    begun: int = 0
+
+    def resolve(self, position: str | int | Span) -> tuple[int, ...]:
+        """See `TokenMap.resolve`."""
+        number = None if isinstance(position, (str, Span)) else as_int(position)
+        return super().resolve(number + self.begun if number is not None and -self.begun <= number < 0 else position)
+
+
+def tokens_with_answer(tokens: TokenMap, prompt_length: int, ids: Sequence[int]) -> GrowingTokens:
+    """The tokens of a sequence while its answer is generated: those after the prompt are the span "answer"; there may be none yet.
+
+    Args:
+        tokens: what the generation begins with.
+        ids: so far.
+    """
     answer = Span(tuple(range(prompt_length, len(ids))), "answer")
-    spans = {name: span for name, span in tokens.spans.items() if name not in ("answer", "end")}
-    return replace(tokens, ids=tuple(ids), spans=spans | {"answer": answer})
+    spans = {name: span for name, span in tokens.spans.items() if name not in ("answer", "end")} | {"answer": answer}
+    known = {part.name: getattr(tokens, part.name) for part in fields(TokenMap)}
+    return GrowingTokens(**(known | {"ids": tuple(ids), "spans": spans}), begun=len(tokens))
 
 
 @dataclass(frozen=True)
@@ -77,21 +100,30 @@ def after_image(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     return tuple(edit for edit in edits if not isinstance(edit.read, (Vision, Projected)))
 
 
-def changes_before(edit: Edit, tokens: TokenMap, prompt_length: int, length: int) -> bool:
-    """Whether an edit changes something in the first tokens of a prompt.
+PrefixChange = tuple[Edit, tuple[tuple[tuple[int, int], ...], ...]]
+"""An edit that changes something in a prefix, and the (number, position) pairs that it changes there, of each axis of its read."""
+
+
+def change_before(edit: Edit, tokens: TokenMap, length: int) -> PrefixChange | None:
+    """What an edit changes in the first tokens of a sequence; None: nothing. Of equal changes the prefixes are equal, too.
 
     Args:
         length: of that beginning.
     """
     read = edit.read
+    asked: tuple[tuple[Position, ...] | None, ...]
     if isinstance(read, Attention):
-        at = as_positions(read.query, "query")
+        asked = (as_positions(read.query, "query"), as_positions(read.key, "key"))
     elif isinstance(read, (StateRead, Module)):
-        at = as_positions(read.at, "at")
+        asked = (as_positions(read.at, "at"),)
     else:
-        return True
-    known = tokens_with_answer(tokens, prompt_length, tokens.ids)
-    return any(position < length for position in token_indices(known, at))
+        return edit, ()
+    axes = [
+        # The number of a position says which part of an operand is its own.
+        tuple((0 if edit.operand is None else number, position) for number, position in enumerate(indices) if position < length)
+        for indices in (token_indices(tokens, at) for at in asked)
+    ]
+    return (edit, tuple(axes)) if axes[0] else None
 
 
 def sequences_of(settings: Mapping[str, object], defaults: object) -> tuple[int, bool]:
