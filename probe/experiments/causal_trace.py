@@ -133,7 +133,7 @@ def _patch(states: Activation, layer: int, indices: Indices, union: Span, read: 
     numbers = [union.positions.index(index) for index in indices]
     row = states.data[states.coords["layer"].index(layer), 0]
     values = row[numbers[0] : numbers[-1] + 1] if numbers == list(range(numbers[0], numbers[-1] + 1)) else row[numbers]
-    return (replaced(read(layer, at=Span(indices)), values),)
+    return (replaced(read(layer, at=Span(indices)), Activation(values, ("token", "feature"))),)
 
 
 def _of_equal_length(batches: Sequence[Batch]) -> tuple[TokenMap, TokenMap]:

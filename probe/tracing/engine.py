@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -33,15 +34,41 @@ Forward = Callable[[Inputs], ModelOutput]
 
 NO_EDITS = EditPlan()
 
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+
+class ModelLock:
+    """The lock of a Hugging Face model: one thread at a time runs it, and none of its runs starts inside another."""
+
+    def __init__(self) -> None:
+        self._lock, self._traced = threading.RLock(), False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._traced:
+            self._lock.release()
+            raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """A traced forward, whose thread holds the lock: until it ends, entering the lock is an error."""
+        self._traced = True
+        try:
+            yield
+        finally:
+            self._traced = False
 
 
-def lock_of(model: PreTrainedModel) -> threading.RLock:
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, ModelLock] = weakref.WeakKeyDictionary()
+
+
+def lock_of(model: PreTrainedModel) -> ModelLock:
     """The lock of a Hugging Face model.
 
     Wrappers of the same model share it: nnsight's hooks are in the model's own modules.
     """
-    return _LOCKS.setdefault(model, threading.RLock())
+    return _LOCKS.setdefault(model, ModelLock())
 
 
 _SERVED = frozenset({"input", "inputs", "output", "skip", "source"})
@@ -60,7 +87,7 @@ class Engine:
     """Runs and reads the forwards of one model through nnsight. Runs wait for each other; a run inside a run is an error.
 
     Attributes:
-        lock: hold it around any other forward of the model.
+        lock: hold it around any other forward of the model. Entering it inside a run raises NestedTrace.
     """
 
     def __init__(self, model: PreTrainedModel, modules: Modules) -> None:
@@ -150,7 +177,6 @@ class Engine:
     ) -> ModelOutput | None:
         """Run a forward and read its modules; returns its output, or None if it was stopped after the last read."""
         with self.lock:
-            self._refuse_nested()
             reader = ModuleReader(self._model, self._visits(forward, inputs, steps, run_to_end=run_to_end))
             try:
                 # Leaving inference mode enables gradients, even where the caller disabled them.
@@ -177,7 +203,6 @@ class Engine:
         """
 
         with self.lock:
-            self._refuse_nested()
             first = by_site(steps_at(0))
             calls = call_order(self._model, partial(forward, inputs), first)
             reader = ModuleReader(self._model, in_order(first, calls))
@@ -196,10 +221,6 @@ class Engine:
                 reader.remove_hooks()
         assert output is not None, "a generation that runs to its end returns something"
         return output
-
-    def _refuse_nested(self) -> None:
-        if self._nnsight.interleaver.interleaving:
-            raise NestedTrace("A run was started inside a run of the same model. Finish the first one, or read both things in one run.")
 
     def _visits(self, forward: Forward[Inputs], inputs: Inputs, steps: Sequence[Step], *, run_to_end: bool) -> list[Visit]:
         """The steps of each site, in the order of the forward; without edits behind the last read, which would change nothing."""
@@ -226,7 +247,7 @@ class Engine:
             return output["forward"]
 
         model = self._nnsight
-        with model.trace(inputs, fn=kept) as tracer:
+        with self.lock.traced(), model.trace(inputs, fn=kept) as tracer:
             for number in tracer.iter[:] if passes else range(1):
                 visits = passes(number) if passes else reader.visits
                 for site, steps in visits:

@@ -50,12 +50,14 @@ class Step:
             same.
         edits: whether it changes the value.
         skips: whether the module is left out: `act` gets None, and returns the output that takes its place. The first step of its site.
+        number: of its edit: those of one site are done in this order.
     """
 
     site: Site
     act: Callable[..., object]
     edits: bool = False
     skips: bool = False
+    number: int = 0
 
 
 @dataclass(frozen=True)

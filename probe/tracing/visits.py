@@ -75,7 +75,7 @@ def in_order(visits: list[Visit], calls: CallOrder | None) -> list[Visit]:
     merged: dict[tuple[str, str], Visit] = {}
     for site, steps in visits:
         known = merged.get((site.module, site.part))
-        both = steps if known is None else sorted((*known[1], *steps), key=lambda step: not step.edits)
+        both = steps if known is None else sorted((*known[1], *steps), key=lambda step: (not step.edits, step.number))
         merged[site.module, site.part] = (site, both)
 
     def order(visit: Visit) -> tuple[int, bool]:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probe.errors import InvalidEdit
@@ -15,6 +17,8 @@ from probe.tracing.reads import Attention, Logits, Read, VisionAttention, check_
 
 Operand = Tensor | Activation | float
 """What an edit puts, adds or multiplies."""
+Value = Operand | NDArray[np.generic]
+"""The same, as a user may give it. Tensors and arrays are copied: writing to them later does not change the edit."""
 Change = Callable[[Tensor, Tensor | None], Tensor]
 """From values and the operand, broadcast to them, to new values."""
 
@@ -65,12 +69,13 @@ def zero(read: Read) -> Edit:
     return Edit("zero", read, lambda values, _: torch.zeros_like(values))
 
 
-def replace(read: Read, value: Operand) -> Edit:
+def replace(read: Read, value: Value) -> Edit:
     """Put a value in the place of what is read: activation patching.
 
     Args:
-        value: a tensor that broadcasts to the read's ([head,] token, feature), with a leading layer axis if it differs between layers; or an
-            Activation, whose axes are matched by name. Attention: (head, query, key).
+        value: a tensor or array that broadcasts to the read's ([head,] token, feature), with a leading layer axis if it differs between
+            layers; or an Activation, whose axes are matched by name. If it has all of the read's layers (or heads) by their numbers, each gets
+            its own; else they are taken in order, as to put states of one layer into another. Attention: (head, query, key).
 
     >>> y = model.encode(image, "Is there a cat?")
     >>> clean = model.run(y, probe.Hidden(3, at="image"))
@@ -79,7 +84,7 @@ def replace(read: Read, value: Operand) -> Edit:
     return Edit("replace", read, lambda values, operand: _operand(operand).expand_as(values), _checked("replace", value))
 
 
-def add(read: Read, vector: Operand, scale: float = 1.0) -> Edit:
+def add(read: Read, vector: Value, scale: float = 1.0) -> Edit:
     """Add a vector to what is read: steering.
 
     Args:
@@ -99,7 +104,7 @@ def add(read: Read, vector: Operand, scale: float = 1.0) -> Edit:
     )
 
 
-def scale(read: Read, factor: Operand) -> Edit:
+def scale(read: Read, factor: Value) -> Edit:
     """Multiply what is read by a factor.
 
     Args:
@@ -154,8 +159,12 @@ def _operand(operand: Tensor | None) -> Tensor:
 
 
 def _checked(name: str, operand: object) -> Operand:
-    if isinstance(operand, (Tensor, Activation)):
-        return operand.detach() if isinstance(operand, Tensor) else operand
-    if isinstance(operand, (int, float)) and not isinstance(operand, bool):
+    if isinstance(operand, Activation):
+        return operand
+    if isinstance(operand, Tensor):
+        return operand.detach().clone()
+    if isinstance(operand, (int, float, np.number)) and not isinstance(operand, (bool, np.complexfloating)):
         return float(operand)
-    raise InvalidEdit(f"{name}() takes a tensor, an Activation or a number, got a {type(operand).__name__}.")
+    if isinstance(operand, np.ndarray) and operand.dtype.kind in "fiub":
+        return torch.from_numpy(operand.astype(np.float64 if operand.dtype.kind != "f" else operand.dtype))
+    raise InvalidEdit(f"{name}() takes a tensor, an array, an Activation or a number, got a {type(operand).__name__}.")

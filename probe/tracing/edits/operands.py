@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -64,6 +65,22 @@ class BroadcastOperand:
         values = self._rows[row if self._ragged else 0]
         values = values[layer if values.shape[0] > 1 else 0]
         return values[row if values.shape[0] > 1 else 0]
+
+
+def by_number(operand: Operand, labels: Mapping[str, Sequence[int]]) -> Operand:
+    """An Activation that has all of a read's layers and heads by their numbers, in the read's order; anything else as it is.
+
+    Args:
+        labels: axis -> the read's numbers.
+    """
+    if isinstance(operand, RaggedActivation):
+        return RaggedActivation([cast(Activation, by_number(row, labels)) for row in operand])
+    if isinstance(operand, Activation):
+        for dim, numbers in labels.items():
+            known = operand.coords.get(dim, ())
+            if len(known) > 1 and len(set(known)) == len(known) and {*numbers} <= {*known}:
+                operand = operand.sel(**{dim: list(numbers)})
+    return operand
 
 
 def select(operand: Tensor, axis: int, indices: Sequence[int]) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from probe.errors import InvalidEdit
@@ -11,7 +11,7 @@ from probe.tokens.spans import TokenMap
 from probe.tracing.capturing.vision_layout import VisionLayout
 from probe.tracing.edits.attention_edits import AttentionEdit, BlockEdit
 from probe.tracing.edits.kinds import Edit
-from probe.tracing.edits.operands import BroadcastOperand
+from probe.tracing.edits.operands import BroadcastOperand, by_number
 from probe.tracing.edits.state_edits import ModuleEdit, StateEdit, VisionEdit
 from probe.tracing.modules import Modules
 from probe.tracing.reads import Attention, HeadRead, Module, Projected, StateRead, Vision, as_heads, as_positions
@@ -45,7 +45,8 @@ class EditPlan:
 
         At an attention call, weights are edited behind its arguments, since they follow from them.
         """
-        return [edit.step(slots) for edit in sorted(self.edits, key=lambda edit: isinstance(edit, AttentionEdit))]
+        ordered = sorted(self.edits, key=lambda edit: isinstance(edit, AttentionEdit))
+        return [replace(edit.step(slots), number=number) for number, edit in enumerate(ordered)]
 
 
 def check_edits(edits: Iterable[Edit] | Edit) -> tuple[Edit, ...]:
@@ -77,14 +78,14 @@ def _resolved(edit: Edit, modules: Modules, rows: Sequence[TokenMap], vision: Vi
             yield from _attention(edit, read, modules, plan, rows)
         case Vision():
             sizes = {"layer": len(plan.vision)} | ({} if vision.patches is None else {"token": vision.patches})
-            operand = _operand(edit, ("token", "feature"), [sizes], batch=0)
+            operand = _operand(edit, ("token", "feature"), [sizes], {"layer": plan.vision}, batch=0)
             for number, layer in enumerate(plan.vision):
                 yield VisionEdit(edit, number, operand, modules, layer, vision)
         case Module():
             at = as_positions(read.at, "at")
             indices = None if at is None else tuple(token_indices(row, at) for row in rows)
             operand = (
-                None if indices is None else _operand(edit, ("token", "feature"), [{"layer": 1, "token": len(row)} for row in indices])
+                None if indices is None else _operand(edit, ("token", "feature"), [{"layer": 1, "token": len(row)} for row in indices], {})
             )
             yield ModuleEdit(edit, 0, operand, read, indices)
         case StateRead() | Projected():
@@ -106,7 +107,8 @@ def _states(
         widths = {width(address) for address in plan.states}
         known = {"layer": len(plan.states)} | ({"feature": size} if len(widths) == 1 and (size := next(iter(widths))) else {})
         known |= {} if kept is None else {"head": len(kept)}
-        operand = _operand(edit, axes, [known | {"token": len(row)} for row in indices])
+        labels = {"layer": [address.layer for address in plan.states]} | ({} if kept is None else {"head": list(kept)})
+        operand = _operand(edit, axes, [known | {"token": len(row)} for row in indices], labels)
     for number, address in enumerate(plan.states):
         yield StateEdit(edit, number, operand, state_site(address, modules), indices, kept)
 
@@ -126,7 +128,8 @@ def _attention(edit: Edit, read: Attention, modules: Modules, plan: ReadPlan, ro
         yield from (BlockEdit(edit, modules, block, queries, keys, kept) for block in plan.attention)
         return
     sizes = [{"layer": len(plan.attention), "query": len(q), "key": len(k)} for q, k in zip(queries, keys, strict=True)]
-    operand = _operand(edit, ("head", "query", "key"), [size | ({} if kept is None else {"head": len(kept)}) for size in sizes])
+    labels = {"layer": list(plan.attention)} | ({} if kept is None else {"head": list(kept)})
+    operand = _operand(edit, ("head", "query", "key"), [size | ({} if kept is None else {"head": len(kept)}) for size in sizes], labels)
     for number, block in enumerate(plan.attention):
         yield AttentionEdit(edit, number, operand, modules, block, queries, keys, kept)
 
@@ -144,5 +147,7 @@ def _check_keys_are_left(queries: Sequence[Indices], keys: Sequence[Indices], ed
             )
 
 
-def _operand(edit: Edit, axes: tuple[str, ...], sizes: Sequence[dict[str, int]], batch: int | None = None) -> BroadcastOperand | None:
-    return None if edit.operand is None else BroadcastOperand(edit.operand, axes, sizes, repr(edit), batch)
+def _operand(
+    edit: Edit, axes: tuple[str, ...], sizes: Sequence[dict[str, int]], labels: Mapping[str, Sequence[int]], batch: int | None = None
+) -> BroadcastOperand | None:
+    return None if edit.operand is None else BroadcastOperand(by_number(edit.operand, labels), axes, sizes, repr(edit), batch)

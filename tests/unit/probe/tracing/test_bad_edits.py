@@ -115,10 +115,23 @@ def test_after_an_error_in_an_edit_the_model_is_as_it_was(
     assert torch.is_grad_enabled()
 
 
-def test_an_edit_inside_another_run_is_refused(model: probe.Probe, encoding: probe.Encoding) -> None:
+@pytest.mark.parametrize("inner", ["run", "lens", "next_logits", "generate", "ask", "another wrapper"])
+def test_a_run_inside_an_edit_is_refused(model: probe.Probe, encoding: probe.Encoding, wide_image: Image.Image, inner: str) -> None:
+    other = probe.load(model=model.model, processor=model.processor)
+    ways: dict[str, Callable[[Tensor], object]] = {
+        "run": lambda _: model.run(encoding, probe.Logits(), edits=[edit.zero(probe.Hidden(1))]),
+        "lens": lambda states: model.lens(probe.Activation(states, ("token", "feature")), words=5, normed=False),
+        "next_logits": lambda _: model.next_logits(encoding),
+        "generate": lambda _: model.generate(encoding, max_new_tokens=1),
+        "ask": lambda _: model.open(wide_image).ask(["Is there a cat?"], max_new_tokens=1),
+        "another wrapper": lambda _: other.run(encoding, probe.Hidden(1)),
+    }
+
     def nested(states: Tensor) -> Tensor:
-        model.run(encoding, probe.Logits(), edits=[edit.zero(probe.Hidden(1))])
+        ways[inner](states)
         return states
 
+    before = model.next_logits(encoding)
     with pytest.raises(NestedTrace, match="inside a run of the same model"):
         model.run(encoding, probe.Logits(), edits=[edit.apply(probe.Hidden(2), nested)])
+    assert torch.equal(model.next_logits(encoding), before)

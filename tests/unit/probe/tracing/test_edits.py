@@ -351,6 +351,45 @@ def test_several_edits_at_one_address_are_done_in_the_order_given(case: Case) ->
     )
 
 
+def test_edits_of_a_module_and_of_its_states_are_done_in_the_order_given(case: Case) -> None:
+    vector = random(WIDTH)
+    double, add = edit.scale(probe.Hidden(2), 2), edit.add(probe.Module(case.layers[1]), vector)
+    case.check([double, add], hooked.module(case.hf, case.layers[1], lambda values: values * 2 + vector))
+    case.check([add, double], hooked.module(case.hf, case.layers[1], lambda values: (values + vector) * 2))
+
+
+def test_an_activation_gives_each_layer_and_head_its_own_whatever_their_order(llava: Case, other: probe.Answer) -> None:
+    trace = llava.model.run(other, [probe.Hidden("all", at="image"), probe.HeadOutput(1, at="image")])
+    in_order = trace[probe.Hidden([1, 3], at="image")]
+    expected = llava.edited(edit.replace(probe.Hidden([1, 3], at="image"), in_order))
+    for states in (in_order, trace[probe.Hidden([3, 1], at="image")], trace[probe.Hidden("all", at="image")]):
+        assert apart(llava.edited(edit.replace(probe.Hidden([3, 1], at="image"), states)), expected) == 0
+    heads = edit.replace(probe.HeadOutput(1, at="image", heads=(0, 3)), trace[probe.HeadOutput(1, at="image", heads=(0, 3))])
+    others = edit.replace(probe.HeadOutput(1, at="image", heads=(3, 0)), trace[probe.HeadOutput(1, at="image")])
+    assert apart(llava.edited(heads), llava.edited(others)) == 0
+    # Of other layers they are put in order: the states of one layer into another.
+    moved = edit.replace(probe.Hidden([2, 3], at="image"), in_order)
+    by_hand = [edit.replace(probe.Hidden(to, at="image"), in_order.sel(layer=of)) for of, to in ((1, 2), (3, 3))]
+    assert apart(llava.edited(moved), llava.edited(*by_hand)) == 0
+
+
+def test_a_value_is_that_of_when_the_edit_was_made(llava: Case) -> None:
+    for value in (random(WIDTH), random(WIDTH).numpy()):
+        steered = edit.add(probe.Hidden(2), value)
+        before = llava.edited(steered)
+        value *= -5
+        assert apart(llava.edited(steered), before) == 0
+        assert apart(before, llava.plain) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(2), np.arange(WIDTH), np.ones((1, WIDTH)), np.ones(2 * WIDTH, np.float32)[::2], np.ones(WIDTH) > 0]
+)
+def test_values_may_be_numpy_s(llava: Case, value: Any) -> None:
+    expected = torch.from_numpy(np.array(value, dtype=np.float64))
+    assert apart(llava.edited(edit.add(probe.Hidden(2), value)), llava.edited(edit.add(probe.Hidden(2), expected))) == 0
+
+
 def test_edits_at_several_layers_are_done_as_the_forward_reaches_them(case: Case) -> None:
     edits = [
         edit.zero(probe.MLPOutput(3, at="image")),
