@@ -14,7 +14,8 @@ from torch import Tensor
 from probe.errors import GridUnknown, InvalidRead, NotRead
 from probe.tokens.equality import equal_fields
 from probe.tokens.layout import Grid, ImageLayout
-from probe.tracing.activation.conversion import Convertible, as_targets
+from probe.tracing.activation.arithmetic import Arithmetic
+from probe.tracing.activation.conversion import NAMED, Convertible, as_targets
 from probe.tracing.activation.indexing import as_indices, as_labels, index_of_label, indices_of_labels, indices_of_slice
 from probe.tracing.activation.pixels import sample_pixels
 
@@ -26,10 +27,10 @@ Index = SupportsIndex | Sequence[int] | slice | EllipsisType
 
 
 @dataclass(frozen=True, eq=False)
-class Activation(Convertible):
+class Activation(Convertible, Arithmetic):
     """What a model computed at some layers and positions: a tensor with named axes.
 
-    Behaves as an array does: `len(a)`, `a[0]`, `a[:, 2:5]`, `numpy.asarray(a)`. Two are equal where their values, axes and coordinates are.
+    Behaves as an array does: `len(a)`, `a[0]`, `a[:, 2:5]`, `a - b`, `numpy.mean(a, axis=0)`. Two are equal where their values, axes and coordinates are.
 
     Attributes:
         data: the tensor, in the dtype that the model computed in (attention rows: float32).
@@ -40,7 +41,7 @@ class Activation(Convertible):
         no_grid_reason: why there is no layout.
         normed: of hidden states, whether they are after the model's final norm: one value for each layer of the `layer` axis, a single one
             without that axis. None: not hidden states, or not known.
-        words: the words of the `word` axis of a lens, which `sel(word=...)` takes; their token ids are its coordinates.
+        words: the names along the axis `word` of a lens, whose coordinates are token ids, or `place` of a causal trace; `sel` takes them.
 
     >>> states = probe.Activation(torch.arange(6.0).reshape(3, 2), ("layer", "feature"), {"layer": (7, 9, 11)})
     >>> states
@@ -67,8 +68,8 @@ class Activation(Convertible):
         for dim, size in self.shape.items():
             if len(self.coords.get(dim, range(size))) != size:
                 raise InvalidRead(f"The axis {dim} is {size} long and has {len(self.coords[dim])} coordinates. Give each index one.")
-        if len(self.words) not in (0, self.shape.get("word")):
-            raise InvalidRead(f"{len(self.words)} words were given for {self!r}. Give each index of its axis word one.")
+        if len(self.words) not in (0, *(self.shape[dim] for dim in NAMED if dim in self.dims)):
+            raise InvalidRead(f"{len(self.words)} words were given for {self!r}. Give each index of its axis word or place one.")
         layers = self.shape.get("layer", 1)
         if self.normed is not None and len(self.normed) != layers:
             raise InvalidRead(f"normed={self.normed} has {len(self.normed)} values for {layers} layers. Give each layer one.")
@@ -325,7 +326,7 @@ class Activation(Convertible):
             data=data,
             coords={**bare.coords, dim: tuple(known[index] for index in indices)},
             normed=tuple(self.normed[index] for index in indices) if dim == "layer" and self.normed else bare.normed,
-            words=tuple(self.words[index] for index in indices) if dim == "word" and self.words else bare.words,
+            words=tuple(self.words[index] for index in indices) if dim in NAMED and self.words else bare.words,
         )
 
     def _without(self, dim: str, data: Tensor) -> Activation:
@@ -344,5 +345,5 @@ class Activation(Convertible):
             view=None if cells else self.view,
             no_grid_reason="it is a part of what was read there" if tokens and self.layout else self.no_grid_reason,
             normed=None if changed & {"layer", "feature"} else self.normed,
-            words=() if "word" in changed else self.words,
+            words=() if changed & {*NAMED} else self.words,
         )

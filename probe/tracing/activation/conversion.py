@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,6 +14,10 @@ from probe.errors import InvalidRead, PackageNeeded
 
 if TYPE_CHECKING:
     import xarray
+
+
+NAMED = ("word", "place")
+"""The axes whose indices have names, `Activation.words`."""
 
 
 class _Labelled(Protocol):
@@ -45,6 +49,12 @@ class Convertible:
     def __array__(self: _Labelled, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
+    def __array_function__(
+        self, function: Callable[..., object], types: Iterable[type], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> object:
+        """NumPy's functions, such as `numpy.mean(a, axis=0)`, take an activation as the array that it is and return arrays."""
+        return function(*map(_as_array, args), **{name: _as_array(value) for name, value in kwargs.items()})
+
     def to_xarray(self: _Labelled) -> xarray.DataArray:
         """The data as an `xarray.DataArray` with the same axis names and coordinates.
 
@@ -56,9 +66,15 @@ class Convertible:
         except ModuleNotFoundError as error:
             raise PackageNeeded("to_xarray() needs xarray, which is not installed: pip install 'fseg-llava[xarray]'.") from error
         coords: dict[str, list[int] | list[str]] = {name: list(label) for name, label in self.coords.items() if name in self.dims}
-        if self.words and "word" in self.dims:
-            coords["word"] = list(self.words)
+        coords |= {dim: list(self.words) for dim in NAMED if self.words and dim in self.dims}
         return xarray.DataArray(self.numpy(), dims=self.dims, coords=coords)
+
+
+def _as_array(value: object) -> object:
+    """Activations as arrays, also inside lists and tuples."""
+    if isinstance(value, Convertible):
+        return np.asarray(value)
+    return type(value)(map(_as_array, value)) if isinstance(value, (list, tuple)) else value
 
 
 def as_targets(targets: tuple[str | torch.device | torch.dtype, ...]) -> dict[str, torch.device | torch.dtype]:

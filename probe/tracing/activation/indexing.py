@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from probe.errors import NotRead
 from probe.tokens.integers import as_int, as_ints
+from probe.tracing.activation.conversion import NAMED
 
 
 def as_indices(indices: object, description: str, method: str) -> tuple[tuple[int, ...], bool]:
@@ -27,16 +28,17 @@ def as_indices(indices: object, description: str, method: str) -> tuple[tuple[in
 
 
 def as_labels(label: object, dim: str, words: Sequence[str], known: Sequence[int]) -> object:
-    """The labels that words stand for on the axis `word`; anything else as it is.
+    """The labels that names stand for on the axis `word` or `place`; anything else as it is.
 
     Raises:
-        NotRead: a word that is not there.
+        NotRead: a name that is not there, or occurs several times.
     """
-    if dim != "word":
+    if dim not in NAMED:
         return label
     if isinstance(label, str):
-        if label not in words:
-            raise NotRead(f"word {label!r} was asked for; this activation has {', '.join(map(repr, words)) or 'no words'}.")
+        if words.count(label) != 1:
+            found = f"has {', '.join(map(repr, words)) or f'no {dim}s by name'}"
+            raise NotRead(f"{dim} {label!r} was asked for; this activation {found}.{' Choose one by isel().' if label in words else ''}")
         return known[words.index(label)]
     if isinstance(label, (list, tuple)):
         return [as_labels(one, dim, words, known) for one in label]
