@@ -9,7 +9,8 @@ from math import isclose
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.errors import GridMismatch, GridUnknown
+from probe.errors import GridMismatch, GridUnknown, InvalidRead
+from probe.tokens.regions import Region, covered_shares
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels of the original image: edges, not centres. It may reach past the image where the model saw padding."""
@@ -106,6 +107,27 @@ class Grid:
             raise GridUnknown(f"Cell ({row}, {col}) was asked for, this grid has {self.rows} rows and {self.cols} columns, counted from 0.")
         (top, bottom), (left, right) = self.intervals(0)[row], self.intervals(1)[col]
         return (left, top, right, bottom)
+
+    def covered_by(self, region: Region, share: float = 0.5) -> tuple[int, ...]:
+        """The tokens of the cells that a box or a mask of pixels covers, as their indices among the image's tokens.
+
+        Args:
+            region: (x0, y0, x1, y1) in pixels of the original image, or a boolean mask (height, width) of it.
+            share: how much of a cell has to be covered, at least; 0: every cell that is touched.
+
+        Raises:
+            InvalidRead: neither a box nor a mask of this image, or no share from 0 to 1.
+
+        Example:
+            >>> probe.Grid.whole(2, 4, (100, 400)).covered_by((120, 0, 300, 60))
+            (1, 2)
+        """
+        if not 0 <= share <= 1:
+            raise InvalidRead(f"share={share!r}: how much of a cell has to be covered, from 0 to 1.")
+        shares = covered_shares(self.intervals(0), self.intervals(1), self.image_size, region).ravel()
+        return tuple(
+            token for token, covered in zip(self.tokens, shares.tolist(), strict=True) if covered > 0 and covered >= share - _ROUNDING
+        )
 
     def pixel_coordinates(self, *, nearest: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The pixels of the original image in the grid's coordinates, for interpolating a map of cells to pixels.

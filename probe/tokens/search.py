@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from probe.errors import SpanNotFound
+from probe.tokens.integers import as_int
+
+T = TypeVar("T")
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 
@@ -34,3 +41,14 @@ def find_sentences(text: str) -> list[tuple[int, int]]:
         stops.append(len(text))
     starts = [0, *stops[:-1]] if stops else []
     return [(stop - len(text[start:stop].lstrip()), stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def item_at(items: Sequence[T], index: int, not_an_integer: str, out_of_range: str) -> T:
+    """One item by its index, or SpanNotFound with one of these messages."""
+    number = as_int(index)
+    if number is None:
+        raise SpanNotFound(not_an_integer)
+    try:
+        return items[number]
+    except IndexError:
+        raise SpanNotFound(out_of_range) from None

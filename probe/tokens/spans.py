@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
-from probe.errors import AmbiguousWord, InvalidRead, SpanNotFound
+from probe.errors import AmbiguousWord, GridUnknown, InvalidRead, SpanNotFound
 from probe.tokens.integers import as_int
 from probe.tokens.layout import ImageLayout
 from probe.tokens.offsets import TokenText, text_of
-from probe.tokens.search import find_sentences, find_words
+from probe.tokens.regions import Region
+from probe.tokens.search import find_sentences, find_words, item_at
 from probe.tokens.span import Span, image_spans, shortened
 
 __all__ = ["Span", "TokenMap", "image_spans", "shortened"]
 
 _BUILT_IN = re.compile(r"image|image \d+|prompt|question|answer|end")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class TokenMap:
             raise AmbiguousWord(
                 f"{word!r} occurs {last + 1} times in {_named(within)} (characters {characters}). Pass index=0 to index={last}."
             )
-        start, stop = _item(
+        start, stop = item_at(
             occurrences,
             0 if index is None else index,
             f"index={index!r}: which occurrence of {word!r}, an integer from 0 to {last}, or negative.",
@@ -171,7 +169,7 @@ class TokenMap:
         """
         text = self.text(within)
         sentences = find_sentences(text)
-        start, stop = _item(
+        start, stop = item_at(
             sentences,
             index,
             f"Sentence {index!r} was asked for: an integer counts them from 0, or from the last if negative; {_named(within)} has {len(sentences)}.",
@@ -257,6 +255,34 @@ class TokenMap:
             )
         return (number % len(self),)
 
+    def cells(self, region: Region, *, image: int = 0, view: str | None = None, share: float = 0.5) -> Span:
+        """The tokens of the image's cells that a box or a mask of pixels covers: the inverse of `Activation.to_pixels`.
+
+        Args:
+            region, share: as in `Grid.covered_by`.
+            image, view: which image, and which view of it where it has several.
+
+        Raises:
+            GridUnknown: no such image or view, or the family does not say where its tokens lie.
+            SpanNotFound: no cell is covered as much.
+            InvalidRead: neither a box nor a mask of this image.
+
+        Example:
+            >>> tokens = model.encode(image, "Is there a cat?").tokens
+            >>> len(tokens.cells((0, 0, image.width / 2, image.height)))
+            98
+        """
+        if not 0 <= image < len(self.images):
+            raise GridUnknown(f"The cells of image {image!r} were asked for, there are {len(self.images)} images, counted from 0.")
+        self.check_layouts()
+        layout = self.layouts[image]
+        if layout is None:
+            raise GridUnknown(f"The cells of image {image} are not known: {self._no_layout_reason()}.")
+        covered = layout.grid(view).covered_by(region, share)
+        if not covered:
+            raise SpanNotFound(f"No cell has {share:g} of its area in this region. Pass share=0 for every cell that it touches.")
+        return Span(tuple(self.images[image][token] for token in covered), "cells")
+
     def check_layouts(self) -> None:
         """Check for every image with a declared layout that it has as many tokens as `input_ids` (GridMismatch)."""
         for positions, layout in zip(self.images, self.layouts, strict=True):
@@ -287,6 +313,10 @@ class TokenMap:
             raise SpanNotFound(f"{named} reaches to position {last}, the sequence has {len(self)} tokens. Is it of another text?")
 
     def _positions(self, within: str | Span | None) -> tuple[int, ...]:
+        if isinstance(within, str) and within not in self.spans:
+            none = "These tokens have no answer yet" if within == "answer" else f"No span {within!r} to look in"
+            example = next((f", such as within={name!r}" for name in ("question", "prompt", *self.spans) if name in self.spans), "")
+            raise SpanNotFound(f"{none}. Spans here: {', '.join(self.spans)}. Pass within= one of them{example}.")
         return tuple(range(len(self))) if within is None else self.resolve(within)
 
     def _text_positions(self, within: str | Span | None) -> tuple[int, ...]:
@@ -308,17 +338,6 @@ class TokenMap:
         """(position, start, stop) of every token of a span that holds characters of its text."""
         text = self._text_of(within)
         return [(p, a, b) for p, a, b in zip(self._text_positions(within), text.starts, text.stops, strict=True) if a < b]
-
-
-def _item(items: Sequence[T], index: int, not_an_integer: str, out_of_range: str) -> T:
-    """One item by its index, or SpanNotFound with one of these messages."""
-    number = as_int(index)
-    if number is None:
-        raise SpanNotFound(not_an_integer)
-    try:
-        return items[number]
-    except IndexError:
-        raise SpanNotFound(out_of_range) from None
 
 
 def _named(within: str | Span | None) -> str:

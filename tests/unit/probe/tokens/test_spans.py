@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from probe.errors import AmbiguousWord, GridMismatch, SpanNotFound
@@ -112,6 +115,18 @@ def test_the_question_is_named_without_its_template() -> None:
     tokens = answered("No.")
     assert tokens.text("question") == "Is there a cat?"
     assert tokens.text("image") == ""
+
+
+@pytest.mark.parametrize("look", [lambda t: t.word("cat"), lambda t: t.find("cat"), lambda t: t.sentence(0), lambda t: t.after(Span((0,)))])
+def test_a_prompt_without_an_answer_says_where_else_to_look(look: Any) -> None:
+    tokens = answered("No.")
+    prompt = replace(tokens, spans={name: span for name, span in tokens.spans.items() if name != "answer"})
+    with pytest.raises(
+        SpanNotFound, match=r"have no answer yet. Spans here: prompt, .* Pass within= one of them, such as within='question'"
+    ):
+        look(prompt)
+    with pytest.raises(SpanNotFound, match=r"No span 'anser' to look in"):
+        tokens.word("cat", within="anser")
 
 
 def test_an_unknown_span_names_those_there_are() -> None:
