@@ -6,6 +6,7 @@ from . import views as views
 from .attribution.decomposition import Attribution as Attribution
 from .attribution.likely import LikelyTokens as LikelyTokens
 from .attribution.metrics import LogitDifference as LogitDifference
+from .attribution.metrics import TokenDifference as TokenDifference
 from .backbones.base import Backbone as Backbone
 from .backbones.processed_image import ProcessedImage as ProcessedImage
 from .backbones.registry import register as register

@@ -30,7 +30,7 @@ from probe.tracing.sites import Site, StateAddress, StateSite, Step, state_site
 from probe.tracing.slots import SequenceSlot, batch_rows
 from probe.tracing.trace import Trace
 
-Metric = LogitDifference | Callable[[Float[Tensor, "token vocabulary"]], Float[Tensor, ""]]
+Metric = LogitDifference | TokenDifference | Callable[[Float[Tensor, "token vocabulary"]], Float[Tensor, ""]]
 """What is differentiated: a difference of two logits, or a function from a row's logits to one number."""
 Method = Literal["gradient", "input_x_gradient", "integrated"]
 
@@ -256,7 +256,7 @@ def _baselines(
 
 def _row_metrics(of: Metric, encoding: object, batch: Batch, runtime: Runtime) -> _RowMetrics:
     """The metric of each row of the batch, a function of the row's logits."""
-    if isinstance(of, LogitDifference):
+    if isinstance(of, (LogitDifference, TokenDifference)):
         return [partial(_at, difference) for difference in differences_of_rows(of, encoding, batch.tokens, runtime)]
     if not callable(of):
         raise InvalidRead(f"of= takes a probe.LogitDifference, or a function from logits (token, vocabulary) to one number; got {of!r}.")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.errors import InvalidRead
+from probe.errors import InvalidRead, NotFinite
 from probe.inputs.encoding import Encoding
 from probe.runtime import Runtime
 from probe.tokens.integers import as_int
 from probe.tokens.spans import TokenMap
+from probe.tracing.reads import Logits
+from probe.tracing.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class LogitDifference:
 
 
 def differences_of_rows(
-    metric: LogitDifference, encoding: object, rows: Sequence[TokenMap], runtime: Runtime
+    metric: LogitDifference | TokenDifference, encoding: object, rows: Sequence[TokenMap], runtime: Runtime
 ) -> tuple[TokenDifference, ...]:
     """The metric in each row of a batch, `at` counted from the row's first token.
 
@@ -70,10 +74,13 @@ def differences_of_rows(
         encoding: of the rows; words need one of `encode()`.
 
     Raises:
-        InvalidRead: a word of several tokens, or a token id that the model does not have.
+        InvalidRead: another metric, a word of several tokens, or a token id that the model does not have.
         SpanNotFound: a position beyond a row.
     """
-    difference = metric.of(encoding if isinstance(encoding, Encoding) else None)
+    if not isinstance(metric, (LogitDifference, TokenDifference)):
+        raise InvalidRead(f"A difference of two logits was expected, such as probe.LogitDifference('yes', 'No'); got {metric!r}.")
+    known = encoding if isinstance(encoding, Encoding) else None
+    difference = metric.of(known) if isinstance(metric, LogitDifference) else metric
     vocabulary = int(runtime.model.config.get_text_config(decoder=True).vocab_size)
     for token in (difference.plus, difference.minus):
         if not 0 <= token < vocabulary:
@@ -83,11 +90,33 @@ def differences_of_rows(
     return tuple(replace(difference, at=row.resolve(difference.at)[0]) for row in rows)
 
 
+def value_of_trace(metric: TokenDifference | Callable[[Trace], Tensor | float], trace: Trace) -> Float[Tensor, ""]:
+    """One number of a trace of one row: a function's, or the difference of the logits that were read.
+
+    Raises:
+        InvalidRead: the function returned something else than one number.
+        NotFinite: the number is NaN or infinite.
+    """
+    if isinstance(metric, TokenDifference):
+        value: object = metric(trace[Logits(at=metric.at)].data[0, 0])
+    else:
+        value = metric(trace)
+    if not isinstance(value, (Tensor, int, float, np.number)) or (isinstance(value, Tensor) and value.numel() != 1):
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InvalidRead(f"The metric returned {got}. Return one number of a Trace, such as float(trace.logits().data[0, -1, 273]).")
+    number = torch.as_tensor(value).detach().float().reshape(()).cpu()
+    if not bool(torch.isfinite(number)):
+        raise NotFinite(f"The metric is {float(number)}.")
+    return number
+
+
 def _token_id(word: str | int, encoding: Encoding | None) -> int:
     number = as_int(word)
     if number is not None:
         return number
-    if not isinstance(word, str) or encoding is None:
+    if not isinstance(word, str):
+        raise InvalidRead(f"LogitDifference({word!r}): name a word, such as 'yes', or a token id.")
+    if encoding is None:
         raise InvalidRead(f"LogitDifference({word!r}): a word needs an encoding of encode(); with a plain one, name token ids.")
     tokens = encoding.with_answer(word).tokens
     positions = tokens.spans["answer"].positions

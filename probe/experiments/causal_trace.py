@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from probe.attribution.metrics import LogitDifference, TokenDifference, differences_of_rows
+from probe.attribution.metrics import LogitDifference, TokenDifference, differences_of_rows, value_of_trace
 from probe.errors import InvalidRead
 from probe.inputs.encoding import Encoding
 from probe.model import Probe
@@ -20,15 +22,18 @@ from probe.tracing.edits import Edit
 from probe.tracing.edits import replace as replaced
 from probe.tracing.reads import AttentionOutput, Hidden, Layers, Logits, MLPOutput, Position, Positions, as_positions, position_name
 from probe.tracing.resolving import Indices, token_indices
-from probe.tracing.trace import Trace
 
 Inputs = Encoding | Mapping[str, Tensor]
+Places = Position | Sequence[Position | Sequence[Position]]
+"""One place, or several; each one position, a span, or several of these."""
 Patched = type[Hidden] | type[AttentionOutput] | type[MLPOutput]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CausalTrace(Activation):
     """The metric of runs of one input in which states of another one are put: dims (layer, place), or (layer, token).
+
+    Of the axis `place`, `words` are the places' names, which `sel` takes: `traced.sel(place="image")`.
 
     Attributes:
         clean: the metric of the input whose states are put.
@@ -52,7 +57,7 @@ class CausalTrace(Activation):
         if self.clean == self.corrupt:
             raise InvalidRead(f"The metric of the clean and of the corrupt input is {self.clean:g}: there is no difference to carry over.")
         share = (self.data - self.corrupt) / (self.clean - self.corrupt)
-        return Activation(share, self.dims, self.coords, self.layout, self.view, self.no_grid_reason)
+        return Activation(share, self.dims, self.coords, self.layout, self.view, self.no_grid_reason, words=self.words)
 
 
 def causal_trace(
@@ -60,8 +65,8 @@ def causal_trace(
     clean: Inputs,
     corrupt: Inputs,
     *,
-    metric: LogitDifference,
-    places: Positions,
+    metric: LogitDifference | TokenDifference,
+    places: Places,
     layers: Layers = "all",
     read: Patched = Hidden,
 ) -> CausalTrace:
@@ -73,13 +78,13 @@ def causal_trace(
     Args:
         clean, corrupt: encodings or answers of equal length, such as one question about two images.
         metric: what is measured, a difference of two tokens' logits at one position.
-        places: each a position, or a span (its name or a `Span`) whose positions are all patched at once.
+        places: each a position, a span (its name or a `Span`), or a tuple of these; all positions of a place are patched at once.
         layers: of the read.
         read: what is patched: `probe.Hidden`, `probe.AttentionOutput` or `probe.MLPOutput`.
 
     Returns:
-        float32, dims (layer, token) where each place is one position, else (layer, place), with `.clean` and `.corrupt`, the metric of the
-        two inputs, and `recovered()`, the share between them.
+        float32, dims (layer, token) where each place is one position, else (layer, place), whose names `sel(place=...)` takes: those of
+        spans, else "-1" for a position -1; with `.clean` and `.corrupt`, the metric of the two inputs, and `recovered()`, the share between.
 
     >>> other = image.rotate(180)
     >>> clean, corrupt = (model.encode(one, "Is there a cat in the image?") for one in (image, other))
@@ -87,7 +92,7 @@ def causal_trace(
     >>> traced = probe.causal_trace(model, clean, corrupt, layers=[2, 6], places=["image", "question", -1], metric=metric)
     >>> traced
     CausalTrace(layer=2, place=3; float32)
-    >>> bool(abs(traced.sel(layer=2, place=0).data - traced.clean) < abs(traced.corrupt - traced.clean))
+    >>> bool(abs(traced.sel(layer=2, place="image").data - traced.clean) < abs(traced.corrupt - traced.clean))
     True
 
     Raises:
@@ -98,10 +103,8 @@ def causal_trace(
         raise InvalidRead(f"causal_trace(read={read!r}): patch probe.Hidden, probe.AttentionOutput or probe.MLPOutput, without a layer.")
     batches = [model.runtime.batch(one) for one in (clean, corrupt)]
     tokens = _of_equal_length(batches)
-    named = as_positions(places, "places") or ()
-    if not named:
-        raise InvalidRead('causal_trace(places=None): name places, such as ["image", -1] or range(-20, 0).')
-    spans = [_same_in_both(place, tokens) for place in named]
+    named = _named(places)
+    spans = [_same_in_both(place, name, tokens) for name, place in named]
     (difference,) = differences_of_rows(metric, corrupt, [tokens[1]], model.runtime)
     union = Span(tuple(sorted({index for indices in spans for index in indices})), "places")
     asked, logits = read(layers, at=union), Logits(at=difference.at)
@@ -110,9 +113,9 @@ def causal_trace(
     states, ends = _clean_states(model, batches[0], asked, logits, difference)
     numbers = states.coords["layer"]
     variants = [(), *(_patch(states, layer, indices, union, read) for layer in numbers for indices in spans)]
-    values = run_variants(model.runtime, batches[1], [logits], variants, lambda trace: _value(trace, difference))
+    values = run_variants(model.runtime, batches[1], [logits], variants, partial(value_of_trace, difference))
     data = torch.stack(values[1:]).view(len(numbers), len(spans)).cpu()
-    return _shaped(data, numbers, spans, tokens[1], (ends, float(values[0])))
+    return _shaped(data, numbers, spans, tokens[1], (ends, float(values[0])), tuple(name for name, _ in named))
 
 
 def _clean_states(
@@ -120,12 +123,7 @@ def _clean_states(
 ) -> tuple[Activation, float]:
     """The states that are put, and the metric of their own input."""
     (trace,) = run_variants(model.runtime, batch, [asked, logits], [()], lambda trace: trace)
-    return trace[asked], float(_value(trace, metric))
-
-
-def _value(trace: Trace, metric: TokenDifference) -> Tensor:
-    (logits,) = trace.captured.logits.values()
-    return metric(logits[0][0])
+    return trace[asked], float(value_of_trace(metric, trace))
 
 
 def _patch(states: Activation, layer: int, indices: Indices, union: Span, read: Patched) -> tuple[Edit, ...]:
@@ -147,20 +145,38 @@ def _of_equal_length(batches: Sequence[Batch]) -> tuple[TokenMap, TokenMap]:
     return clean[0], corrupt[0]
 
 
-def _same_in_both(place: Position, tokens: tuple[TokenMap, TokenMap]) -> Indices:
-    clean, corrupt = (token_indices(one, (place,)) for one in tokens)
+def _named(places: Places) -> list[tuple[str, tuple[Position, ...]]]:
+    """The name of each place, and its positions.
+
+    Raises:
+        InvalidRead: no places, or something that is no position.
+    """
+    alone = isinstance(places, (str, int, Span)) or not isinstance(places, Iterable) or getattr(places, "ndim", 1) == 0
+    given = [places] if alone else list(cast("Iterable[Position | Sequence[Position]]", places))
+    if places is None or not given:
+        raise InvalidRead(f'causal_trace(places={places!r}): name places, such as ["image", -1] or range(-20, 0).')
+    positions = [as_positions(cast(Positions, place), "causal_trace(places=...)") or () for place in given]
+    return [(", ".join(map(_name, place)), place) for place in positions]
+
+
+def _name(position: Position) -> str:
+    return position if isinstance(position, str) else position_name(position).strip("'")
+
+
+def _same_in_both(place: tuple[Position, ...], name: str, tokens: tuple[TokenMap, TokenMap]) -> Indices:
+    clean, corrupt = (token_indices(one, place) for one in tokens)
     if clean != corrupt or not clean:
         where = f"{len(clean)} tokens of the clean input and {len(corrupt)} of the corrupt one, at other positions"
-        raise InvalidRead(
-            f"The place {position_name(place)} is {where if clean else 'empty'}. Name places that are the same in both inputs."
-        )
+        raise InvalidRead(f"The place {name!r} is {where if clean else 'empty'}. Name places that are the same in both inputs.")
     return clean
 
 
-def _shaped(data: Tensor, layers: tuple[int, ...], spans: Sequence[Indices], tokens: TokenMap, ends: tuple[float, float]) -> CausalTrace:
+def _shaped(
+    data: Tensor, layers: tuple[int, ...], spans: Sequence[Indices], tokens: TokenMap, ends: tuple[float, float], names: tuple[str, ...]
+) -> CausalTrace:
     coords = {"layer": layers}
     if any(len(indices) > 1 for indices in spans):
-        return CausalTrace(data, ("layer", "place"), coords, clean=ends[0], corrupt=ends[1])
+        return CausalTrace(data, ("layer", "place"), coords, words=names, clean=ends[0], corrupt=ends[1])
     positions = tuple(index for indices in spans for index in indices)
     layout, reason = tokens.layout_or_reason(positions)
     trace = CausalTrace(data, ("layer", "token"), coords | {"token": positions}, clean=ends[0], corrupt=ends[1])

@@ -1,27 +1,31 @@
-"""The methods of `Probe` that ask where an answer comes from: the logit lens, attribution, gradients."""
+"""The methods of `Probe` that ask where an answer comes from: the logit lens, many edited runs, attribution, gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import overload
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probe.attribution.decomposition import Attribution, attribute_logits
 from probe.attribution.gradients import Method, Metric, gradients
 from probe.attribution.lens import likely_tokens, word_lens
 from probe.attribution.likely import LikelyTokens
-from probe.attribution.metrics import LogitDifference
+from probe.attribution.metrics import LogitDifference, TokenDifference, differences_of_rows, value_of_trace
 from probe.attribution.words import Word
 from probe.encoder import Encoder
-from probe.errors import InvalidRead
+from probe.errors import InvalidEdit, InvalidRead
 from probe.inputs.encoding import Encoding
 from probe.runtime import Runtime
+from probe.sessions.variants import run_variants
 from probe.tracing.activation import Activation
 from probe.tracing.edits import Edit
 from probe.tracing.edits.kinds import Operand
 from probe.tracing.edits.plan import check_edits
-from probe.tracing.reads import Read
+from probe.tracing.reads import Logits, Read, as_reads
 from probe.tracing.trace import Trace
 
 
@@ -76,6 +80,72 @@ class Analysis:
             return word_lens(self.runtime, tokenizer, activation, words, normed)
         assert top is not None
         return likely_tokens(self.runtime, tokenizer, activation, top, normed)
+
+    @overload
+    def run_variants(
+        self, encoding: Encoding | Mapping[str, Tensor], reads: Iterable[Read] | Read, variants: Iterable[Iterable[Edit] | Edit]
+    ) -> list[Trace]: ...
+
+    @overload
+    def run_variants(
+        self,
+        encoding: Encoding | Mapping[str, Tensor],
+        reads: Iterable[Read] | Read = (),
+        variants: Iterable[Iterable[Edit] | Edit] = (),
+        *,
+        metric: LogitDifference | TokenDifference | Callable[[Trace], Tensor | float],
+    ) -> Float[Tensor, "variant"]: ...
+
+    def run_variants(
+        self,
+        encoding: Encoding | Mapping[str, Tensor],
+        reads: Iterable[Read] | Read = (),
+        variants: Iterable[Iterable[Edit] | Edit] = (),
+        *,
+        metric: LogitDifference | TokenDifference | Callable[[Trace], Tensor | float] | None = None,
+    ) -> list[Trace] | Float[Tensor, "variant"]:
+        """Many edited runs of one input: for each variant the Trace that `run(encoding, reads, edits=variant)` gives.
+
+        The input is run once without edits. A variant then costs only what lies behind its first edit: its tokens from the first edited
+        position on, and the decoder blocks from the first edited one on; variants with the same first block share passes. What lies before
+        is the unedited run's, whose tensors the traces share: clone what you write to.
+
+        Edits of the vision tower or of a `Module` run whole. So do all variants in families that share no prefix (`inspect()` says why), and
+        edits within the image in families whose image tokens attend to later ones or have positions by row and column; a warning says so.
+
+        Args:
+            encoding, reads: as in `run`.
+            variants: the edits of each run; none for the unedited one.
+            metric: makes one number of each variant, whose trace is then not held: a difference of logits, which needs no reads, or a
+                function of a Trace.
+
+        Returns:
+            a Trace for each variant; with `metric` its numbers, float32.
+
+        Raises:
+            InvalidRead, InvalidLayer, NoAttention, InvalidEdit, SpanNotFound, GridMismatch: of any variant, before any forward runs.
+            NotFinite, and what else `run` raises.
+
+        >>> x = model.encode(image, "Is there a cat in the image?")
+        >>> variants = [[], *([probe.edit.zero(probe.MLPOutput(block, at=-1))] for block in range(6, 8))]
+        >>> [trace.logits().shape["token"] for trace in model.run_variants(x, probe.Logits(at=-1), variants)]
+        [1, 1, 1]
+        >>> model.run_variants(x, variants=variants, metric=probe.LogitDifference("yes", "No")).shape
+        torch.Size([3])
+        """
+        batch, checked = self.runtime.batch(encoding), _checked_variants(variants)
+        if metric is None:
+            return run_variants(self.runtime, batch, as_reads(reads), checked, lambda trace: trace)
+        asked = list(reads) if isinstance(reads, Iterable) else [reads]
+        if isinstance(metric, (LogitDifference, TokenDifference)):
+            if len(batch.tokens) > 1:
+                raise InvalidRead(f"metric={metric!r} is of one sequence, got a batch of {len(batch.tokens)}. Pass them one by one.")
+            (metric,) = differences_of_rows(metric, encoding, batch.tokens, self.runtime)
+            asked.append(Logits(at=metric.at))
+        elif not callable(metric):
+            raise InvalidRead(f"metric= takes a probe.LogitDifference, or a function from a Trace to one number; got {metric!r}.")
+        values = run_variants(self.runtime, batch, as_reads(asked), checked, partial(value_of_trace, metric))
+        return torch.stack(values) if values else torch.zeros(0)
 
     def attribute_logits(
         self, encoding: Encoding | Mapping[str, Tensor], *, plus: str | int, minus: str | int, at: int = -1
@@ -143,3 +213,14 @@ class Analysis:
         """
         reads = tuple(to) if isinstance(to, Iterable) else (to,)
         return gradients(self.runtime, encoding, of, reads, method=method, steps=steps, baseline=baseline, edits=check_edits(edits))
+
+
+def _checked_variants(variants: Iterable[Iterable[Edit] | Edit]) -> list[tuple[Edit, ...]]:
+    """The edits of each variant.
+
+    Raises:
+        InvalidEdit: something that is no edit, or one edit instead of several variants.
+    """
+    if isinstance(variants, Edit):
+        raise InvalidEdit(f"variants= takes the edits of several runs, got {variants!r}. Pass a list of variants: [[...], [...]].")
+    return [check_edits(edits) for edits in variants]

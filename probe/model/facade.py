@@ -20,11 +20,10 @@ from probe.inspection import Inspection, inspect_model
 from probe.model.analysis import Analysis
 from probe.runtime import Runtime
 from probe.sessions.session import Session
-from probe.sessions.variants import run_variants
 from probe.tracing.edits import Edit
 from probe.tracing.edits.plan import check_edits
 from probe.tracing.modules import Modules
-from probe.tracing.reads import Read
+from probe.tracing.reads import Read, as_reads
 from probe.tracing.trace import Trace
 
 
@@ -246,35 +245,7 @@ class Probe(Analysis):
         >>> trace.attention(layer=4).shape
         {'batch': 1, 'head': 2, 'query': 1, 'key': 196}
         """
-        return self.runtime.run(self.runtime.batch(encoding), _reads(reads), check_edits(edits))
-
-    def run_variants(
-        self, encoding: Encoding | Mapping[str, Tensor], reads: Iterable[Read] | Read, variants: Iterable[Iterable[Edit] | Edit]
-    ) -> list[Trace]:
-        """Many edited runs of one input: for each variant the Trace that `run(encoding, reads, edits=variant)` gives.
-
-        The input is run once without edits. A variant then costs only what lies behind its first edit: its tokens from the first edited
-        position on, and the decoder blocks from the first edited one on; variants with the same first block share passes. What lies before
-        is the unedited run's, whose tensors the traces share: clone what you write to.
-
-        Edits of the vision tower or of a `Module` run whole. So do all variants in families that share no prefix (`inspect()` says why), and
-        edits within the image in families whose image tokens attend to later ones or have positions by row and column; a warning says so.
-
-        Args:
-            encoding, reads: as in `run`.
-            variants: the edits of each run; none for the unedited one.
-
-        Raises:
-            InvalidRead, InvalidLayer, NoAttention, InvalidEdit, SpanNotFound, GridMismatch: of any variant, before any forward runs.
-            NotFinite, and what else `run` raises.
-
-        >>> x = model.encode(image, "Is there a cat in the image?")
-        >>> variants = [[], *([probe.edit.zero(probe.MLPOutput(block, at=-1))] for block in range(6, 8))]
-        >>> [trace.logits().shape["token"] for trace in model.run_variants(x, probe.Logits(at=-1), variants)]
-        [1, 1, 1]
-        """
-        checked = [check_edits(edits) for edits in variants]
-        return run_variants(self.runtime, self.runtime.batch(encoding), _reads(reads), checked, lambda trace: trace)
+        return self.runtime.run(self.runtime.batch(encoding), as_reads(reads), check_edits(edits))
 
     def open(
         self,
@@ -303,13 +274,6 @@ class Probe(Analysis):
             chat=chat,
             template=template,
         )
-
-
-def _reads(reads: Iterable[Read] | Read) -> list[Read]:
-    asked = list(reads) if isinstance(reads, Iterable) else [reads]
-    if not asked:
-        raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
-    return asked
 
 
 def _check_encoding(encoding: object, step: str) -> None:

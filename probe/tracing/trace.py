@@ -19,9 +19,9 @@ from probe.tracing.capturing.captured import Captured
 from probe.tracing.capturing.lookup import CapturedByPosition, RequestedPositions, attention_selections, described, not_read, nothing_read
 from probe.tracing.capturing.vision_layout import VisionLayout
 from probe.tracing.items import Items, normed_layers, stack_layers
-from probe.tracing.reads import Heads, Position, Positions, Read, Vision, as_heads, as_positions, position_name, position_names
+from probe.tracing.reads import Heads, Hidden, Position, Positions, Read, Vision, as_heads, as_positions, position_name, position_names
 from probe.tracing.resolving import AttentionSelection, ReadPlan, RowIndices
-from probe.tracing.sites import StateAddress
+from probe.tracing.sites import BEFORE_NORM, StateAddress
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,9 @@ class Trace:
             NotRead: the message lists what was read.
         """
         requested: RequestedPositions = as_positions(at, "hidden(at=...)") or _only_read(
-            self.plan.hidden_reads, [at for address, at in self.captured.states if address.read == "Hidden"], "hidden states"
+            self.plan.hidden_reads,
+            [at for address, at in self.captured.states if address.read in ("Hidden", BEFORE_NORM)],
+            "hidden states",
         )
         numbers = self._layers_at(requested, layer, layers)
         states = [self._lookup.states(StateAddress("Hidden", number), requested) for number in numbers]
@@ -256,6 +258,7 @@ class Trace:
         lookup, unnamed = self._lookup, layer is None and layers is None
         layers_of = {at: lookup.requested_layers(at) if unnamed else lookup.layers("Hidden", at) for at in requested}
         for position in requested:
+            self._refuse_before_norm(position, _requested_layers(layer, layers, self.depth[0], "hidden states of layer"))
             if not layers_of[position]:
                 known = [other for address, other in self.captured.states if address.read == "Hidden"]
                 raise NotRead(not_read("Hidden states", position, known))
@@ -266,6 +269,20 @@ class Trace:
         return _selected_layers(
             sorted(common), _requested_layers(layer, layers, self.depth[0], "hidden states of layer"), "hidden states of layer"
         )
+
+    def _refuse_before_norm(self, position: Position | None, numbers: Sequence[int] | None) -> None:
+        """Refuse the last hidden state at a position where it was read before the final norm alone.
+
+        Args:
+            numbers: the layers that are asked for; None: those that were read.
+        """
+        last, lookup = self.depth[1], self._lookup
+        asked = position not in self.plan.layers_by_position if numbers is None else last in numbers
+        if asked and last in lookup.layers(BEFORE_NORM, position) and last not in lookup.layers("Hidden", position):
+            raise NotRead(
+                f"Hidden state {last} was read before the final norm, where it is not Hugging Face's: take it as "
+                f"trace[{Hidden(last, at=position, normed=False)!r}]."
+            )
 
     def _check_same_keys(self, selections: Mapping[int, AttentionSelection], blocks: Sequence[int]) -> None:
         widths = {self.captured.attention[block, selections[block]][0].shape[-1] for block in blocks}
@@ -325,6 +342,7 @@ def _only_read(reads: Sequence[tuple[Position | None, ...]], captured: Iterable[
     read = list(captured)
     if not read:
         raise NotRead(nothing_read(kind))
+    reads = reads or (tuple(dict.fromkeys(read)),)  # states before the final norm alone, or projected tokens
     if (None,) in reads:
         return (None,)
     if len(reads) != 1:

@@ -120,7 +120,7 @@ def apply(read: Read, function: Callable[[Tensor], Tensor]) -> Edit:
 
     Args:
         function: from the values of one layer and one row, (token, feature), (head, token, feature) or for attention (head, query, key), to
-            new ones of the same shape. It has to leave its argument as it is.
+            new ones of the same shape. It gets a copy, to which it may write.
 
     >>> edit = probe.edit.apply(probe.MLPOutput(3, at="image"), lambda states: states.clamp(min=0))
     """
@@ -161,10 +161,11 @@ def _operand(operand: Tensor | None) -> Tensor:
 def _checked(name: str, operand: object) -> Operand:
     if isinstance(operand, Activation):
         return operand
-    if isinstance(operand, Tensor):
+    if isinstance(operand, Tensor) and not operand.is_complex():
         return operand.detach().clone()
     if isinstance(operand, (int, float, np.number)) and not isinstance(operand, (bool, np.complexfloating)):
         return float(operand)
     if isinstance(operand, np.ndarray) and operand.dtype.kind in "fiub":
         return torch.from_numpy(operand.astype(np.float64 if operand.dtype.kind != "f" else operand.dtype))
-    raise InvalidEdit(f"{name}() takes a tensor, an array, an Activation or a number, got a {type(operand).__name__}.")
+    kind = f"{operand.dtype} {type(operand).__name__}" if isinstance(operand, (Tensor, np.ndarray)) else type(operand).__name__
+    raise InvalidEdit(f"{name}() takes a tensor, an array, an Activation or a number, got a {kind}.")

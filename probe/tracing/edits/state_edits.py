@@ -140,7 +140,8 @@ class ModuleEdit:
         def act(value: object) -> object:
             given = self.edit.operand
             operand = torch.as_tensor(getattr(given, "data", given)) if given is not None else None
-            return with_first_tensor(value, changed_values(self.edit, first_tensor(value), operand))
+            # A copy, as of the states of other edits: what a module takes may be the residual stream, and a function may write to it.
+            return with_first_tensor(value, changed_values(self.edit, first_tensor(value).clone(), operand))
 
         return Step(site, act, edits=True)
 

@@ -164,6 +164,18 @@ def check_read(read: object) -> Read:
     raise InvalidRead(f"Not a read: {read!r}. Reads are {', '.join(kinds)} and {last}.")
 
 
+def as_reads(reads: Iterable[Read] | Read) -> list[Read]:
+    """One read or several, as a list.
+
+    Raises:
+        InvalidRead: none.
+    """
+    asked = list(reads) if isinstance(reads, Iterable) else [reads]
+    if not asked:
+        raise InvalidRead("No reads were given. Name some, such as probe.Hidden(layers=[7], at='image').")
+    return asked
+
+
 def merge(reads: Iterable[Read]) -> tuple[Read, ...]:
     """The fewest reads that cover all of these.
 

@@ -161,6 +161,12 @@ def test_a_gradient_that_is_not_finite_raises(encoding: Encoding) -> None:
         model().gradients(encoding, of=lambda logits: logits.sum() / 0, to=probe.Hidden(2))
 
 
+def test_a_difference_of_tokens_is_that_of_their_words(encoding: Encoding) -> None:
+    reads = probe.Hidden(2, at="image")
+    ours = model().gradients(encoding, of=probe.TokenDifference(7, 5, at=-2), to=reads)
+    assert ours == model().gradients(encoding, of=probe.LogitDifference(7, 5, at=-2), to=reads)
+
+
 BEFORE_THE_FORWARD: dict[str, tuple[dict[str, Any], str]] = {
     "no read": ({"to": []}, "No reads were given"),
     "a read without gradients": ({"to": probe.Attention(1, query=-1)}, "Gradients are taken with respect to Hidden"),
@@ -172,6 +178,7 @@ BEFORE_THE_FORWARD: dict[str, tuple[dict[str, Any], str]] = {
     "two ways at one layer": ({"method": "integrated", "to": [probe.Hidden(2), probe.Hidden(2, at=-1)]}, "both of layer 2"),
     "a word without a processor's encoding": ({"of": probe.LogitDifference("a b c d", 5)}, "tokens"),
     "no such token": ({"of": probe.LogitDifference(7, 10**6)}, "there is no token 1000000"),
+    "no such token by its id": ({"of": probe.TokenDifference(7, 10**6)}, "there is no token 1000000"),
     "no such position": ({"of": probe.LogitDifference(7, 5, at=10**6)}, "Position 1000000"),
     "a position by name": ({"of": probe.LogitDifference(7, 5, at="image")}, "at= takes one position"),  # type: ignore[arg-type]
 }

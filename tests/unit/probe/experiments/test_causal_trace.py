@@ -90,6 +90,30 @@ def test_the_last_token_of_the_last_layer_carries_everything(model: probe.Probe,
     assert float(share.sel(layer=4, token=last - 2).data) == pytest.approx(0, abs=TOLERANCE)
 
 
+def test_places_keep_their_names_and_may_be_several_positions(model: probe.Probe, inputs: tuple[probe.Encoding, probe.Encoding]) -> None:
+    named = [encoding.with_spans({"head": probe.Span((5, 6))}) for encoding in inputs]
+    places = ["image", (-2, -1), "head", -1, probe.Span((3, 4))]
+    traced = probe.causal_trace(model, *named, layers=[1, 2], places=places, metric=METRIC)
+    assert traced.words == ("image", "-2, -1", "head", "-1", "positions 3, 4")
+    by_place = traced.sel(layer=2, place=["head", "image"])
+    assert by_place.words == ("head", "image")
+    assert torch.equal(by_place.data, traced.data[1, [2, 0]])
+    assert torch.equal(traced.recovered().sel(place="-2, -1").data, traced.recovered().data[:, 1])
+    module = model.model.get_submodule(model.modules.layers[1])
+    length = len(inputs[0].tokens)
+    assert abs(float(by_place.sel(place="image").data) - float(traced.data[1, 0])) == 0
+    assert abs(float(traced.data[1, 1]) - _hooked(model, inputs, module, (length - 2, length - 1))) <= TOLERANCE
+    with pytest.raises(probe.errors.NotRead, match="place 'word' was asked for; this activation has 'image', '-2, -1'"):
+        traced.sel(place="word")
+    with pytest.raises(probe.errors.NotRead, match=r"Choose one by isel\(\)"):
+        probe.causal_trace(model, *inputs, layers=1, places=["image", "image"], metric=METRIC).sel(place="image")
+
+
+def test_the_metric_may_be_in_tokens(model: probe.Probe, inputs: tuple[probe.Encoding, probe.Encoding]) -> None:
+    ours = probe.causal_trace(model, *inputs, layers=1, places=-1, metric=probe.TokenDifference(METRIC.plus, METRIC.minus))
+    assert ours == probe.causal_trace(model, *inputs, layers=1, places=-1, metric=METRIC)
+
+
 def test_a_map_over_image_tokens_folds_onto_the_image(model: probe.Probe, inputs: tuple[probe.Encoding, probe.Encoding]) -> None:
     image = inputs[1].tokens.span("image")
     traced = probe.causal_trace(model, *inputs, layers=2, places=image.positions, metric=METRIC)
@@ -126,6 +150,12 @@ def test_bad_input_gets_an_error_before_any_forward(
         probe.causal_trace(model, clean, corrupt, places=-1, metric=probe.LogitDifference("umbrellas of Cherbourg", "no"))
     with pytest.raises(probe.errors.InvalidRead, match="there is no token 1000000; this model has tokens 0 to"):
         probe.causal_trace(model, clean, corrupt, places=-1, metric=probe.LogitDifference(10**6, 0))
+    with pytest.raises(probe.errors.InvalidRead, match="there is no token 1000000"):
+        probe.causal_trace(model, clean, corrupt, places=-1, metric=probe.TokenDifference(10**6, 0))
+    with pytest.raises(probe.errors.InvalidRead, match="A difference of two logits was expected"):
+        probe.causal_trace(model, clean, corrupt, places=-1, metric="yes")  # type: ignore[arg-type]
+    with pytest.raises(probe.errors.InvalidRead, match="a position is"):
+        probe.causal_trace(model, clean, corrupt, places=[(1.5, 2)], metric=METRIC)
     moved = corrupt.with_spans({"here": probe.Span((5, 6))})
     with pytest.raises(probe.errors.InvalidRead, match="same in both inputs"):
         probe.causal_trace(model, clean.with_spans({"here": probe.Span((6, 7))}), moved, places=["here"], metric=METRIC)

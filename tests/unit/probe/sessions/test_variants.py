@@ -237,6 +237,41 @@ def test_every_variant_is_checked_before_any_forward(llava: probe.Probe, wide_im
         llava.run_variants(encoding, [], [right])
 
 
+def test_a_metric_makes_one_number_of_each_variant(llava: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = llava.encode(wide_image, "Is there a cat?")
+    variants = [[], [edit.zero(probe.Hidden(2, at=-1))], [edit.scale(probe.MLPOutput(1, at="image"), -3.0)]]
+    logits = [llava.run(encoding, probe.Logits(at=-1), edits=edits).logits().data[0, 0] for edits in variants]
+    expected = torch.stack([one[1000] - one[2000] for one in logits])
+    difference = probe.LogitDifference(1000, 2000)
+    for metric in (difference, difference.of(encoding)):
+        values = llava.run_variants(encoding, variants=variants, metric=metric)
+        torch.testing.assert_close(values, expected, rtol=0, atol=TOLERANCE)
+    by_hand = llava.run_variants(encoding, probe.Logits(at=-1), variants, metric=lambda trace: trace.logits().data.max())
+    torch.testing.assert_close(by_hand, torch.stack([one.max() for one in logits]), rtol=0, atol=TOLERANCE)
+    assert llava.run_variants(encoding, metric=difference).shape == (0,)
+
+
+def test_a_bad_metric_is_refused(llava: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding, read = llava.encode(wide_image, "Is there a cat?"), probe.Logits(at=-1)
+    for metric, message in (
+        (lambda trace: trace.logits().data[0], "a tensor of shape"),
+        (lambda trace: None, "a NoneType"),
+    ):
+        with pytest.raises(probe.errors.InvalidRead, match=message):
+            llava.run_variants(encoding, read, [[]], metric=metric)  # type: ignore[arg-type, return-value]
+    with pytest.raises(probe.errors.NotFinite, match="The metric is nan"):
+        llava.run_variants(encoding, read, [[]], metric=lambda trace: float("nan"))
+    monkeypatch.setattr(llava.model, "forward", lambda **_: pytest.fail("a forward ran"))
+    with pytest.raises(probe.errors.InvalidRead, match="there is no token 99999"):
+        llava.run_variants(encoding, variants=[[]], metric=probe.TokenDifference(99999, 0))
+    with pytest.raises(probe.errors.InvalidRead, match="metric= takes"):
+        llava.run_variants(encoding, read, [[]], metric="yes")  # type: ignore[call-overload]
+    with pytest.raises(probe.errors.InvalidRead, match="No reads"):
+        llava.run_variants(encoding, variants=[[]], metric=lambda trace: 0.0)
+    with pytest.raises(probe.errors.InvalidEdit, match="list of variants"):
+        llava.run_variants(encoding, read, edit.zero(probe.Hidden(1)))  # type: ignore[call-overload]
+
+
 def test_a_variant_that_is_not_finite_says_in_which_layer(llava: probe.Probe, wide_image: Image.Image) -> None:
     encoding = llava.encode(wide_image, "Is there a cat?")
     broken = [edit.apply(probe.Hidden(2, at=-1), lambda states: states * float("inf"))]

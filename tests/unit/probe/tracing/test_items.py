@@ -120,3 +120,14 @@ def test_what_was_not_read_says_what_was(model: probe.Probe, answer: probe.Answe
     with pytest.raises(NotRead) as refused:
         trace[read]
     assert message in str(refused.value)
+
+
+def test_a_state_before_the_final_norm_is_no_hidden_state_and_says_where_it_is(model: probe.Probe, answer: probe.Answer) -> None:
+    trace = model.run(answer, probe.Hidden("all", normed=False))
+    assert trace.hidden(layers=[0, 3]).coords["layer"] == (0, 3)
+    for ask in (lambda: trace.hidden(), lambda: trace.hidden("image"), lambda: trace.hidden(layer=-1)):
+        with pytest.raises(NotRead, match=r"Hidden state 4 was read before the final norm.*take it as trace\[Hidden\(layers=\(4,\), at="):
+            ask()
+    both = model.run(answer, [probe.Hidden("all", normed=False), probe.Hidden([1, 4], at="image")])
+    assert both.hidden().coords["layer"] == (1, 4)
+    assert model.run(answer, probe.Hidden([1, 2], normed=False)).hidden().coords["layer"] == (1, 2)
