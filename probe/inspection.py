@@ -52,8 +52,8 @@ def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
         ("MLPOutput", _parts([part.mlp for part in modules.parts])),
         ("HeadOutput", _parts([part.projection and f"input of {part.projection}" for part in modules.parts])),
         ("Queries", _call(modules)),
-        ("Keys", _call(modules)),
-        ("Values", _call(modules)),
+        ("Keys", _call(modules, modules.other_keys)),
+        ("Values", _call(modules, modules.other_keys)),
         ("Vision", _pattern(modules.vision_blocks) if modules.vision_blocks else "not available"),
         ("VisionAttention", _parts(modules.vision_attention) if modules.vision_blocks else "not available"),
         ("Projected", f"input of {modules.layers[0]} at the image tokens" if has_image_tokens else "not available"),
@@ -62,6 +62,9 @@ def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
     return Inspection(
         tuple((what, f"not available: {modules.unreadable[what]}" if what in modules.unreadable else row) for what, row in rows)
     )
+
+
+_NO_INTERFACE = "no block calls transformers' attention interface"
 
 
 def _grid(backbone: Backbone) -> str:
@@ -83,10 +86,17 @@ def _parts(paths: Sequence[str | None]) -> str:
     return f"{_pattern(known)} ({len(known)} of {len(paths)} blocks)" if known else "not available"
 
 
-def _call(modules: Modules) -> str:
-    """Where queries, keys and values are."""
-    paths = [path for block, path in enumerate(modules.attention) if path and block not in modules.attention_without_interface]
-    return f"attention call of {_pattern(paths)}" if paths else "not available: no block calls transformers' attention interface"
+def _call(modules: Modules, left_out: frozenset[int] = frozenset()) -> str:
+    """Where queries, keys and values are.
+
+    Args:
+        left_out: blocks whose keys are not the sequence's.
+    """
+    blocks = [block for block, path in enumerate(modules.attention) if path and block not in modules.attention_without_interface]
+    paths = [str(modules.attention[block]) for block in blocks if block not in left_out]
+    if paths:
+        return f"attention call of {_pattern(paths)}"
+    return f"not available: {'no block attends to the sequence alone' if blocks else _NO_INTERFACE}"
 
 
 def _pattern(paths: tuple[str, ...] | list[str]) -> str:

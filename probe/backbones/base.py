@@ -94,6 +94,10 @@ class Backbone:
         part, whole = getattr(block, "residual_multiplier", 1.0), getattr(block, "layer_scalar", 1.0)
         return part * whole, part * whole, whole
 
+    def other_keys(self, model: PreTrainedModel) -> frozenset[int]:
+        """The decoder blocks whose attention has keys that are not the sequence's, beside its own or in their place."""
+        return frozenset(getattr(model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ())
+
     def leading(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
         """How many positions the model puts before `input_ids` for a row's images."""
         return 0

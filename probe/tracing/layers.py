@@ -10,6 +10,7 @@ from probe.tracing.reads import Layers, as_layers
 
 if TYPE_CHECKING:
     from probe.tracing.modules import Modules
+    from probe.tracing.sites import StateAddress
 
 
 def resolve_layers(layers: Layers, count: int, what: str, first: str) -> tuple[int, ...]:
@@ -38,6 +39,11 @@ def check_heads(heads: tuple[int, ...] | Literal["all", "mean"], count: int, of:
     if count and not isinstance(heads, str) and max(heads) >= count:
         raise InvalidRead(f"Head {max(heads)} was asked for, in {of}, which has heads 0 to {count - 1}.")
     return heads
+
+
+def head_count(address: StateAddress, modules: Modules) -> int:
+    """How many heads the states of an address have; 0: not known."""
+    return modules.key_value_heads if address.read in ("Keys", "Values") else modules.parts[address.layer].heads
 
 
 def blocks_with(layers: Layers, paths: Sequence[str | None], name: str) -> tuple[int, ...]:
@@ -75,5 +81,25 @@ def attention_layers(layers: Layers, modules: Modules) -> tuple[int, ...]:
         if number not in with_attention:
             raise NoAttention(
                 f"Block {number} has no attention that can be read. Blocks with attention: {', '.join(map(str, with_attention)) or 'none'}."
+            )
+    return numbers
+
+
+def layers_with_own_keys(layers: Layers, modules: Modules, what: str) -> tuple[int, ...]:
+    """Decoder blocks whose attention is over the sequence alone; "all" means all of these.
+
+    Args:
+        what: for messages.
+
+    Raises:
+        InvalidLayer, NoAttention: the blocks that are such are named.
+    """
+    own = tuple(block for block in attention_layers("all", modules) if block not in modules.other_keys)
+    numbers = own if layers == "all" else attention_layers(layers, modules)
+    for number in numbers or (0,):
+        if number not in own:
+            raise NoAttention(
+                f"{what} of block {number}: it attends to keys that are not the sequence's positions, such as those of an encoder or of vision "
+                f"features. Blocks whose attention is over the sequence alone: {', '.join(map(str, own)) or 'none'}."
             )
     return numbers

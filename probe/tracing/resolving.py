@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from probe.errors import InvalidRead, NoAttention
 from probe.tokens.spans import TokenMap
 from probe.tracing.capturing.vision_layout import TOWER_NAMES, VisionLayout
-from probe.tracing.layers import attention_layers, blocks_with, check_heads, resolve_layers
+from probe.tracing.layers import attention_layers, blocks_with, check_heads, head_count, layers_with_own_keys, resolve_layers
 from probe.tracing.reads import (
     Attention,
     AttentionOutput,
@@ -189,13 +189,14 @@ def _heads(read: HeadRead, resolution: Resolution) -> None:
     plan, name, parts = resolution.plan, type(read).__name__, resolution.modules.parts
     if isinstance(read, HeadOutput):
         blocks = blocks_with(read.layers, [part.projection for part in parts], name)
-    else:
+    elif isinstance(read, Queries):
         blocks = attention_layers(read.layers, resolution.modules)
+    else:
+        blocks = layers_with_own_keys(read.layers, resolution.modules, name)
     positions = resolution.add_positions(read.at)
     for block in blocks:
-        count = parts[block].heads if isinstance(read, (HeadOutput, Queries)) else resolution.modules.key_value_heads
-        heads = check_heads(as_heads(read.heads, name), count, f"{name} of block {block}")
         address = StateAddress(name, block)
+        heads = check_heads(as_heads(read.heads, name), head_count(address, resolution.modules), f"{name} of block {block}")
         known = plan.heads.get(address) if address in plan.states else ()
         if heads == "all" or known is None:
             plan.heads.pop(address, None)

@@ -58,7 +58,7 @@ class Blip(CrossAttention):
     unreadable: ClassVar[Mapping[str, str]] = {**CrossAttention.unreadable, **NO_INTERFACE}
 
 
-@register("t5gemma2", "pp_formulanet", "vision-encoder-decoder", "diffusion_gemma")
+@register("pp_formulanet", "vision-encoder-decoder")
 class EncoderDecoder(Backbone):
     """The prompt, if there is one, goes into the encoder, too; the tower's states can be read."""
 
@@ -70,6 +70,15 @@ class EncoderDecoder(Backbone):
             return {}
         states = torch.zeros(1, 1, model.config.get_text_config(decoder=True).hidden_size, dtype=model.dtype, device=model.device)
         return {"encoder_outputs": [states, states], "input_ids": None}
+
+
+@register("t5gemma2", "diffusion_gemma")
+class MergedAttention(EncoderDecoder):
+    """One softmax over the encoder's keys and the answer's own."""
+
+    def other_keys(self, model: PreTrainedModel) -> frozenset[int]:
+        """Every block."""
+        return frozenset(range(model.config.get_text_config(decoder=True).num_hidden_layers))
 
 
 @register("florence2")

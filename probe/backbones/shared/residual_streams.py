@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from probe.backbones.base import Backbone
 from probe.backbones.registry import register
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @register("qwen4_exp")
@@ -19,3 +22,9 @@ class ResidualStreams(Backbone):
     }
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "self_attn", "mixer": "linear_attn", "mlp": "mlp"}
     sum_reason = "each block mixes several residual streams, and weighs what it adds to each of them by the states themselves"
+
+    @staticmethod
+    def streams(config: PretrainedConfig) -> int | None:
+        """How many residual streams there are, by the names that transformers gives this setting; None: not known."""
+        text = config.get_text_config(decoder=True)
+        return next((int(count) for name in ("hc_mult", "hc_count", "altup_num_inputs") if (count := getattr(text, name, None))), None)

@@ -129,6 +129,12 @@ class Capture:
 
     def _take_states(self, address: StateAddress, adapter: StateSite, value: object) -> None:
         states, heads = adapter.view(value, batch_rows(self._slots)), self._plan.heads.get(address)
+        if adapter.by_key and not any(slot.shared for slot in self._slots):
+            call = cast(RunningAttention, value).interface_call
+            if call.shape[1] != call.shape[0]:
+                raise InvalidRead(
+                    f"{call.module_path} attends to {call.shape[1]} keys of its own, not to the sequence. Read Queries() of it."
+                )
         # One reduction over all tokens, not one for each position. Padding, which may hold anything, is left out only if this fails.
         self._finite.add(partial(self._not_finite_states, address), states)
         for position in self._plan.states[address]:

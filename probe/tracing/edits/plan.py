@@ -6,21 +6,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from torch import Tensor
+
 from probe.errors import InvalidEdit
 from probe.tokens.spans import TokenMap
+from probe.tracing.activation import Activation
 from probe.tracing.capturing.vision_layout import VisionLayout
 from probe.tracing.edits.attention_edits import AttentionEdit, BlockEdit
 from probe.tracing.edits.kinds import Edit
 from probe.tracing.edits.operands import BroadcastOperand, by_number
 from probe.tracing.edits.state_edits import ModuleEdit, StateEdit, VisionEdit
+from probe.tracing.layers import head_count, layers_with_own_keys
 from probe.tracing.modules import Modules
 from probe.tracing.reads import Attention, HeadRead, Module, Projected, StateRead, Vision, as_heads, as_positions
 from probe.tracing.resolving import Indices, ReadPlan, resolve_reads, token_indices
 from probe.tracing.sites import StateAddress, Step, state_site
 from probe.tracing.slots import SequenceSlot
 
-Width = Callable[[StateAddress], int | None]
-"""How many features the states of an address have; None: not known before the forward."""
+Width = Callable[[StateAddress | Module], int | None]
+"""How many features the states of an address, or a module's tensor, have; None: not known before the forward."""
 
 
 class ResolvedEdit(Protocol):
@@ -78,16 +82,20 @@ def _resolved(edit: Edit, modules: Modules, rows: Sequence[TokenMap], vision: Vi
             yield from _attention(edit, read, modules, plan, rows)
         case Vision():
             sizes = {"layer": len(plan.vision)} | ({} if vision.patches is None else {"token": vision.patches})
+            sizes |= _features(width, [StateAddress("Vision", layer) for layer in plan.vision])
             operand = _operand(edit, ("token", "feature"), [sizes], {"layer": plan.vision}, batch=0)
             for number, layer in enumerate(plan.vision):
                 yield VisionEdit(edit, number, operand, modules, layer, vision)
         case Module():
             at = as_positions(read.at, "at")
             indices = None if at is None else tuple(token_indices(row, at) for row in rows)
-            operand = (
-                None if indices is None else _operand(edit, ("token", "feature"), [{"layer": 1, "token": len(row)} for row in indices], {})
-            )
-            yield ModuleEdit(edit, 0, operand, read, indices)
+            features = _features(width, [read])
+            if indices is None:
+                _check_last_axis(edit, features)
+                yield ModuleEdit(edit, 0, None, read, None)
+                return
+            known = [{"layer": 1, "token": len(row)} | features for row in indices]
+            yield ModuleEdit(edit, 0, _operand(edit, ("token", "feature"), known, {}), read, indices)
         case StateRead() | Projected():
             yield from _states(edit, read, modules, plan, rows, width)
         case _:
@@ -104,9 +112,8 @@ def _states(
     axes = ("token", "feature") if heads is None else ("head", "token", "feature")
     operand = None
     if edit.operand is not None:
-        widths = {width(address) for address in plan.states}
-        known = {"layer": len(plan.states)} | ({"feature": size} if len(widths) == 1 and (size := next(iter(widths))) else {})
-        known |= {} if kept is None else {"head": len(kept)}
+        known = {"layer": len(plan.states)} | _features(width, plan.states)
+        known |= {} if heads is None else _heads(kept, [head_count(address, modules) for address in plan.states])
         labels = {"layer": [address.layer for address in plan.states]} | ({} if kept is None else {"head": list(kept)})
         operand = _operand(edit, axes, [known | {"token": len(row)} for row in indices], labels)
     for number, address in enumerate(plan.states):
@@ -121,6 +128,7 @@ def _attention(edit: Edit, read: Attention, modules: Modules, plan: ReadPlan, ro
             f"Attention of block {without[0]} cannot be edited: {modules.attention[without[0]]} computes it without transformers' attention "
             "interface. Edit AttentionOutput() instead."
         )
+    layers_with_own_keys(tuple(plan.attention), modules, f"{edit!r}: attention")
     heads = as_heads(read.heads, "Attention")
     kept = heads if isinstance(heads, tuple) else None
     if edit.change is None:
@@ -129,7 +137,8 @@ def _attention(edit: Edit, read: Attention, modules: Modules, plan: ReadPlan, ro
         return
     sizes = [{"layer": len(plan.attention), "query": len(q), "key": len(k)} for q, k in zip(queries, keys, strict=True)]
     labels = {"layer": list(plan.attention)} | ({} if kept is None else {"head": list(kept)})
-    operand = _operand(edit, ("head", "query", "key"), [size | ({} if kept is None else {"head": len(kept)}) for size in sizes], labels)
+    count = _heads(kept, [modules.parts[block].heads for block in plan.attention])
+    operand = _operand(edit, ("head", "query", "key"), [size | count for size in sizes], labels)
     for number, block in enumerate(plan.attention):
         yield AttentionEdit(edit, number, operand, modules, block, queries, keys, kept)
 
@@ -145,6 +154,34 @@ def _check_keys_are_left(queries: Sequence[Indices], keys: Sequence[Indices], ed
                 f"{edit!r} leaves position {alone[0]} no key to attend to: positions up to its own are all blocked. Leave one out, or use "
                 "zero(), which sets weights to 0 without renormalising."
             )
+
+
+def _features(width: Width, addresses: Iterable[StateAddress | Module]) -> dict[str, int]:
+    """The length of the `feature` axis, if it is known, and the same at all of these."""
+    widths = {width(address) for address in addresses}
+    size = widths.pop() if len(widths) == 1 else None
+    return {} if size is None else {"feature": size}
+
+
+def _heads(kept: Indices | None, counts: Sequence[int]) -> dict[str, int]:
+    """The length of the `head` axis, if it is known, and the same in all blocks.
+
+    Args:
+        counts: the heads of each block; 0: not known.
+    """
+    if kept is not None:
+        return {"head": len(kept)}
+    return {"head": counts[0]} if len({*counts}) == 1 and counts[0] else {}
+
+
+def _check_last_axis(edit: Edit, features: Mapping[str, int]) -> None:
+    """Refuse an operand that is put beside a module's whole tensor and is of another width."""
+    operand, size = edit.operand, features.get("feature")
+    shape = (
+        tuple(operand.shape.values()) if isinstance(operand, Activation) else tuple(operand.shape) if isinstance(operand, Tensor) else ()
+    )
+    if size is not None and shape and shape[-1] not in (1, size):
+        raise InvalidEdit(f"{edit!r}: the value is {shape[-1]} long along its last axis, what is edited {size}. Give it that length, or 1.")
 
 
 def _operand(

@@ -65,7 +65,10 @@ class StateEdit:
         """(number of a position, token-axis index) of the positions of one sequence that are in this forward."""
         positions = self.rows[row]
         if self.adapter.by_key:
-            return key_indices(slot, positions, cast(RunningAttention, value).interface_call)
+            call = cast(RunningAttention, value).interface_call
+            if call.shape[1] != call.shape[0] and not slot.shared:
+                raise InvalidEdit(f"{self.edit!r}: {call.module_path} attends to {call.shape[1]} keys of its own, not to the sequence.")
+            return key_indices(slot, positions, call)
         # A pass over the prefix alone has no tokens behind it.
         return [(number, index) for number, index in slot.numbered_tokens(positions) if index < length]
 

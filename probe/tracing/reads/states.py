@@ -132,7 +132,8 @@ class Queries(HeadRead):
 class Keys(HeadRead):
     """Keys as the attention call gets them, after norm and rotary embedding: (layer, batch, head, token, feature).
 
-    `heads` counts key-value heads, of which there are fewer than query heads where these are grouped.
+    Of blocks that attend to the sequence alone: cross-attention has no keys of its positions. `heads` counts key-value heads, of which there are
+    fewer than query heads where these are grouped.
 
     >>> probe.Keys(4, at="image")
     Keys(layers=(4,), at=('image',), heads='all')

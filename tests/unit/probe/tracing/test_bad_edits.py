@@ -11,8 +11,8 @@ from torch import Tensor
 
 import probe
 from probe import edit
-from probe.errors import InvalidEdit, InvalidLayer, InvalidRead, NestedTrace, SpanNotFound
-from tests import zoo
+from probe.errors import InvalidEdit, InvalidLayer, InvalidRead, NestedTrace, NoAttention, SpanNotFound
+from tests import families, zoo
 
 BAD: dict[str, tuple[Callable[[], probe.edit.Edit], type[Exception], str]] = {
     "width": (lambda: edit.add(probe.Hidden(2, at="image"), torch.ones(47)), InvalidEdit, "47 long along feature, what is edited 48"),
@@ -22,6 +22,21 @@ BAD: dict[str, tuple[Callable[[], probe.edit.Edit], type[Exception], str]] = {
         InvalidEdit,
         "3 long along layer, what is edited 2",
     ),
+    "width of values": (lambda: edit.add(probe.Values(1), torch.ones(7)), InvalidEdit, "7 long along feature, what is edited 12"),
+    "width of the tower": (lambda: edit.add(probe.Vision(1), torch.ones(7)), InvalidEdit, "7 long along feature, what is edited 32"),
+    "width of a matrix": (
+        lambda: edit.add(probe.Module("model.language_model.layers.1.mlp.up_proj", at="image"), torch.ones(7)),
+        InvalidEdit,
+        "7 long along feature, what is edited 96",
+    ),
+    "width of a whole matrix's input": (
+        lambda: edit.add(probe.Module("model.language_model.layers.1.mlp.down_proj", side="input"), torch.ones(7)),
+        InvalidEdit,
+        "7 long along its last axis, what is edited 96",
+    ),
+    "heads of a value": (lambda: edit.add(probe.HeadOutput(1), torch.ones(3, 1, 12)), InvalidEdit, "3 long along head, what is edited 4"),
+    "heads of rows": (lambda: edit.replace(probe.Attention(1, query=-1), torch.ones(3, 1, 1)), InvalidEdit, "3 long along head"),
+    "complex numbers": (lambda: edit.add(probe.Hidden(1), torch.ones(48) * 1j), InvalidEdit, "got a torch.complex64 Tensor"),
     "layer": (lambda: edit.zero(probe.Hidden(9)), InvalidLayer, "layers 0 .embeddings. to 4"),
     "block of an MLP": (lambda: edit.zero(probe.MLPOutput(4)), InvalidLayer, "layers 0 to 3"),
     "head": (lambda: edit.zero(probe.HeadOutput(1, heads=4)), InvalidRead, "heads 0 to 3"),
@@ -71,6 +86,36 @@ def test_bad_edits_are_refused_before_any_forward(
     with model.open(wide_image) as session, pytest.raises(error, match=message):
         session.ask(["Is there a cat?"], edits=[made()], max_new_tokens=2)
     assert forwards == []
+
+
+@pytest.mark.parametrize(("name", "block", "others"), [("diffusion_gemma", 0, "none"), ("t5gemma2", 3, "none"), ("mllama", 1, "0, 2")])
+def test_keys_that_are_not_the_sequence_s_are_neither_read_nor_edited(name: str, block: int, others: str) -> None:
+    hf, inputs = families.build(name)
+    model, ran = probe.load(model=hf), []
+    hf.register_forward_pre_hook(lambda *_: ran.append(1))
+    message = f"block {block}: it attends to keys that are not the sequence's.*over the sequence alone: {others}"
+    for change in (edit.block, edit.zero):
+        with pytest.raises(NoAttention, match=message):
+            model.run(inputs, probe.Logits(), edits=[change(probe.Attention(block, query=-1, key=0))])
+    for read in (probe.Keys(block, at=-1), probe.Values(block, at=-1)):
+        with pytest.raises(NoAttention, match=message):
+            model.run(inputs, probe.Logits(), edits=[edit.zero(read)])
+        with pytest.raises(NoAttention, match=message):
+            model.run(inputs, read)
+    assert ran == []
+
+
+@pytest.mark.parametrize(("name", "widths"), [("gemma3n", (128, 128)), ("glm5_next", (128, 32)), ("qwen4_exp", (64, 32))])
+def test_widths_of_several_residual_streams_are_known(name: str, widths: tuple[int, int]) -> None:
+    hf, inputs = families.build(name)
+    model, ran = probe.load(model=hf), []
+    hf.register_forward_pre_hook(lambda *_: ran.append(1))
+    for layer, width in zip((1, -1), widths, strict=True):
+        with pytest.raises(InvalidEdit, match=f"7 long along feature, what is edited {width}"):
+            model.run(inputs, probe.Logits(), edits=[edit.add(probe.Hidden(layer), torch.ones(7))])
+        assert ran == []
+        model.run(inputs, probe.Logits(), edits=[edit.add(probe.Hidden(layer), torch.ones(width))])
+        ran.clear()
 
 
 def test_what_is_no_edit_is_refused(model: probe.Probe, encoding: probe.Encoding) -> None:
