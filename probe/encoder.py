@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
-from transformers import ProcessorMixin
 
 from probe.backbones import Backbone, ProcessedImage
 from probe.backbones.base import no_direct_resize
-from probe.errors import LoadError, ProcessorNeeded
+from probe.errors import ImageError, LoadError, ProcessorNeeded, TemplateError
 from probe.inputs.encoding import Encoding, PreparedImages
 from probe.inputs.image_cache import with_image_cache
 from probe.inputs.images import ImageLike, open_images
+from probe.inputs.patches import no_answer, patch_map
+from probe.inputs.processors import Processor, image_processor_of, prompt_inputs, tokenizer_of
 from probe.inputs.prompt import Messages, build_prompt, image_token
 from probe.inputs.text import AnswerTokenizer, token_map
 from probe.runtime import Runtime
@@ -61,7 +62,8 @@ class Encoder:
 
     Args:
         runtime: the model.
-        processor: its Hugging Face processor; None: only plain encodings can be run.
+        processor: its Hugging Face processor, or the tokenizer or image processor of a model that takes only text or images; None: only
+            plain encodings can be run.
         preparation: how images are resized.
 
     Attributes:
@@ -71,12 +73,13 @@ class Encoder:
         LoadError, NoDirectResize: the family cannot prepare images so.
     """
 
-    def __init__(self, runtime: Runtime, processor: ProcessorMixin | None, preparation: ImagePreparation) -> None:
+    def __init__(self, runtime: Runtime, processor: Processor | None, preparation: ImagePreparation) -> None:
         self.runtime, self.processor, self.preparation = runtime, processor, preparation
         self.direct = preparation.is_direct(runtime.backbone, runtime.family)
 
-    def prepare(self, images: ImageLike | Sequence[ImageLike] | PreparedImages) -> PreparedImages:
+    def prepare(self, images: ImageLike | Sequence[ImageLike] | PreparedImages | None) -> PreparedImages:
         """Images opened once for many prompts: see `Probe.prepare`."""
+        images = [] if images is None else images
         if isinstance(images, PreparedImages):
             if images.made_for is self.preparation:
                 return images
@@ -94,7 +97,7 @@ class Encoder:
 
     def encode(
         self,
-        images: ImageLike | Sequence[ImageLike] | PreparedImages,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages | None,
         text: str | Messages,
         *,
         chat: bool = True,
@@ -103,14 +106,17 @@ class Encoder:
         """Images and a prompt as the model takes them: see `Probe.encode`."""
         runtime, processor = self.runtime, self._processor_for("encode")
         prepared = self.prepare(images)
-        if template is None and processor.chat_template is None and isinstance(text, str):
+        if not runtime.has_decoder:
+            return _without_prompt(runtime, processor, prepared, text)
+        if template is None and getattr(processor, "chat_template", None) is None and isinstance(text, str):
             template = runtime.backbone.template
         count = len(prepared.images) if runtime.backbone.marks_images else 0
         prompt, words = build_prompt(processor, text, count, chat=chat, template=template)
         inputs, layouts = self._inputs(processor, prepared, prompt)
-        tokens = token_map(runtime.family, processor.tokenizer, runtime.image_token_id, inputs["input_ids"][0].tolist(), layouts, words)
+        tokenizer, image_token_id = tokenizer_of(processor), runtime.image_token_id if layouts else runtime.modules.image_token_id
+        tokens = token_map(runtime.family, tokenizer, image_token_id, inputs["input_ids"][0].tolist(), layouts, words)
         tokens.check_layouts()
-        answer_tokenizer = AnswerTokenizer(processor.tokenizer, image_token(processor))
+        answer_tokenizer = AnswerTokenizer(tokenizer, image_token(processor))
         return Encoding(runtime.to_device(inputs), tokens, prompt, len(tokens), answer_tokenizer, runtime.backbone.answer_fill)
 
     def pad_token_id(self) -> int | None:
@@ -119,26 +125,24 @@ class Encoder:
         Raises:
             ProcessorNeeded: there is no processor.
         """
-        padding: int | None = self._processor_for("generate").tokenizer.pad_token_id
+        padding: int | None = tokenizer_of(self._processor_for("generate")).pad_token_id
         return padding
 
-    def _processor_for(self, step: str) -> ProcessorMixin:
+    def _processor_for(self, step: str) -> Processor:
         if self.processor is None:
             raise ProcessorNeeded(
                 f"{step}() needs a processor: load with probe.load(model=..., processor=...). run() takes a plain encoding."
             )
         return self.processor
 
-    def _inputs(
-        self, processor: ProcessorMixin, prepared: PreparedImages, prompt: str
-    ) -> tuple[dict[str, Tensor], list[ImageLayout | None]]:
+    def _inputs(self, processor: Processor, prepared: PreparedImages, prompt: str) -> tuple[dict[str, Tensor], list[ImageLayout | None]]:
         """What the model takes for a prompt, and where each image's tokens lie."""
-        tokenizer = processor.tokenizer
+        tokenizer = tokenizer_of(processor)
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.
         special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
         if prepared.inputs is None or prepared.layouts is None:
             cached = with_image_cache(processor, prepared.image_cache)
-            inputs = cached(images=list(prepared.images) or None, text=prompt, return_tensors="pt", add_special_tokens=special)
+            inputs = prompt_inputs(cached, prepared.images, prompt, special=special)
             sizes = [(image.height, image.width) for image in prepared.images]
             processed = [ProcessedImage(self.runtime.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
             return dict(inputs), [self.runtime.backbone.layout(image) for image in processed]
@@ -146,3 +150,23 @@ class Encoder:
         pieces = prompt.split(token)
         expanded = pieces[0] + "".join(token * layout.tokens + piece for layout, piece in zip(prepared.layouts, pieces[1:], strict=True))
         return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **prepared.inputs}, list(prepared.layouts)
+
+
+def _without_prompt(runtime: Runtime, processor: Processor, images: PreparedImages, text: str | Messages) -> Encoding:
+    """One image as a vision encoder takes it: its positions are the image's patches, and there is no text.
+
+    Raises:
+        TemplateError: a text, which such a model does not read.
+        ImageError: not one image.
+    """
+    if text:
+        raise TemplateError(
+            f"{runtime.family} is a vision encoder, which reads no text: {text!r:.80}. Pass an empty one, encode(image, '')."
+        )
+    if len(images.images) != 1:
+        raise ImageError(f"A vision encoder's encoding is of one image, {len(images.images)} were given. Encode them one by one.")
+    image_processor = image_processor_of(processor)
+    inputs = runtime.to_device(dict(image_processor(images=list(images.images), return_tensors="pt")))
+    size = (images.images[0].height, images.images[0].width)
+    tokens = patch_map(runtime.family, runtime.backbone.layout(ProcessedImage(runtime.model, processor, size, inputs, 0)))
+    return Encoding(inputs, tokens, "", len(tokens), no_answer, {})

@@ -53,7 +53,7 @@ def generate_answers(
     """The model's answers by Hugging Face's `generate`, `count` of them, one if that is None: see `Probe.generate`."""
     model = runtime.model
     settings, ending = generation_options(
-        options, encoder.pad_token_id(), runtime.image_token_id, model.generation_config, count=count, scores=scores
+        options, encoder.pad_token_id(), runtime.modules.image_token_id, model.generation_config, count=count, scores=scores
     )
     start = encoding.with_answer(begin) if begin else encoding
     if isinstance(start, Answer) and "end" in start.tokens.spans:
@@ -164,7 +164,7 @@ class Ending:
 def generation_options(
     options: Mapping[str, object],
     pad_token_id: int | None,
-    image_token_id: int,
+    image_token_id: int | None,
     checkpoint: GenerationConfig,
     *,
     count: int | None = None,
@@ -175,7 +175,7 @@ def generation_options(
     Args:
         options: the user's. A `generation_config` is taken as it is, with the other options over it.
         checkpoint: the checkpoint's own settings, which hold where the options say nothing.
-        image_token_id: never generated: Hugging Face would look for another image.
+        image_token_id: never generated: Hugging Face would look for another image. None: the model has none.
         count: how many answers were asked for; None: one.
         scores: whether each token's log-probability is kept.
 
@@ -188,7 +188,9 @@ def generation_options(
     if config is not None and not isinstance(config, GenerationConfig):
         raise ProbeError(f"generation_config= is a {type(config).__name__}. Pass a transformers.GenerationConfig, or its settings by name.")
     suppressed: Any = own.pop("suppress_tokens", None) or getattr(config or checkpoint, "suppress_tokens", None) or ()
-    own["suppress_tokens"] = [*suppressed, image_token_id]
+    forbidden = [*suppressed, *([] if image_token_id is None else [image_token_id])]
+    if forbidden:
+        own["suppress_tokens"] = forbidden
     if count is not None:
         own["num_return_sequences"] = count
     if config is not None:

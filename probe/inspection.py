@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from probe.backbones import Backbone
 from probe.runtime import Runtime
 from probe.sessions.policies import offered_policies
-from probe.tracing.modules import Modules
+from probe.tracing.modules import Modules, text_config
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Inspection:
 def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
     """What a model is, from its configuration and the modules that were found."""
     model, modules, backbone = runtime.model, runtime.modules, runtime.backbone
-    text = model.config.get_text_config(decoder=True)
+    if not runtime.has_decoder:
+        return Inspection(_encoder_rows(runtime, has_processor=has_processor))
+    text = text_config(model)
     attention = [path for path in modules.attention if path]
     heads = getattr(text, "num_attention_heads", "?")
     has_image_tokens = modules.image_token_id is not None or type(backbone).leading is not Backbone.leading
@@ -65,6 +67,22 @@ def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
 
 
 _NO_INTERFACE = "no block calls transformers' attention interface"
+
+
+def _encoder_rows(runtime: Runtime, *, has_processor: bool) -> tuple[tuple[str, str], ...]:
+    """The report of a vision encoder."""
+    model, modules = runtime.model, runtime.modules
+    absent = tuple((read, f"not available: {reason}") for read, reason in modules.unreadable.items())
+    return (
+        ("family", f"{model.config.model_type} ({type(model).__name__}), a vision encoder"),
+        ("vision blocks", f"{len(modules.vision_blocks)}, states 0 (embeddings) to {len(modules.vision_blocks)}"),
+        ("grid", _grid(runtime.backbone)),
+        ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
+        ("kernel", str(model.config._attn_implementation)),
+        ("Vision", _pattern(modules.vision_blocks)),
+        ("VisionAttention", _parts(modules.vision_attention)),
+        *absent,
+    )
 
 
 def _grid(backbone: Backbone) -> str:

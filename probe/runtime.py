@@ -16,6 +16,7 @@ from probe.backbones import Backbone, backbone_for
 from probe.batcher import TOKEN_BUDGET, AdaptiveBatcher
 from probe.errors import InvalidRead, LoadError, NotFinite
 from probe.inputs.encoding import Encoding
+from probe.inputs.patches import NO_TOKEN, patch_map
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, image_spans
 from probe.tracing.capturing.captured import Captured
@@ -25,14 +26,11 @@ from probe.tracing.edits import Edit, EditPlan, resolve_edits
 from probe.tracing.edits.stepwise import GenerationEdits, sequences_of, tokens_with_answer
 from probe.tracing.edits.widths import state_width
 from probe.tracing.engine import Engine
-from probe.tracing.modules import Modules, discover
+from probe.tracing.modules import Modules, discover, run_tower
 from probe.tracing.reads import Read
 from probe.tracing.resolving import ReadPlan, resolve_reads
 from probe.tracing.slots import SequenceSlot
 from probe.tracing.trace import Trace
-
-NO_TOKEN = -1
-"""The id at positions that the model itself inserts before `input_ids`."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,23 @@ class Runtime:
         self._batchers: dict[tuple[str, str], AdaptiveBatcher] = {}
 
     @property
+    def has_decoder(self) -> bool:
+        """Whether the model reads text; False: a vision encoder, of which the tower alone is run."""
+        return bool(self.modules.layers)
+
+    def require_decoder(self, step: str) -> None:
+        """Refuse what only a model of words can do.
+
+        Raises:
+            InvalidRead: the model is a vision encoder.
+        """
+        if not self.has_decoder:
+            raise InvalidRead(
+                f"{step}() needs a text decoder, and {self.family} is a vision encoder without one. Read probe.Vision or "
+                "probe.VisionAttention with run()."
+            )
+
+    @property
     def image_token_id(self) -> int:
         """The id of image tokens in `input_ids`.
 
@@ -110,6 +125,8 @@ class Runtime:
                 f"run() takes one encoding, got a {type(encoding).__name__}. Pass what encode(), generate() or a Hugging Face processor "
                 "returned; call run() once for each of several."
             )
+        if not self.has_decoder:
+            return self._image_batch(encoding)
         # Where an encoder reads the prompt, the decoder's sequence is the answer.
         prefix = "decoder_" if "decoder_input_ids" in encoding else ""
         if f"{prefix}input_ids" not in encoding:
@@ -125,6 +142,18 @@ class Runtime:
             raise InvalidRead(f"{self.family} puts its images before input_ids, so padding has to lie behind them. Pad on the right.")
         tokens = tuple(self._tokens(row[keep].tolist(), leading) for row, keep in zip(ids, mask, strict=True))
         return Batch(inputs, tokens, tuple(SequenceSlot(row, int(keep.int().argmax())) for row, keep in enumerate(mask)))
+
+    def _image_batch(self, encoding: Mapping[str, Tensor]) -> Batch:
+        """The batch of a plain encoding of a vision encoder: a sequence of patches for each image, its boxes in pixels of the input."""
+        if "pixel_values" not in encoding:
+            raise InvalidRead(
+                f"{self.family} is a vision encoder: a plain encoding has pixel_values, this one has {', '.join(encoding) or 'nothing'}. "
+                "Pass what its image processor returned."
+            )
+        inputs = self.to_device(encoding)
+        grids = [self.backbone.input_grid(self.model, inputs, index) for index in range(len(inputs["pixel_values"]))]
+        tokens = tuple(patch_map(self.family, ImageLayout((grid,)) if grid else None) for grid in grids)
+        return Batch(inputs, tokens, tuple(SequenceSlot(row) for row in range(len(tokens))))
 
     def _tokens(self, ids: Sequence[int], leading: int) -> TokenMap:
         """The positions of a row of a plain encoding; its images have no layout."""
@@ -146,7 +175,10 @@ class Runtime:
 
     def forward(self, inputs: Mapping[str, Tensor], **options: object) -> ModelOutput:
         """Hugging Face's forward on encoded inputs, without a KV cache unless `options` say otherwise. The caller holds the lock."""
-        return self.model(**self.backbone.forward_inputs(self.model, inputs), **({"use_cache": False} | options))
+        given = self.backbone.forward_inputs(self.model, inputs)
+        if not self.has_decoder:
+            return run_tower(self.model, given)
+        return self.model(**given, **({"use_cache": False} | options))
 
     def resolve_edits(self, edits: Sequence[Edit], tokens: Sequence[TokenMap]) -> EditPlan:
         """The edits with their layers, positions and shapes, checked against this model.
@@ -239,6 +271,8 @@ class Runtime:
     def _vision_layout(self, tokens: Sequence[TokenMap]) -> VisionLayout:
         depth = len(self.modules.vision_blocks) + 1
         layouts = [layout for row in tokens for layout in row.layouts]
+        if not self.has_decoder:  # each row is one image, and the tower's output has a row for each
+            layouts = list(dict.fromkeys(layouts))
         view = layouts[0].view if len(layouts) == 1 and layouts[0] is not None else None
         grid, classes = self.backbone.vision_grid(self.model, view), self.backbone.class_tokens
         patches = None if grid is None or classes == "kept" else len(grid.tokens)

@@ -18,7 +18,7 @@ from probe.inputs.encoding import Encoding
 from probe.runtime import Batch, Runtime
 from probe.tokens.equality import equal_fields
 from probe.tracing.activation import Activation
-from probe.tracing.modules import BETWEEN_BLOCKS, Modules
+from probe.tracing.modules import BETWEEN_BLOCKS, Modules, text_config
 from probe.tracing.parts import BlockParts
 from probe.tracing.reads import AttentionOutput, HeadOutput, Hidden, Logits, MLPOutput, Module, Read, StateRead
 from probe.tracing.trace import Trace
@@ -281,7 +281,7 @@ def _after_head(raw: Tensor, logits: Tensor, model: PreTrainedModel, family: str
     before, after = raw[known], logits[known]
     factor = _fitted(before, after)
     gap = largest_gap(before * factor, after)
-    cap = getattr(model.config.get_text_config(decoder=True), _CAP, None)
+    cap = getattr(text_config(model), _CAP, None)
     if cap:
         free = after.abs() < 0.99 * cap
         below = _fitted(before[free], cap * torch.atanh(after[free] / cap))

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from probe.errors import InvalidRead
 from probe.runtime import Runtime
-from probe.tracing.modules import Modules
+from probe.tracing.modules import Modules, text_config
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VocabularyHead:
     @property
     def width(self) -> int:
         """How many features a state of one residual stream has."""
-        config = self.runtime.model.config.get_text_config(decoder=True)
+        config = text_config(self.runtime.model)
         return int(config.hidden_size)
 
     @cached_property
@@ -69,7 +69,8 @@ class VocabularyHead:
         logits = getattr(output, "logits", None)
         if logits is None:
             raise InvalidRead(f"{runtime.family} has no head over a vocabulary here: {type(owner).__name__} returns no logits.")
-        return logits[0]
+        # GPT-2 lays its states out as the ids are, one token a row.
+        return logits.flatten(0, 1)
 
 
 def _owner(model: PreTrainedModel, modules: Modules) -> PreTrainedModel:

@@ -19,6 +19,7 @@ from probe.runtime import Runtime
 from probe.tokens.integers import as_int
 from probe.tracing.activation import Activation, RaggedActivation
 from probe.tracing.capturing.finite import FiniteCheck, advice
+from probe.tracing.modules import text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -150,4 +151,4 @@ def _with_words(activation: Activation, data: Tensor, coords: dict[str, tuple[in
 
 
 def _vocabulary(runtime: Runtime) -> int:
-    return int(runtime.model.config.get_text_config(decoder=True).vocab_size)
+    return int(text_config(runtime.model).vocab_size)

@@ -15,6 +15,7 @@ from probe.inputs.encoding import Encoding
 from probe.runtime import Runtime
 from probe.tokens.integers import as_int
 from probe.tokens.spans import TokenMap
+from probe.tracing.modules import text_config
 from probe.tracing.reads import Logits
 from probe.tracing.trace import Trace
 
@@ -81,7 +82,7 @@ def differences_of_rows(
         raise InvalidRead(f"A difference of two logits was expected, such as probe.LogitDifference('yes', 'No'); got {metric!r}.")
     known = encoding if isinstance(encoding, Encoding) else None
     difference = metric.of(known) if isinstance(metric, LogitDifference) else metric
-    vocabulary = int(runtime.model.config.get_text_config(decoder=True).vocab_size)
+    vocabulary = int(text_config(runtime.model).vocab_size)
     for token in (difference.plus, difference.minus):
         if not 0 <= token < vocabulary:
             raise InvalidRead(f"{metric!r}: there is no token {token}; this model has tokens 0 to {vocabulary - 1}.")

@@ -140,6 +140,15 @@ class Backbone:
         """
         return None
 
+    def input_grid(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], index: int) -> Grid | None:
+        """Of a vision encoder: the patches of one image of a batch, row by row, the box in pixels of the tower's input; None: not known.
+
+        Args:
+            inputs: what the model takes, of all images.
+            index: of the image.
+        """
+        return None
+
     def prepare_directly(
         self, model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image]
     ) -> tuple[dict[str, Tensor], list[ImageLayout]]:

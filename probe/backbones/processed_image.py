@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from probe.inputs.processors import Processor, image_processor_of
+
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PreTrainedModel, ProcessorMixin
+    from transformers import BaseImageProcessor, PreTrainedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +31,15 @@ class ProcessedImage:
     """
 
     model: PreTrainedModel
-    processor: ProcessorMixin
+    processor: Processor
     size: tuple[int, int]
     inputs: Mapping[str, Tensor]
     index: int
 
     @property
     def image_processor(self) -> BaseImageProcessor:
-        """The part of the processor that prepares images."""
-        return self.processor.image_processor
+        """The part of the processor that prepares images, or all of it, of a vision encoder."""
+        return image_processor_of(self.processor)
 
     @property
     def tokens_per_side(self) -> int:

@@ -102,6 +102,8 @@ class Encoding:
             >>> sorted(model.encode(image, "Is there a cat?").token_inputs)
             ['attention_mask', 'input_ids']
         """
+        if "input_ids" not in self.inputs:  # an image alone
+            return frozenset()
         shape = self.inputs["input_ids"].shape
         return frozenset(name for name, value in self.inputs.items() if _is_integral(value) and value.shape[:2] == shape)
 
@@ -125,13 +127,15 @@ class Encoding:
         The prompt's spans are kept; spans that reach into an earlier answer are dropped. `margin` and `log_probabilities` are the Answer's.
 
         Raises:
-            TemplateError: an image token is among the ids; the model would expect another image for it.
+            TemplateError: an image token is among the ids, for which the model would expect another image; or the model reads no text.
 
         Example:
             >>> answer = model.encode(image, "Is there a cat?").with_answer("No.")
             >>> answer.with_answer_ids(answer.tokens.ids[answer.prompt_length:]) == answer
             True
         """
+        if "input_ids" not in self.inputs:
+            raise TemplateError("This encoding is of an image alone, for a vision encoder, which answers nothing. Run it as it is.")
         self._refuse_image_tokens(ids)
         length = self.prompt_length
         tokens = replace(self.tokens, ids=self.tokens.ids[:length] + tuple(ids), spans=self._answer_spans(ids))

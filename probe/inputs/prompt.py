@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from probe.errors import TemplateError
+from probe.inputs.processors import Processor, tokenizer_of
 from probe.inputs.templates import EXAMPLE, check_text, render
 from probe.inputs.text import Words
-
-if TYPE_CHECKING:
-    from transformers import ProcessorMixin
 
 Messages = Sequence[Mapping[str, object]]
 """Chat messages as Hugging Face's `apply_chat_template` takes them: each with a `role` and a `content`."""
@@ -23,7 +22,7 @@ _MARK = "\x02words\x03"  # put in place of the user's words, to find out where a
 
 
 def build_prompt(
-    processor: ProcessorMixin, text: str | Messages, images: int, *, chat: bool = True, template: str | None = None
+    processor: Processor, text: str | Messages, images: int, *, chat: bool = True, template: str | None = None
 ) -> tuple[str, Words | None]:
     """The prompt as text, with one image token for each image, and the user's words in it.
 
@@ -49,7 +48,11 @@ def build_prompt(
         words = Words.at(prompt, text, start)
     else:
         prompt, words = _chat(processor, text, images)
-    tokens = prompt.count(token)
+    if images and not token:
+        raise TemplateError(
+            f"{images} images were given, and {type(processor).__name__} has no token that stands for an image in a prompt. Encode text alone."
+        )
+    tokens = prompt.count(token) if token else 0
     if tokens != images:
         raise TemplateError(
             f"The prompt has {tokens} image token{'' if tokens == 1 else 's'} ({token}); images given: {images}. Give each image one token."
@@ -57,25 +60,25 @@ def build_prompt(
     return prompt, words
 
 
-def image_token(processor: ProcessorMixin) -> str:
-    """The text of the token that stands for an image in a prompt; some processors hold an `AddedToken`."""
-    return str(processor.image_token)
+def image_token(processor: Processor) -> str:
+    """The text of the token that stands for an image in a prompt, "" if there is none; some processors hold an `AddedToken`."""
+    return str(getattr(processor, "image_token", None) or "")
 
 
-def refuse_special_tokens(processor: ProcessorMixin, text: str) -> None:
+def refuse_special_tokens(processor: Processor, text: str) -> None:
     """Refuse a text with special tokens of this processor's tokenizer.
 
     Raises:
         TemplateError: it holds one, which would end the prompt, begin another one or stand for an image.
     """
-    tokenizer = processor.tokenizer
+    tokenizer = tokenizer_of(processor)
     added = [token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special]
     for token in dict.fromkeys([image_token(processor), *tokenizer.all_special_tokens, *added]):
-        if token in text:
+        if token and token in text:
             raise TemplateError(f"The text holds {token!r}, a special token of this model, which it does not read as words: {text[:80]!r}.")
 
 
-def _chat(processor: ProcessorMixin, text: str | Messages, images: int) -> tuple[str, Words | None]:
+def _chat(processor: Processor, text: str | Messages, images: int) -> tuple[str, Words | None]:
     """The prompt under the processor's own chat template, and the user's last words in it."""
     if processor.chat_template is None:
         raise TemplateError(f"This checkpoint has no chat template. Name one: template={EXAMPLE!r}, or pass chat=False and a raw prompt.")
@@ -99,6 +102,17 @@ class _Message:
     fields: Mapping[str, object]
     parts: tuple[Part, ...]
 
+    def as_text(self) -> Mapping[str, object]:
+        """The message with its content as one text.
+
+        Raises:
+            TemplateError: a part is no text.
+        """
+        others = [part.get("type") for part in self.parts if part.get("type") != "text"]
+        if others:
+            raise TemplateError(f"The message holds a part of the type {others[0]!r}, and a tokenizer reads text alone. Leave it out.")
+        return {**self.fields, "content": "".join(str(part.get("text", "")) for part in self.parts)}
+
 
 def _checked(message: object) -> _Message:
     """The message, its content as parts.
@@ -116,15 +130,21 @@ def _checked(message: object) -> _Message:
     return _Message(message, tuple(parts))
 
 
-def _rendered(processor: ProcessorMixin, messages: Sequence[_Message]) -> str:
-    """The messages under the processor's chat template.
+def _rendered(processor: Processor, messages: Sequence[_Message]) -> str:
+    """The messages under the processor's chat template. Those of tokenizers read a message's content as text, not as parts.
 
     Raises:
-        TemplateError: the template, which is code in a sandbox, fails or was stopped.
+        TemplateError: the template, which is code in a sandbox, fails or was stopped; or parts other than text for a tokenizer.
     """
     try:
+        if isinstance(processor, PreTrainedTokenizerBase):
+            return str(
+                processor.apply_chat_template([message.as_text() for message in messages], tokenize=False, add_generation_prompt=True)
+            )
         plain = [{**message.fields, "content": list(message.parts)} for message in messages]
         return str(processor.apply_chat_template(plain, add_generation_prompt=True))
+    except TemplateError:
+        raise
     except Exception as error:  # a template is the checkpoint's code, which can fail in any way
         raise TemplateError(
             f"The chat template of this checkpoint cannot lay out the messages ({type(error).__name__}: {error}). "

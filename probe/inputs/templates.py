@@ -53,10 +53,13 @@ def render(template: str, question: str, images: int, image_token: str) -> tuple
 def refuse_image_token(text: str, image_token: str) -> None:
     """Refuse a user's text that holds the image token: the model would take it for an image.
 
+    Args:
+        image_token: "" if the model has none.
+
     Raises:
         TemplateError: it does.
     """
-    if image_token in text:
+    if image_token and image_token in text:
         raise TemplateError(f"The text holds the image token {image_token!r}, which stands for an image: {text[:80]!r}. Reword it.")
 
 

@@ -39,7 +39,7 @@ class Words:
 def token_map(
     family: str,
     tokenizer: PreTrainedTokenizerBase,
-    image_token_id: int,
+    image_token_id: int | None,
     ids: Sequence[int],
     layouts: Sequence[ImageLayout | None],
     words: Words | None,
@@ -47,6 +47,7 @@ def token_map(
     """Name the positions of an encoded prompt: `image` (and `image 0`, `image 1`...), `prompt`, `question`.
 
     Args:
+        image_token_id: None: the model has none, and there are no images.
         layouts: one for each image, in order.
         words: the user's own, which become the span `question`; None: there is no such span.
 
@@ -59,13 +60,13 @@ def token_map(
             f"{len(layouts)} images were given, and {family}'s input_ids show {len(images)} that can be told apart. Give fewer at once."
         )
     spans = {"prompt": Span(tuple(range(len(ids))), "prompt"), **image_spans(images)}
-    special = frozenset(tokenizer.all_special_ids) | {image_token_id}
+    special = frozenset(tokenizer.all_special_ids) | ({image_token_id} if image_token_id is not None else set())
     tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, Detokenizer(tokenizer), family)
     question = _span_of(words, tokens) if words is not None else None
     return tokens if question is None else replace(tokens, spans={**spans, "question": replace(question, name="question")})
 
 
-def _image_positions(ids: Sequence[int], image_token_id: int, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
+def _image_positions(ids: Sequence[int], image_token_id: int | None, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
     """The positions of each image's tokens: by the layouts' counts if these add up, else by runs of image tokens."""
     positions = [i for i, token in enumerate(ids) if token == image_token_id]
     if len(counts) <= 1:
@@ -98,7 +99,7 @@ class AnswerTokenizer:
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
-        image_token: the text of the token that stands for an image.
+        image_token: the text of the token that stands for an image; "" if there is none.
     """
 
     tokenizer: PreTrainedTokenizerBase

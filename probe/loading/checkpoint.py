@@ -11,19 +11,14 @@ from typing import Any, TypedDict, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PretrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, __version__
 
 from probe.errors import LoadError
+from probe.inputs.processors import Processor
 from probe.loading.devices import DeviceMap
 from probe.loading.files import check_weights, first_line, first_names, locate
+from probe.loading.kinds import kind_of
+from probe.tracing.modules import is_vision_encoder, reads_words
 
 Loaded = TypeVar("Loaded")
 
@@ -44,14 +39,17 @@ def load_checkpoint(
     attn_implementation: str,
     device_map: DeviceMap,
     remote_code: bool,
-) -> tuple[PreTrainedModel, ProcessorMixin]:
+    processor: Processor | None = None,
+) -> tuple[PreTrainedModel, Processor]:
     """The model and processor of a hub id or local folder.
 
     Args:
         dtype: of the weights; None: the checkpoint's own.
+        processor: taken instead of the checkpoint's own.
 
     Raises:
-        LoadError: no such folder, half-written, pickled weights only, not an image-text model, remote code that was not asked for; or
+        LoadError: no such folder, half-written, pickled weights only, neither a model that writes text nor a vision encoder, remote code
+            that was not asked for; or
             weights that are not complete: tensors missing, left over or of another shape. Tied weights, and names that the model's class
             itself declares as ignorable, do not count.
     """
@@ -60,8 +58,7 @@ def load_checkpoint(
     # Left to transformers, it is sdpa in every part of the model that supports it; asked for by name, a part that does not is an error.
     kernel = None if attn_implementation == "sdpa" else attn_implementation
     config = _as_load_error("configuration", checkpoint, folder, lambda: AutoConfig.from_pretrained(checkpoint, **options))
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote_code:
-        raise _not_image_text(checkpoint, config)
+    kind = kind_of(checkpoint, config, remote_code=remote_code)
     if folder is not None:
         check_weights(folder)
     with _without_report():
@@ -69,8 +66,9 @@ def load_checkpoint(
             "model",
             checkpoint,
             folder,
-            lambda: AutoModelForImageTextToText.from_pretrained(
+            lambda: kind.loader.from_pretrained(
                 checkpoint,
+                config=kind.config,
                 dtype=dtype or "auto",
                 attn_implementation=kernel,
                 device_map=device_map,
@@ -80,8 +78,11 @@ def load_checkpoint(
                 **options,
             ),
         )
+    loading_info["unexpected_keys"] = {key for key in loading_info["unexpected_keys"] if not key.startswith(kind.ignored)}
     check_complete(checkpoint, loading_info)
-    processor = _as_load_error("processor", checkpoint, folder, lambda: AutoProcessor.from_pretrained(checkpoint, **options))
+    check_model(model)
+    if processor is None:
+        processor = _as_load_error("processor", checkpoint, folder, lambda: AutoProcessor.from_pretrained(checkpoint, **options))
     return model, processor
 
 
@@ -107,6 +108,11 @@ def _as_load_error(what: str, checkpoint: str, folder: Path | None, load: Callab
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise LoadError(f"{checkpoint} comes with Python code of its own. If you trust it, load it with remote_code=True.") from error
+        if "does not recognize this architecture" in str(error):
+            raise LoadError(
+                f"{checkpoint} is of an architecture that transformers {__version__} does not have: {first_line(error)}. Install a newer "
+                "transformers, or, if the checkpoint comes with Python code of its own that you trust, load it with remote_code=True."
+            ) from error
         if folder is not None or not isinstance(error, OSError):
             raise LoadError(
                 f"The {what} of {checkpoint} cannot be loaded: {first_line(error)}. Check its files and the options of load()."
@@ -141,40 +147,26 @@ def check_complete(name: str, loading_info: LoadingInfo) -> None:
         )
 
 
-def check_decoder(model: PreTrainedModel) -> None:
-    """Refuse a loaded model that has no language decoder.
+def check_model(model: PreTrainedModel) -> None:
+    """Refuse a loaded model that is neither a decoder of words nor a vision encoder.
 
     Raises:
-        LoadError: not a Hugging Face model, a vision tower or text encoder by itself, or a model whose decoder is a part of it that has to be
-            given instead.
+        LoadError: not a Hugging Face model, an encoder of words or sound, or a model whose decoder is a part of it that has to be given
+            instead.
     """
     kind = type(model).__name__
     if not hasattr(model, "get_decoder") or not hasattr(model, "config"):
-        raise LoadError(f"model= is a {kind}, not a Hugging Face model. Load one with AutoModelForImageTextToText.")
+        raise LoadError(
+            f"model= is a {kind}, not a Hugging Face model. Load one with transformers, such as with AutoModelForImageTextToText or "
+            "AutoModelForCausalLM."
+        )
     if isinstance(getattr(model, "thinker", None), torch.nn.Module):
         raise LoadError(f"model= is a {kind}, which generates audio as well. Give the part that reads images: model=model.thinker.")
-    # A base model, as AutoModel loads it, has a text decoder inside; a tower or a text encoder has one or neither.
-    reads_words = model.can_generate() or (
-        model.get_decoder() is not model and isinstance(model.get_input_embeddings(), torch.nn.Embedding)
-    )
-    if not reads_words:
+    if not reads_words(model) and not is_vision_encoder(model):
         raise LoadError(
-            f"model= is a {kind}, which has no language decoder to look into. Give the whole image-text model, such as "
-            "AutoModelForImageTextToText loads."
+            f"model= is a {kind}, which takes {model.main_input_name} and has no language decoder to look into, nor is it a vision encoder. "
+            "Give the whole model, such as AutoModelForImageTextToText or AutoModelForCausalLM loads."
         )
-
-
-def _not_image_text(checkpoint: str, config: PretrainedConfig) -> LoadError:
-    if hasattr(config, "thinker_config"):
-        advice = "Load it with its own class, and give the part that reads images: probe.load(model=model.thinker, processor=processor)."
-    else:
-        advice = (
-            "If it generates text from images, load it with its own class: probe.load(model=model, processor=processor). "
-            "Otherwise name an image-text model, such as llava-hf/llava-1.5-7b-hf."
-        )
-    return LoadError(
-        f"{checkpoint} is a {config.model_type!r} model, which transformers' AutoModelForImageTextToText does not open. {advice}"
-    )
 
 
 def refuse_checkpoint_options(revision: str | None, attn_implementation: str, device_map: DeviceMap, remote_code: bool) -> None:

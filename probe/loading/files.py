@@ -44,7 +44,8 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise LoadError(f"No model folder {str(folder)!r}. Check the path, or give a hub id such as llava-hf/llava-1.5-7b-hf.")
     if not (folder / "config.json").is_file():
-        raise LoadError(f"The folder {str(folder)!r} has no config.json: it is not a saved model. Save one there with save_pretrained().")
+        raise LoadError(f"The folder {str(folder)!r} has no config.json: {_instead(folder)}")
+    _check_config(folder / "config.json")
     if not any(folder.glob("*.safetensors")):
         pickled = [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")]
         if pickled:
@@ -55,6 +56,47 @@ def check_folder(folder: Path) -> None:
         raise LoadError(
             f"The folder {str(folder)!r} has a config.json and no *.safetensors: the download or the save was cut short. Get it again."
         )
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without a config.json is, and what to do."""
+    names = sorted(path.name for path in folder.iterdir())
+    if "model_index.json" in names:
+        parts = [path.parent.name for path in sorted(folder.glob("*/config.json"))]
+        return (
+            f"it is a diffusion pipeline, of which probe reads none. Of its parts ({', '.join(parts) or 'none here'}) a text or image "
+            "encoder can be loaded with transformers and given as model=."
+        )
+    if "adapter_config.json" in names:
+        return "it is an adapter without its model. Load the model, put the adapter on it with peft, and give it as model=."
+    if any(name.endswith(".gguf") for name in names):
+        return "it has a GGUF file, which probe does not read. Get the checkpoint in safetensors."
+    held = f"it has {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}" if names else "it is empty"
+    return f"it is not a saved model ({held}). Save one there with save_pretrained()."
+
+
+def _check_config(path: Path) -> None:
+    """Refuse a config.json that names no architecture of transformers.
+
+    Raises:
+        LoadError: it is no JSON object, or has no `model_type`; the message says whose it is, if that can be seen.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        family = config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise LoadError(f"{str(path)!r} is no configuration ({first_line(error)}). Get the file again.") from error
+    if family or {"auto_map", "pretrained_cfg"} & set(config):
+        return
+    if "_diffusers_version" in config:
+        raise LoadError(
+            f"{str(path)!r} is of a {config.get('_class_name', 'part')} of diffusers, which is no model of transformers. "
+            "Load a model of text or images."
+        )
+    raise LoadError(
+        f"{str(path)!r} has no model_type (its keys: {first_names(sorted(config)) or 'none'}), so its architecture is not known. "
+        "Save the model with transformers' save_pretrained()."
+    )
 
 
 def check_weights(folder: Path) -> None:

@@ -19,6 +19,7 @@ from probe.attribution.words import Word
 from probe.encoder import Encoder
 from probe.errors import InvalidEdit, InvalidRead
 from probe.inputs.encoding import Encoding
+from probe.inputs.processors import tokenizer_of
 from probe.runtime import Runtime
 from probe.sessions.variants import run_variants
 from probe.tracing.activation import Activation
@@ -74,8 +75,9 @@ class Analysis:
         """
         if (words is None) == (top is None):
             raise InvalidRead("lens() takes words=, such as words=('cat', 'dog'), or top=, such as top=5: one of them.")
+        self.runtime.require_decoder("lens")
         processor = self.encoder.processor
-        tokenizer = None if processor is None else processor.tokenizer
+        tokenizer = None if processor is None else tokenizer_of(processor)
         if words is not None:
             return word_lens(self.runtime, tokenizer, activation, words, normed)
         assert top is not None
@@ -169,6 +171,7 @@ class Analysis:
         >>> found.mlp.shape
         {'layer': 8}
         """
+        self.runtime.require_decoder("attribute_logits")
         return attribute_logits(self.runtime, encoding, LogitDifference(plus, minus, at))
 
     def gradients(
@@ -212,6 +215,7 @@ class Analysis:
         True
         """
         reads = tuple(to) if isinstance(to, Iterable) else (to,)
+        self.runtime.require_decoder("gradients")
         return gradients(self.runtime, encoding, of, reads, method=method, steps=steps, baseline=baseline, edits=check_edits(edits))
 
 

@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from probe.backbones import Backbone
 from probe.encoder import Encoder, ImagePreparation
@@ -15,6 +15,7 @@ from probe.errors import InvalidRead
 from probe.generation import generate_answers
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
+from probe.inputs.processors import Processor
 from probe.inputs.prompt import Messages
 from probe.inspection import Inspection, inspect_model
 from probe.model.analysis import Analysis
@@ -48,7 +49,8 @@ class Probe(Analysis):
         self.name, self.revision = name, revision
 
     def __repr__(self) -> str:
-        return f"Probe({self.name}, {self.family}, {len(self.modules.layers)} layers, {self.model.dtype}, {self.model.device})"
+        layers = len(self.modules.layers or self.modules.vision_blocks)
+        return f"Probe({self.name}, {self.family}, {layers} layers, {self.model.dtype}, {self.model.device})"
 
     @property
     def model(self) -> PreTrainedModel:
@@ -56,8 +58,8 @@ class Probe(Analysis):
         return self.runtime.model
 
     @property
-    def processor(self) -> ProcessorMixin | None:
-        """The Hugging Face processor, if there is one."""
+    def processor(self) -> Processor | None:
+        """The Hugging Face processor, if there is one; of a model of words its tokenizer, of a vision encoder its image processor."""
         return self.encoder.processor
 
     @property
@@ -124,7 +126,7 @@ class Probe(Analysis):
 
     def encode(
         self,
-        images: ImageLike | Sequence[ImageLike] | PreparedImages,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages | None,
         text: str | Messages,
         *,
         chat: bool = True,
@@ -133,8 +135,8 @@ class Probe(Analysis):
         """Images and a prompt as the model takes them, with a name for every position.
 
         Args:
-            images: one image (PIL, path or array), a list of them, or the result of `prepare`.
-            text: the user's words, or a list of chat messages.
+            images: one image (PIL, path or array), a list of them, or the result of `prepare`. None or []: text alone.
+            text: the user's words, or a list of chat messages; "" for a vision encoder, whose positions are its image's patches.
             chat: False takes `text` as the whole raw prompt, image tokens included.
             template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template, or if it has
                 none the family's.
@@ -203,6 +205,7 @@ class Probe(Analysis):
         >>> [answer.text[:3] for answer in model.generate(x, num_return_sequences=2, do_sample=True, top_k=1)]
         ['yes', 'yes']
         """
+        self.runtime.require_decoder("generate")
         _check_encoding(encoding, "generate")
         answers = generate_answers(
             self.runtime,
@@ -225,6 +228,7 @@ class Probe(Analysis):
         >>> model.next_logits(model.encode(image, "Is there a cat in the image?")).ndim
         1
         """
+        self.runtime.require_decoder("next_logits")
         _check_encoding(encoding, "next_logits")
         return self.runtime.next_logits(encoding)
 
@@ -264,6 +268,7 @@ class Probe(Analysis):
         >>> [answer.text for answer in answers]
         ['yes, it contains', 'No.']
         """
+        self.runtime.require_decoder("open")
         return Session(
             self.runtime,
             self.encoder,

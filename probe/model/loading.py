@@ -6,11 +6,12 @@ import os
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from probe.encoder import Encoder, ImagePreparation
 from probe.errors import LoadError
-from probe.loading.checkpoint import check_decoder, load_checkpoint, refuse_checkpoint_options
+from probe.inputs.processors import Processor
+from probe.loading.checkpoint import check_model, load_checkpoint, refuse_checkpoint_options
 from probe.loading.devices import DeviceMap, default_dtype, resolve_device, resolve_dtype
 from probe.model.facade import Probe
 from probe.runtime import Runtime
@@ -20,7 +21,7 @@ def load(
     name: str | os.PathLike[str] | None = None,
     *,
     model: PreTrainedModel | None = None,
-    processor: ProcessorMixin | None = None,
+    processor: Processor | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
@@ -30,12 +31,12 @@ def load(
     tiles: bool = True,
     remote_code: bool = False,
 ) -> Probe:
-    """A multimodal model, loaded for reading its activations.
+    """A model, loaded for reading its activations: of images and text, of text alone, of sound and text, or a vision encoder.
 
     Args:
         name: a hub id or a local folder; or
-        model, processor: a loaded Hugging Face model and, optionally, its processor. The model is put into eval mode and its weights no
-            longer require gradients.
+        model, processor: a loaded Hugging Face model and, optionally, its processor (a tokenizer or an image processor, of models that
+            have no more). The model is put into eval mode and its weights no longer require gradients.
         device: "cpu", "cuda", "cuda:1"...; None: the CPU, or where a loaded model is. Not together with `device_map`.
         dtype: "float32", "bfloat16"...; None: float32 on the CPU, the checkpoint's own elsewhere.
         attn_implementation: the kernel; attention rows are exact under each that uses transformers' attention interface. "sdpa": eager in
@@ -61,15 +62,20 @@ def load(
             raise LoadError(f"device={device!r} and device_map={device_map!r} both say where the model goes. Give one of them.")
         where = resolve_device(device)
         wanted = resolve_dtype(dtype) or default_dtype(where, device_map)
-        model, loaded = load_checkpoint(
-            name, dtype=wanted, revision=revision, attn_implementation=attn_implementation, device_map=device_map, remote_code=remote_code
+        model, processor = load_checkpoint(
+            name,
+            dtype=wanted,
+            revision=revision,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            remote_code=remote_code,
+            processor=processor,
         )
-        processor = processor or loaded
         if device_map is None:
             model = model.to(where)
     else:
         refuse_checkpoint_options(revision, attn_implementation, device_map, remote_code)
-        check_decoder(model)
+        check_model(model)
         if device is not None or dtype is not None:
             model = model.to(device=resolve_device(device) if device else None, dtype=resolve_dtype(dtype))
         name = model.config._name_or_path or type(model).__name__

@@ -282,5 +282,12 @@ def normed_layers(layers: Sequence[int], depth: int, *, last_is_normed: bool) ->
 
 
 def stack_layers(layers: Sequence[Tensor]) -> Tensor:
-    """Layers stacked on the device of the first: a model may be spread over several."""
+    """Layers stacked on the device of the first: a model may be spread over several.
+
+    Raises:
+        NotRead: they differ in shape, as the stages of a hierarchical vision tower do.
+    """
+    shapes = {tuple(layer.shape) for layer in layers}
+    if len(shapes) > 1:
+        raise NotRead(f"These layers have states of different shapes, {', '.join(map(str, sorted(shapes)))}. Ask for them one by one.")
     return torch.stack([layer.to(layers[0].device) for layer in layers])

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from probe.backbones import backbone_for
 from probe.errors import LoadError
@@ -19,6 +20,8 @@ _IMAGE_TOKEN = ("image_token_id", "image_token_index", "video_token_index")
 BETWEEN_BLOCKS = "the states are changed between blocks, where what is known of the image is added to them"
 """The `sum_reason` of families in which each block is the sum of its parts, and its input is not what the block before it gave."""
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches")
+_PART_READS = ("AttentionOutput", "MLPOutput", "HeadOutput", "Queries", "Keys", "Values")
+_DECODER_READS = ("Hidden", "Attention", *_PART_READS, "Projected", "Logits")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Modules:
     """The module paths of a model, as in `model.get_submodule(path)`.
 
     Attributes:
-        layers: the decoder blocks.
+        layers: the decoder blocks; none in a vision encoder.
         attention: for each decoder block its attention module; None for a block without attention.
         attention_without_interface: the decoder blocks whose attention computes its weights itself, without transformers' attention interface.
         other_keys: the decoder blocks whose attention has keys that are not the sequence's.
@@ -63,12 +66,14 @@ class Modules:
 
 
 def discover(model: PreTrainedModel) -> Modules:
-    """Find the modules of a multimodal model.
+    """Find the modules of a multimodal model, a model of words, or a vision encoder.
 
     Raises:
-        LoadError: no stack of decoder blocks as deep as the text configuration says.
+        LoadError: no stack of decoder blocks as deep as the text configuration says; a vision encoder without blocks.
     """
     names = {module: name for name, module in model.named_modules()}
+    if is_vision_encoder(model):
+        return _vision_encoder(model, names)
     decoder, blocks, last = _decoder(model)
     backbone = backbone_for(model.config)
     vision, vision_blocks = _vision(model, decoder) if "Vision" not in backbone.unreadable else (None, [])
@@ -97,8 +102,71 @@ def discover(model: PreTrainedModel) -> Modules:
     )
 
 
+def reads_words(model: PreTrainedModel) -> bool:
+    """Whether a model has a decoder of words. A base model, as AutoModel loads it, has one inside; a model with one tower for words and
+    one for images has none."""
+    if model.can_generate():
+        return True
+    if hasattr(model, "get_text_features") and hasattr(model, "logit_scale"):
+        return False
+    return model.get_decoder() is not model and isinstance(_embeddings(model), nn.Embedding)
+
+
+def _embeddings(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        found: nn.Module | None = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):  # of models whose input is no table's rows
+        return None
+    return found
+
+
+def is_vision_encoder(model: PreTrainedModel) -> bool:
+    """Whether a model takes images and has no decoder of words."""
+    submodels = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    return any(submodel.main_input_name in _IMAGE_INPUTS for submodel in submodels) and not reads_words(model)
+
+
+def run_tower(model: PreTrainedModel, inputs: Mapping[str, object]) -> ModelOutput:
+    """A vision encoder's forward over images: all of it, or of a model that has a text encoder, too, its image part."""
+    if model.main_input_name in _IMAGE_INPUTS:
+        return model(**inputs)
+    return model.get_image_features(**inputs)
+
+
+def _vision_encoder(model: PreTrainedModel, names: Mapping[nn.Module, str]) -> Modules:
+    """The modules of a vision encoder: its blocks, and no decoder.
+
+    Raises:
+        LoadError: no blocks with attention were found.
+    """
+    vision, blocks = _vision(model, None)
+    if vision is None or not (model.main_input_name in _IMAGE_INPUTS or hasattr(model, "get_image_features")):
+        raise LoadError(
+            f"{type(model).__name__} takes images and no words, and has no list of blocks with attention that probe could read. Give a "
+            "vision transformer, such as CLIP, SigLIP, DINOv2, DINOv3 or ViT."
+        )
+    reason = f"{model.config.model_type} is a vision encoder without a text decoder. Read Vision() or VisionAttention() instead."
+    return Modules(
+        layers=(),
+        attention=(),
+        last="",
+        vision=names[vision],
+        vision_blocks=tuple(names[block] for block in blocks),
+        image_token_id=None,
+        unreadable=dict.fromkeys(_DECODER_READS, reason),
+        vision_attention=tuple(_tower_attention(names[block], block) for block in blocks),
+        paths=frozenset(name for name in names.values() if name),
+    )
+
+
+def text_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The configuration of the decoder; of a model with code of its own, which may keep it under another name, the decoder's own."""
+    config = model.config.get_text_config(decoder=True)
+    return config if hasattr(config, "num_hidden_layers") else getattr(model.get_decoder(), "config", config)
+
+
 def _key_value_heads(model: PreTrainedModel) -> int:
-    text = model.config.get_text_config(decoder=True)
+    text = text_config(model)
     if getattr(text, "num_global_key_value_heads", None):  # full and sliding attention differ
         return 0
     heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
@@ -131,7 +199,7 @@ def _decoder(model: PreTrainedModel) -> tuple[nn.Module, list[nn.Module], nn.Mod
         blocks = _declared_blocks(module)
         if blocks:
             return module, blocks, module
-    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    depth = text_config(model).num_hidden_layers
     for module in root.modules():
         stack = next((child for child in module.children() if isinstance(child, nn.ModuleList) and len(child) == depth), None)
         if stack is not None:
@@ -190,7 +258,7 @@ def _calls_interface(kind: type[nn.Module]) -> bool:
         return False
 
 
-def _vision(model: PreTrainedModel, decoder: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
+def _vision(model: PreTrainedModel, decoder: nn.Module | None) -> tuple[nn.Module | None, list[nn.Module]]:
     """The vision tower and its blocks; (None, []) if none is found.
 
     The tower is in the model's image encoder, or else in the first submodel that takes images and does not hold the decoder. Its blocks are

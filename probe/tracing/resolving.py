@@ -226,6 +226,10 @@ def _module(read: Module, resolution: Resolution) -> None:
             f"There is no module {read.path!r} in this model. Near it: {', '.join(near) or 'nothing'}. "
             "Name a path of model.model.named_modules()."
         )
+    if read.at is not None and not resolution.modules.layers:
+        raise InvalidRead(
+            f"Module({read.path!r}, at=...): which tokens of a module of a vision encoder are patches is not known. Read it with at=None."
+        )
     resolution.add_positions(read.at)
     resolution.plan.modules = _appended_once(resolution.plan.modules, read)
 

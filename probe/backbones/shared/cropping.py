@@ -16,8 +16,10 @@ def processed_box(image_processor: BaseImageProcessor, image_size: tuple[int, in
         return _padded_to_square(image_size)
     size = dict(image_processor.size)
     edge = size.get("shortest_edge") if image_processor.do_resize else None
-    if (image_processor.do_resize and edge is None) or not image_processor.do_center_crop:
+    if not image_processor.do_center_crop:
         return whole_box(image_size)
+    if image_processor.do_resize and edge is None:
+        return _centre_of_stretched(image_size, size, dict(image_processor.crop_size))
     return _centre_crop(image_size, edge, dict(image_processor.crop_size))
 
 
@@ -26,6 +28,14 @@ def _padded_to_square(image_size: tuple[int, int]) -> Box:
     side = max(height, width)
     x, y = (side - width) // 2, (side - height) // 2
     return (-float(x), -float(y), float(side - x), float(side - y))
+
+
+def _centre_of_stretched(image_size: tuple[int, int], size: dict[str, int], crop: dict[str, int]) -> Box:
+    """The centre of an image that is resized to (height, width), whatever its aspect ratio."""
+    (height, width), (down, across) = image_size, (image_size[axis] / size[name] for axis, name in enumerate(("height", "width")))
+    top, left = ((size[name] - crop[name]) // 2 for name in ("height", "width"))
+    x0, y0, x1, y1 = left * across, top * down, (left + crop["width"]) * across, (top + crop["height"]) * down
+    return whole_box((height, width)) if crop == size else (x0, y0, x1, y1)
 
 
 def _centre_crop(image_size: tuple[int, int], edge: int | None, crop: dict[str, int]) -> Box:

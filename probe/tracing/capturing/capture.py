@@ -218,6 +218,8 @@ def steps_over_all_states(
     if with_vision:
         for state in range(len(modules.vision_blocks) + 1):
             yield Step(tower_site(modules, state), partial(check_tower, f"state {state} of the vision tower"))
+    if not modules.layers:
+        return
     yield Step(hidden_site(modules, 0), partial(check_tokens, "hidden state 0, the embeddings"))
     for block in range(len(modules.layers)):
         name = f"hidden state {block + 1}, the output of decoder block {block}"

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from probe.backbones import backbone_for
 from probe.backbones.shared.residual_streams import ResidualStreams
-from probe.tracing.modules import Modules
+from probe.tracing.modules import Modules, text_config
 from probe.tracing.reads import Module
 from probe.tracing.sites import StateAddress
 
@@ -33,7 +33,7 @@ def state_width(model: PreTrainedModel, modules: Modules, address: StateAddress 
 
 def _stream_width(model: PreTrainedModel, modules: Modules, address: StateAddress) -> int | None:
     """The features of the residual stream, of several side by side, or of what a block adds to it."""
-    width, backbone = getattr(model.config.get_text_config(decoder=True), "hidden_size", None), backbone_for(model.config)
+    width, backbone = getattr(text_config(model), "hidden_size", None), backbone_for(model.config)
     if not isinstance(width, int) or not isinstance(backbone, ResidualStreams):
         return width if isinstance(width, int) else None
     streams = backbone.streams(model.config)

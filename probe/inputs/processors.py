@@ -1,0 +1,61 @@
+"""What stands in for a Hugging Face processor: a tokenizer by itself, of a model of words, or an image processor, of a vision encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
+
+from probe.errors import ImageError, ProcessorNeeded
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import BatchFeature
+
+Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase | BaseImageProcessor"
+"""What `AutoProcessor` loads: a processor, or a tokenizer or an image processor of a checkpoint that has no more."""
+
+
+def tokenizer_of(processor: Processor) -> PreTrainedTokenizerBase:
+    """The tokenizer of a processor, or the tokenizer itself.
+
+    Raises:
+        ProcessorNeeded: it has none.
+    """
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return processor
+    tokenizer: PreTrainedTokenizerBase | None = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ProcessorNeeded(f"The processor {type(processor).__name__} has no tokenizer. Load the model with the processor that has one.")
+    return tokenizer
+
+
+def image_processor_of(processor: Processor) -> BaseImageProcessor:
+    """The image processor of a processor, or the image processor itself.
+
+    Raises:
+        ProcessorNeeded: it has none.
+    """
+    if isinstance(processor, BaseImageProcessor):
+        return processor
+    image_processor: BaseImageProcessor | None = getattr(processor, "image_processor", None)
+    if image_processor is None:
+        raise ProcessorNeeded(f"{type(processor).__name__} prepares no images. Load the model with the processor that does.")
+    return image_processor
+
+
+def prompt_inputs(processor: Processor, images: Sequence[Image.Image], prompt: str, *, special: bool) -> BatchFeature:
+    """What a processor makes of a prompt and its images.
+
+    Args:
+        special: whether special tokens are put around the prompt.
+
+    Raises:
+        ImageError: there are images, and a tokenizer by itself takes none.
+    """
+    if not images:  # a tokenizer, and the processor of a model of sound, have no such argument
+        return processor(text=prompt, return_tensors="pt", add_special_tokens=special)
+    if isinstance(processor, PreTrainedTokenizerBase):
+        raise ImageError(f"{len(images)} images were given with a tokenizer, which prepares none. Load the model with its processor.")
+    return processor(images=list(images), text=prompt, return_tensors="pt", add_special_tokens=special)
