@@ -18,6 +18,7 @@ from probe.errors import InvalidRead, LoadError, NotFinite
 from probe.inputs.encoding import Encoding
 from probe.inputs.patches import NO_TOKEN, patch_map
 from probe.tokens.layout import ImageLayout
+from probe.tokens.span import Span
 from probe.tokens.spans import TokenMap, image_spans
 from probe.tracing.capturing.captured import Captured
 from probe.tracing.capturing.finite import advice
@@ -156,11 +157,14 @@ class Runtime:
         return Batch(inputs, tokens, tuple(SequenceSlot(row) for row in range(len(tokens))))
 
     def _tokens(self, ids: Sequence[int], leading: int) -> TokenMap:
-        """The positions of a row of a plain encoding; its images have no layout."""
+        """The positions of a row of a plain encoding: `image`, and `audio` if there is any. Its images have no layout."""
         known = (NO_TOKEN,) * leading + tuple(ids)
         image = tuple(position for position, token in enumerate(known) if token in (NO_TOKEN, self.modules.image_token_id))
         images = (image,) if image else ()
-        return TokenMap(known, images, (None,) * len(images), image_spans(images), family=self.family)
+        spans, audio = image_spans(images), tuple(position for position, token in enumerate(known) if token == self.modules.audio_token_id)
+        if audio:
+            spans["audio"] = Span(audio, "audio")
+        return TokenMap(known, images, (None,) * len(images), spans, family=self.family)
 
     def resolve(self, reads: Iterable[Read], tokens: Sequence[TokenMap] = ()) -> ReadPlan:
         """The reads with their layers and positions, checked against this model.

@@ -16,7 +16,7 @@ from probe.tokens.span import Span, image_spans, shortened
 
 __all__ = ["Span", "TokenMap", "image_spans", "shortened"]
 
-_BUILT_IN = re.compile(r"image|image \d+|prompt|question|answer|end")
+_BUILT_IN = re.compile(r"image|image \d+|audio|prompt|question|answer|end")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TokenMap:
         """The same map with spans under names of your own, which may replace earlier ones of yours.
 
         Raises:
-            InvalidRead: a name that `encode` and `with_answer` give: image, image 0..., prompt, question, answer, end.
+            InvalidRead: a name that `encode`, `with_answer` and plain encodings give: image, image 0..., audio, prompt, question, answer, end.
             SpanNotFound: a span that reaches beyond the sequence.
 
         Example:

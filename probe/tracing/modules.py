@@ -17,6 +17,7 @@ from probe.tracing.parts import BlockParts, block_parts, changed_between_blocks,
 
 _ATTENTION = ("self_attn", "attention", "attn", "cross_attn", "self_attention")
 _IMAGE_TOKEN = ("image_token_id", "image_token_index", "video_token_index")
+_AUDIO_TOKEN = ("audio_token_id", "audio_token_index")
 BETWEEN_BLOCKS = "the states are changed between blocks, where what is known of the image is added to them"
 """The `sum_reason` of families in which each block is the sum of its parts, and its input is not what the block before it gave."""
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches")
@@ -40,6 +41,7 @@ class Modules:
         vision: the vision tower; "" if there is none.
         vision_blocks: its blocks.
         image_token_id: the id of image tokens in `input_ids`; None if there is none.
+        audio_token_id: the id of audio tokens in `input_ids`; None if there is none.
         axes: the axes of a block's output.
         unreadable: name of a read -> why it cannot be read from this family, and what to read instead.
         parts: for each decoder block where its attention and its MLP are.
@@ -63,6 +65,7 @@ class Modules:
     key_value_heads: int = 0
     vision_attention: tuple[str | None, ...] = ()
     paths: frozenset[str] = frozenset()
+    audio_token_id: int | None = None
 
 
 def discover(model: PreTrainedModel) -> Modules:
@@ -93,13 +96,20 @@ def discover(model: PreTrainedModel) -> Modules:
         last=names[last] if backbone.last_is_normed else names[blocks[-1]],
         vision=names[vision] if vision is not None else "",
         vision_blocks=tuple(names[block] for block in vision_blocks),
-        image_token_id=next((token for name in _IMAGE_TOKEN if (token := getattr(model.config, name, None)) is not None), None),
+        image_token_id=_token_id(_IMAGE_TOKEN, model.config),
+        audio_token_id=_token_id(_AUDIO_TOKEN, model.config, getattr(model.config, "audio_config", None)),
         axes=backbone.axes,
         unreadable=backbone.unreadable,
         parts=tuple(block_parts(names[block], block, own, backbone.part_paths) for block, own in zip(blocks, attention, strict=True)),
         final_norm=None if norm is None else names[decoder.get_submodule(norm)],
         sum_reason=backbone.sum_reason or (BETWEEN_BLOCKS if changed_between_blocks(decoder) else ""),
     )
+
+
+def _token_id(names: Sequence[str], *configs: object) -> int | None:
+    """The id under the first of these names that a configuration has; None: none has."""
+    found = (getattr(config, name, None) for config in configs for name in names)
+    return next((token for token in found if token is not None), None)
 
 
 def reads_words(model: PreTrainedModel) -> bool:
