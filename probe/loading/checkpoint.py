@@ -82,7 +82,13 @@ def load_checkpoint(
     check_complete(checkpoint, loading_info)
     check_model(model)
     if processor is None:
-        processor = _as_load_error("processor", checkpoint, folder, lambda: AutoProcessor.from_pretrained(checkpoint, **options))
+        processor = _as_load_error(
+            "processor",
+            checkpoint,
+            folder,
+            lambda: AutoProcessor.from_pretrained(checkpoint, **options),
+            "or give one: probe.load(name, processor=...)",
+        )
     return model, processor
 
 
@@ -101,7 +107,7 @@ def _without_report() -> Iterator[None]:
         logger.removeFilter(is_other_message)
 
 
-def _as_load_error(what: str, checkpoint: str, folder: Path | None, load: Callable[[], Loaded]) -> Loaded:
+def _as_load_error(what: str, checkpoint: str, folder: Path | None, load: Callable[[], Loaded], otherwise: str = "") -> Loaded:
     """The result of `load`. Every kind of error that transformers raises becomes a LoadError that says where the fault lies."""
     try:
         return load()
@@ -115,7 +121,8 @@ def _as_load_error(what: str, checkpoint: str, folder: Path | None, load: Callab
             ) from error
         if folder is not None or not isinstance(error, OSError):
             raise LoadError(
-                f"The {what} of {checkpoint} cannot be loaded: {first_line(error)}. Check its files and the options of load()."
+                f"The {what} of {checkpoint} cannot be loaded: {first_line(error)}. Check its files and the options of load()"
+                f"{otherwise and f', {otherwise}'}."
             ) from error
         raise LoadError(
             f"There is no folder {checkpoint[:80]!r} here, and as a hub id it cannot be fetched: {first_line(error)[:200]}. "

@@ -1,0 +1,1 @@
+"""A model whose Python code lies in its own checkpoint, as models do that transformers does not have yet."""
