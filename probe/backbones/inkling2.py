@@ -21,3 +21,14 @@ class Inkling2(Backbone):
         cell = image.image_processor.size
         box = (0.0, 0.0, float(cols * cell["width"]), float(rows * cell["height"]))
         return ImageLayout((Grid.whole(rows, cols, image.size, box=box),))
+
+
+_LOOPED = "its decoder runs some blocks several times, so that a block has several states. Read Projected(), Vision() or Logits() instead."
+_OF_BLOCKS = ("Hidden", "Attention", "AttentionOutput", "MLPOutput", "HeadOutput", "Queries", "Keys", "Values")
+
+
+@register("inkling2_loop")
+class Inkling2Loop(Inkling2):
+    """Some blocks are passed through several times."""
+
+    unreadable: ClassVar[Mapping[str, str]] = dict.fromkeys(_OF_BLOCKS, _LOOPED)
