@@ -10,7 +10,10 @@ from probe.tokens.layout import Grid, ImageLayout
 
 @register("apertus1p5")
 class Apertus1p5(DiscreteImages):
-    """The image is stretched to whole cells, each of which is a word of the vocabulary."""
+    """The image is stretched to whole cells, each of which is a word of the vocabulary.
+
+    The convolutions pad on the right and below, so what a cell sees lies up to half a cell to its lower right.
+    """
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         rows, cols = (edge // image.image_processor.spatial_factor for edge in image.inputs["image_sizes"][image.index].tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from PIL import Image
 import probe
 from probe.verification.painting import check_grid, inner_cells
 from tests.families import newer, skip_if_lacking
-from tests.processors.offline import model, template, tokenizer
+from tests.families.tiny import model as tiny_model
+from tests.processors.offline import model, smoothed, template, tokenizer
 from tests.zoo import enliven
 
 SHAPES = ((480, 640), (100, 1000), (1000, 100), (40, 56))
 
 
+@cache
 def hy_v4_vl() -> tuple[Any, Any]:
     words = tokenizer(image_token="<|image_pad|>", video_token="<|video_pad|>")
     images, videos = transformers.HYV4VLImageProcessor(), transformers.HYV4VLVideoProcessor()
@@ -27,13 +30,63 @@ def hy_v4_vl() -> tuple[Any, Any]:
     return model("hy_v4_vl", words, image_token_id="<|image_pad|>", video_token_id="<|video_pad|>", vision_config=tower), processor
 
 
+@cache
+def apertus1p5() -> tuple[Any, Any]:
+    marks = ("image", "audio", "boi", "eoi", "image_wrapper", "eol", "boa", "eoa")
+    words = tokenizer(**{f"{name}_token": f"<|{name}|>" for name in marks})
+    sound = transformers.WavTokenizerFeatureExtractor()
+    processor = transformers.Apertus1p5Processor(transformers.Apertus1p5ImageProcessor(), sound, words, chat_template=template("<|image|>"))
+    ids = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in ("image", "audio")}
+    offsets = {"image_token_offset": len(words), "audio_token_offset": len(words) + 16}
+    vision = {**newer.QUANTISED, "channel_multiplier": (1,) * 5, "attn_resolutions": ()}
+    audio = {"model_type": "wavtokenizer_encoder", "codebook_size": 16, "codebook_dim": 32}
+    small = tiny_model(
+        "apertus1p5", text_config={"vocab_size": len(words) + 32}, vision_config=vision, audio_config=audio, **ids, **offsets
+    )
+    small = enliven(small)
+    smoothed(small)
+    return small, processor
+
+
+@pytest.mark.parametrize(("height", "width"), [(160, 240), *SHAPES[1:]])
+def test_a_cell_of_apertus_is_the_word_that_its_pixels_become(height: int, width: int) -> None:
+    skip_if_lacking("apertus1p5")
+    torch.manual_seed(0)
+    hf, processor = apertus1p5()
+    opened, image = probe.load(model=hf, processor=processor), blocks(height, width)
+    features = probe.Module("model.vision_tokenizer.quant_conv")
+
+    def quantised(shown: Image.Image) -> torch.Tensor:
+        """What is quantised: (feature, row, col)."""
+        return opened.run(opened.encode(shown, "What is this?"), features)[features].data[0]
+
+    x = opened.encode(image, "What is this?")
+    grid, before = x.tokens.layouts[0].grid(), quantised(image)
+    assert before.shape[1:] == (grid.rows, grid.cols)
+    (codes,) = hf.model.get_image_tokens(x.inputs["pixel_values"], x.inputs["image_sizes"])
+    projected = opened.run(x, probe.Projected()).projected().grid().data[0]
+    assert torch.equal(projected, hf.get_input_embeddings()(codes).detach().view(grid.rows, grid.cols, -1))
+    for row, col in inner_cells(grid, np.random.default_rng(0), 3):
+        painted = np.array(image)
+        left, top, right, bottom = (round(edge) for edge in grid.cell_box(row, col))
+        painted[top:bottom, left:right] = 255 - painted[top:bottom, left:right]
+        moved = (quantised(Image.fromarray(painted)) - before).norm(dim=0)
+        # Each convolution of stride 2 pads on the right and below, so what a cell sees lies up to half a cell to its lower right.
+        most, across = divmod(int(moved.argmax()), grid.cols)
+        assert (row - most, col - across) in ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def blocks(height: int, width: int) -> Image.Image:
+    """Noise of blocks of 4 x 4 pixels, each channel black or white."""
+    noise = np.random.default_rng(0).integers(0, 2, (height // 4, width // 4, 3), dtype=np.uint8) * 255
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_painting_a_cell_of_hunyuan_4_moves_its_own_token_most(height: int, width: int) -> None:
     skip_if_lacking("hy_v4_vl")
     hf, processor = hy_v4_vl()
-    opened = probe.load(model=hf, processor=processor)
-    noise = np.random.default_rng(0).integers(0, 2, (height // 4, width // 4, 3), dtype=np.uint8) * 255
-    image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+    opened, image = probe.load(model=hf, processor=processor), blocks(height, width)
 
     def projected(shown: Image.Image) -> probe.Activation:
         return opened.run(opened.encode(shown, "What is this?"), probe.Hidden(0, at="image")).hidden(layer=0)

@@ -8,7 +8,7 @@ import torch
 
 from tests.families.tiny import IMAGE, Built, family, model, noise
 
-_QUANTISED = {
+QUANTISED = {
     "codebook_size": 16,
     "embed_dim": 8,
     "latent_channels": 8,
@@ -22,7 +22,7 @@ _QUANTISED = {
 def apertus1p5() -> Built:
     """The image becomes tokens of the vocabulary, by convolutions."""
     audio = {"model_type": "wavtokenizer_encoder", "codebook_size": 16, "codebook_dim": 32}
-    vision = {**_QUANTISED, "attn_resolutions": ()}
+    vision = {**QUANTISED, "attn_resolutions": ()}
     tokens = torch.tensor([[1, 5, 6, *[99] * 12, 7, 8, 9]])
     small = model("apertus1p5", vision_config=vision, audio_config=audio, image_token_id=99, image_token_offset=100, audio_token_offset=116)
     return small, {"input_ids": tokens, "pixel_values": noise(1, 3, 6, 8), "image_sizes": torch.tensor([[6, 8]])}
