@@ -23,10 +23,11 @@ NO_IMAGES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's act
 # No token id marks an image in the decoder's sequence; several residual streams enter the first block; no tower of blocks.
 UNREADABLE = [
     *((name, "Projected") for name in ("blip", "idefics", "kosmos-2", "kosmos-2.5", "mllama")),
-    *((name, "Projected") for name in ("gemma3n", "glm5_next", "qwen4_exp")),
+    *((name, "Projected") for name in ("gemma3n", "glm5_next", "hy_v4_vl", "qwen4_exp")),
     *((name, "Projected") for name in ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder")),
     ("diffusion_gemma", "Projected"),
     ("chameleon", "Vision"),
+    ("apertus1p5", "Vision"),
     ("emu3", "Vision"),
     ("udop", "Vision"),
 ]

@@ -21,7 +21,9 @@ OTHER_KEYS = {"diffusion_gemma", "t5gemma2"}  # the decoder attends to an encode
 NO_TOWER_INTERFACE = "No block of a vision tower was found"
 SEVERAL_CALLS = "attends in several calls, or in windows"
 TOWER_UNREADABLE = {
-    **dict.fromkeys(("blip", "chameleon", "emu3", "fast_vlm", "fuyu", "gemma3n", "gemma4_unified", "got_ocr2"), NO_TOWER_INTERFACE),
+    **dict.fromkeys(
+        ("apertus1p5", "blip", "chameleon", "emu3", "fast_vlm", "fuyu", "gemma3n", "gemma4_unified", "got_ocr2"), NO_TOWER_INTERFACE
+    ),
     **dict.fromkeys(("inkling_mm_model", "pp_chart2table", "pp_formulanet", "udop"), NO_TOWER_INTERFACE),
     **dict.fromkeys(("exaone4_5", "florence2", "hyperclovax_vision_v2", "muse_glimmer", "muse_spark"), SEVERAL_CALLS),
     **dict.fromkeys(("qwen2_5_omni_thinker", "qwen2_5_vl"), SEVERAL_CALLS),

@@ -16,7 +16,7 @@ from torch import Tensor
 import probe
 from tests import families
 
-STREAMS = {"gemma3n": range(5), "glm5_next": range(4), "qwen4_exp": range(4)}
+STREAMS = {"gemma3n": range(5), "glm5_next": range(4), "hy_v4_vl": range(4), "qwen4_exp": range(4)}
 """Families with several residual streams -> the layers whose states are not one, which no head takes."""
 VOCABULARY = 160
 

@@ -29,7 +29,7 @@ IMAGE_BETWEEN_BLOCKS = [
     *("qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe"),
 ]
 NORMED_SUMS = ["blip", "florence2", "git"]
-STREAMS = ["gemma3n", "glm5_next", "qwen4_exp"]
+STREAMS = ["gemma3n", "glm5_next", "hy_v4_vl", "qwen4_exp"]
 NOT_SUMS = {*IMAGE_BETWEEN_BLOCKS, *NORMED_SUMS, *STREAMS, "inkling2"}
 
 OTHERS = {
@@ -54,7 +54,7 @@ OTHERS = {
 """What blocks add beside attention and MLP: linear mixers, cross-attention, Gemma 4's inputs by layer."""
 
 NOT_THROUGH_THE_INTERFACE = {"blip", "git"}
-MIXED_BEFORE_THE_NORM = {"glm5_next", "inkling2", "qwen4_exp"}
+MIXED_BEFORE_THE_NORM = {"glm5_next", "hy_v4_vl", "inkling2", "qwen4_exp"}
 WITHOUT_FINAL_NORM = {*NORMED_SUMS, "qwen4_exp"}
 
 
