@@ -10,6 +10,7 @@ from typing import Any
 
 import transformers as hf
 
+from tests.families import skip_if_lacking
 from tests.processors.offline import Pair, model, template, tokenizer
 
 NATIVE: dict[str, Callable[[], Pair]] = {}
@@ -70,6 +71,7 @@ def native(
     """
 
     def build() -> Pair:
+        skip_if_lacking(name)
         words, made = tokenizer(**tokens), {part: make() for part, make in parts.items()}
         patch = getattr(made["image_processor"], "patch_size", None)
         tower = {**({"patch_size": patch} if patch else {}), **(vision or {})}
@@ -139,7 +141,7 @@ native(
     MUSE | {"audio_token": "<|audio|>"},
     written="<|patch|>",
     vision=MUSE_POSITIONS,
-    feature_extractor=hf.MuseSparkFeatureExtractor,
+    feature_extractor=lambda: hf.MuseSparkFeatureExtractor(),
     **MUSE_IMAGES,
 )
 native(
@@ -148,7 +150,7 @@ native(
     {"image_token": "<|imgpad|>", "video_token": "<|video_pad|>", "audio_token": "<|audio_comp_pad|>"},
     image_processor=lambda: hf.Qwen2VLImageProcessor(temporal_patch_size=1),
     video_processor=hf.Qwen2VLVideoProcessor,
-    feature_extractor=hf.Dots3NoteFeatureExtractor,
+    feature_extractor=lambda: hf.Dots3NoteFeatureExtractor(),
 )
 native(
     "video_llama_3",
@@ -162,7 +164,7 @@ native(
     "Inkling2Processor",
     {"image_token": "<|unused_200054|>"},
     vision={"patch_size": 20},
-    image_processor=hf.Inkling2ImageProcessor,
+    image_processor=lambda: hf.Inkling2ImageProcessor(),
 )
 native(
     "gemma4",

@@ -47,6 +47,7 @@ def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:
     Args:
         tile: pixels across the tower's input; None: the tiny model's own.
     """
+    families.skip_if_lacking(name)
     torch.manual_seed(0)
     small, _ = families.FAMILIES[name]()
     config = copy.deepcopy(small.config)
