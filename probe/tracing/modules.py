@@ -33,6 +33,7 @@ class Modules:
         layers: the decoder blocks; none in a vision encoder.
         attention: for each decoder block its attention module; None for a block without attention.
         attention_without_interface: the decoder blocks whose attention computes its weights itself, without transformers' attention interface.
+        causal: whether the family declares that its tokens attend to none behind them, but for those of one image (`Backbone.prefix`).
         other_keys: the decoder blocks whose attention has keys that are not the sequence's.
         key_value_heads: how many heads keys and values have; 0: not known, or not the same in every block.
         vision_attention: for each block of the vision tower the module that calls the attention interface; None: it has none.
@@ -61,6 +62,7 @@ class Modules:
     final_norm: str | None = None
     sum_reason: str = ""
     attention_without_interface: frozenset[int] = frozenset()
+    causal: bool = False
     other_keys: frozenset[int] = frozenset()
     key_value_heads: int = 0
     vision_attention: tuple[str | None, ...] = ()
@@ -89,6 +91,7 @@ def discover(model: PreTrainedModel) -> Modules:
         attention_without_interface=frozenset(
             number for number, path in enumerate(attention) if path and not calls_interface(model.get_submodule(path))
         ),
+        causal=bool(backbone.prefix),
         other_keys=backbone.other_keys(model),
         key_value_heads=_key_value_heads(model),
         vision_attention=tuple(_tower_attention(names[block], block) for block in vision_blocks),

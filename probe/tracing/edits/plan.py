@@ -132,7 +132,7 @@ def _attention(edit: Edit, read: Attention, modules: Modules, plan: ReadPlan, ro
     heads = as_heads(read.heads, "Attention")
     kept = heads if isinstance(heads, tuple) else None
     if edit.change is None:
-        _check_keys_are_left(queries, keys, edit)
+        _check_keys_are_left(queries, keys, edit, [len(row) for row in rows], causal=modules.causal)
         yield from (BlockEdit(edit, modules, block, queries, keys, kept) for block in plan.attention)
         return
     sizes = [{"layer": len(plan.attention), "query": len(q), "key": len(k)} for q, k in zip(queries, keys, strict=True)]
@@ -143,16 +143,17 @@ def _attention(edit: Edit, read: Attention, modules: Modules, plan: ReadPlan, ro
         yield AttentionEdit(edit, number, operand, modules, block, queries, keys, kept)
 
 
-def _check_keys_are_left(queries: Sequence[Indices], keys: Sequence[Indices], edit: Edit) -> None:
-    """Refuse to block every key that a causal mask leaves to a query."""
-    for row_queries, row_keys in zip(queries, keys, strict=True):
+def _check_keys_are_left(queries: Sequence[Indices], keys: Sequence[Indices], edit: Edit, lengths: Sequence[int], *, causal: bool) -> None:
+    """Refuse to block every key that a causal mask leaves to a query; where no such mask is known, every key. The forward sees the rest."""
+    for row_queries, row_keys, length in zip(queries, keys, lengths, strict=True):
         blocked = set(row_keys)
         first_kept = next(position for position in range(len(blocked) + 1) if position not in blocked)
-        alone = [query for query in row_queries if query < first_kept]
+        alone = [query for query in row_queries if query < first_kept and (causal or first_kept == length)]
         if alone:
+            which = "positions up to its own are" if causal else "every position is"
             raise InvalidEdit(
-                f"{edit!r} leaves position {alone[0]} no key to attend to: positions up to its own are all blocked. Leave one out, or use "
-                "zero(), which sets weights to 0 without renormalising."
+                f"{edit!r} leaves position {alone[0]} no key to attend to: {which} blocked. Leave one out, or use zero(), which sets weights to 0 "
+                "without renormalising."
             )
 
 

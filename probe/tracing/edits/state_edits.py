@@ -177,7 +177,9 @@ def changed_values(edit: Edit, values: Tensor, operand: Tensor | None) -> Tensor
         InvalidEdit: the operand or the result has another shape.
     """
     assert edit.change is not None, "block edits change the mask"
-    if operand is not None:
+    if isinstance(edit.operand, float):
+        operand = torch.tensor(edit.operand, dtype=torch.float64)  # a number, which torch does not round to the states' dtype first
+    elif operand is not None:
         operand = operand.to(values.device, values.dtype)
         shapes = zip(reversed(operand.shape), reversed(values.shape), strict=False)
         if operand.ndim > values.ndim or any(ours not in (1, theirs) for ours, theirs in shapes):

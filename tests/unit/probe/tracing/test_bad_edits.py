@@ -105,6 +105,17 @@ def test_keys_that_are_not_the_sequence_s_are_neither_read_nor_edited(name: str,
     assert ran == []
 
 
+def test_tokens_that_attend_ahead_may_be_left_the_keys_behind_them() -> None:
+    hf, inputs = families.build("paligemma")  # a prompt attends to all of itself
+    model = probe.load(model=hf)
+    first = edit.block(probe.Attention(1, query=(0, 1), key=(0, 1, 2)))
+    rows = model.run(inputs, probe.Attention(1, query=(0, 1)), edits=first).attention(layer=1).data[0]
+    assert float(rows[..., :3].max()) == 0
+    torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]), rtol=0, atol=1e-6)
+    with pytest.raises(InvalidEdit, match="leaves position 0 no key to attend to: every position is blocked"):
+        model.run(inputs, probe.Logits(), edits=edit.block(probe.Attention(1, query=0)))
+
+
 @pytest.mark.parametrize(("name", "widths"), [("gemma3n", (128, 128)), ("glm5_next", (128, 32)), ("qwen4_exp", (64, 32))])
 def test_widths_of_several_residual_streams_are_known(name: str, widths: tuple[int, int]) -> None:
     hf, inputs = families.build(name)

@@ -559,6 +559,10 @@ def test_edits_of_bfloat16_states_are_done_in_bfloat16() -> None:
     case.check(
         edit.add(hidden, vector, scale=0.5), hooked.module(hf, case.layers[1], hooked.at(image, lambda values: values + 0.5 * short))
     )
+    for number in (0.3, np.float32(0.3)):
+        case.check(
+            edit.scale(hidden, number), hooked.module(hf, case.layers[1], hooked.at(image, lambda values, by=float(number): values * by))
+        )
     case.check(edit.replace(hidden, vector), hooked.module(hf, case.layers[1], hooked.at(image, lambda values: short.expand_as(values))))
     change = hooked.at_heads(image, [1], HEADS, torch.zeros_like)
     case.check(edit.zero(heads), hooked.module(hf, f"{case.layers[1]}.self_attn.o_proj", change, "input"))
