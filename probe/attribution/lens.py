@@ -81,6 +81,10 @@ def check_states(runtime: Runtime, activation: Activation) -> None:
     Raises:
         InvalidRead: no `feature` axis, no floating-point numbers, or another width.
     """
+    if not isinstance(activation, Activation):
+        raise InvalidRead(
+            f"lens() takes an Activation, got a {type(activation).__name__}. Name the axes of a tensor: probe.Activation(states, ('token', 'feature'))."
+        )
     if "feature" not in activation.dims or "word" in activation.dims or not activation.data.is_floating_point():
         raise InvalidRead(f"{activation!r} holds no hidden states: a lens takes floating-point numbers with an axis feature.")
     width, known = activation.shape["feature"], VocabularyHead(runtime).width

@@ -178,7 +178,8 @@ def changed_values(edit: Edit, values: Tensor, operand: Tensor | None) -> Tensor
     """
     assert edit.change is not None, "block edits change the mask"
     if isinstance(edit.operand, float):
-        operand = torch.tensor(edit.operand, dtype=torch.float64)  # a number, which torch does not round to the states' dtype first
+        # A number, which torch does not round to the states' dtype first.
+        operand = torch.tensor(edit.operand, dtype=torch.promote_types(values.dtype, torch.float32))
     elif operand is not None:
         operand = operand.to(values.device, values.dtype)
         shapes = zip(reversed(operand.shape), reversed(values.shape), strict=False)

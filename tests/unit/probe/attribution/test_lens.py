@@ -235,3 +235,10 @@ def test_runs_in_other_threads_do_not_see_the_lens(model: probe.Probe, trace: pr
         thread.join()
     assert all(torch.equal(one, expected) for one in found)
     assert len(found) == 10
+
+
+def test_a_tensor_without_named_axes_is_refused(model: probe.Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.model, "forward", lambda **_: pytest.fail("a forward ran"))
+    for ask in ({"words": 5}, {"top": 2}):
+        with pytest.raises(InvalidRead, match=r"takes an Activation, got a Tensor. Name the axes of a tensor: probe\.Activation"):
+            model.lens(torch.ones(3, 48), **ask)  # type: ignore[call-overload]
