@@ -27,6 +27,11 @@ class TokenDifference:
     Attributes:
         plus, minus: token ids.
         at: the position whose logits are meant: it predicts the token after it.
+
+    >>> difference = probe.TokenDifference(plus=273, minus=298)
+    >>> logits = model.run(model.encode(image, "Is there a cat in the image?"), probe.Logits(at=-1)).logits().data
+    >>> float(difference(logits)) > 0
+    True
     """
 
     plus: int

@@ -31,6 +31,9 @@ from probe.tracing.trace import Trace
 EXPECTED_ANSWER_TOKENS = 32
 """Tokens that are reserved for an answer when questions are batched; a longer answer still fits."""
 
+PREFIXES = 4
+"""Prefixes that a session holds at most, each with its KV cache: unedited or under edits, those that were used last."""
+
 
 class Session:
     """One image (or one list of images) and any number of questions about it. A context manager: closing frees what it holds.
@@ -43,7 +46,7 @@ class Session:
         keep: reads of the image that later traces will want; they are read while the prefix runs. Other reads of the image cost another
             pass over it.
         edits: in force for every question, see `probe.edit`. A prefix under one set of edits is never used under another: edits of the image
-            that a question brings run its prefix once more, and it is kept.
+            that a question brings run its prefix once more; those that were used last are kept.
         policy: how questions share the prefix: "packed" (one row after it, separated by a mask), "batched" (a batch, each row after a
             copy of it), "none" (each question alone: right for every model). None: the family's best.
 
@@ -277,7 +280,7 @@ class Session:
     def _known_prefix(self, encoding: Encoding, tokens: TokenMap, changes: tuple[PrefixChange, ...]) -> Prefix | None:
         """The prefix under these changes, run if it is not known yet; None: there is no image."""
         with self._runtime.engine.lock:
-            prefix = self._prefixes.get(changes)
+            prefix = self._prefixes.pop(changes, None)
             if prefix is not None and not prefix.model_state.is_of(self._runtime.model):
                 self._prefixes.clear()  # the model has been changed since
                 prefix = None
@@ -285,8 +288,10 @@ class Session:
                 before = tuple(edit for edit, _ in changes)
                 with self._completing_not_finite([self._first], before):
                     prefix = read_prefix(self._runtime, encoding if before else self._first, self.keep, before, tokens)
-                if prefix is not None:
-                    self._prefixes[changes] = prefix
+            if prefix is not None:
+                self._prefixes[changes] = prefix  # the last one: it was used last
+                while len(self._prefixes) > PREFIXES:
+                    del self._prefixes[next(iter(self._prefixes))]
         return prefix
 
     @contextmanager

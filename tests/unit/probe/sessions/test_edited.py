@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import probe
+from probe.sessions.session import PREFIXES
 from tests import zoo
 
 edit = probe.edit
@@ -101,4 +102,23 @@ def test_the_end_of_an_answer_can_be_edited_in_a_session(model: probe.Probe, wid
         change, read = edit.zero(probe.Hidden(1, at="end")), probe.Hidden(-1, at="end")
         (trace,) = session.trace([ended], [read], edits=change)
     alone = model.run(ended, read, edits=change).hidden().data
+    torch.testing.assert_close(trace.hidden().data, alone, rtol=0, atol=TOLERANCE)
+
+
+def test_a_session_holds_the_prefixes_that_were_used_last(model: probe.Probe, wide_image: Image.Image) -> None:
+    read, passes = probe.Hidden(-1, at="answer"), []
+    handle = model.model.get_submodule(model.modules.layers[0]).register_forward_pre_hook(
+        lambda _, args, kwargs: passes.append((args or [kwargs["hidden_states"]])[0].shape[1]), with_kwargs=True
+    )
+    changes = [edit.scale(probe.Hidden(1, at="image"), float(factor)) for factor in range(6)]
+    with model.open(wide_image) as session:
+        (answer,) = session.answer([LONG], ["yes."])
+        length = max(answer.tokens.span("image").positions) + 1
+        for change in (*changes, changes[-1], changes[-2], changes[0]):
+            (trace,) = session.trace([answer], [read], edits=change)
+        prefixes = passes.count(length)
+        assert len(session._prefixes) == PREFIXES
+    handle.remove()
+    assert prefixes == len(changes) + 1  # the first one anew
+    alone = model.run(answer, read, edits=changes[0]).hidden().data
     torch.testing.assert_close(trace.hidden().data, alone, rtol=0, atol=TOLERANCE)
