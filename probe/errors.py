@@ -8,7 +8,7 @@ class ProbeError(Exception):
 
 
 class LoadError(ProbeError):
-    """A model could not be loaded: no such folder, no weights, not a multimodal model, remote code that was not asked for."""
+    """A model could not be loaded: no such folder, no weights, neither a model of text nor a vision encoder, remote code that was not asked for."""
 
 
 class NoDirectResize(LoadError):

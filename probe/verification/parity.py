@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from probe.encoder import Encoder
-from probe.errors import ProbeError
+from probe.errors import InvalidRead, ProbeError
 from probe.inputs.encoding import Answer
 from probe.inputs.images import ImageLike, open_image
 from probe.model import Probe
@@ -56,7 +56,11 @@ def verify(model: Probe, image: ImageLike | None = None, *, cells: int = 6) -> R
 
     Raises:
         ProcessorNeeded: the model was loaded without one.
+        InvalidRead: the model does not take images and text.
     """
+    model.runtime.require_decoder("verify")
+    if model.modules.image_token_id is None and not model.modules.vision_blocks:
+        raise InvalidRead(f"verify() puts an image into the input, and {model.family} takes none. Name a model of images and text.")
     opened = open_image(image) if image is not None else _noise(96, 160)
     checks, left_out = _checked_reads(model, opened), dict(model.modules.unreadable)
     if not model.modules.vision_blocks:

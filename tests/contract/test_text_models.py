@@ -177,6 +177,8 @@ def test_images_for_a_model_of_text_are_refused() -> None:
         model.run(model.encode(None, "Hello", chat=False), probe.Projected())
     with pytest.raises(probe.errors.InvalidRead, match="no vision tower was found"):
         model.run(model.encode(None, "Hello", chat=False), probe.Vision(0))
+    with pytest.raises(probe.errors.InvalidRead, match=r"verify\(\) puts an image into the input, and llama takes none"):
+        probe.verify(model)
     chatty = copy.deepcopy(zoo.tokenizer())
     chatty.chat_template = TEMPLATE
     with pytest.raises(probe.errors.TemplateError, match="a part of the type 'image', and a tokenizer reads text alone"):

@@ -128,6 +128,7 @@ def test_what_needs_a_decoder_is_refused(wide_image: Image.Image) -> None:
     for name, step in {
         "generate": lambda: model.generate(x),
         "next_logits": lambda: model.next_logits(x),
+        "verify": lambda: probe.verify(model),
         "open": lambda: model.open(wide_image),
         "lens": lambda: model.lens(states, words=(5,)),
         "attribute_logits": lambda: model.attribute_logits(x, plus=5, minus=6),
