@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import transformers
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import TiledLayout, padded_canvas
 from probe.tokens.layout import Box
+
+if transformers.__version__ == "5.24.0":
+    # Its Llama4ForConditionalGeneration takes `image_outputs` of what the decoder returns, which has none, so no forward of it runs.
+    MoeCausalLMOutputWithPast.image_outputs = None
 
 
 @register("llama4")
