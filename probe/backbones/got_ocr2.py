@@ -35,5 +35,6 @@ class GotOcr2(InternVL):
 
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:
         processor = image.processor
-        options = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs)["images_kwargs"]
+        merged = processor._merge_kwargs(processor.valid_processor_kwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs)
+        options = merged["images_kwargs"]
         return self.best_canvas(image, options["min_patches"], options["max_patches"]) if options["crop_to_patches"] else (1, 1)
