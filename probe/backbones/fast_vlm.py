@@ -6,7 +6,7 @@ from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.cropping import processed_box
-from probe.backbones.shared.strided_cells import centred_on_receptive_fields
+from probe.backbones.shared.square_tower import centred_on_receptive_fields
 from probe.tokens.layout import Grid, ImageLayout
 
 

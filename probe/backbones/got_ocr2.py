@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from probe.backbones.internvl import InternVL
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
-from probe.backbones.shared.square_tower import patches_per_side
-from probe.backbones.shared.strided_cells import centred_on_receptive_fields
+from probe.backbones.shared.square_tower import centred_on_receptive_fields, patches_per_side
 from probe.tokens.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:

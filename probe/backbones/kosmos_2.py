@@ -7,12 +7,14 @@ from typing import ClassVar
 
 from probe.backbones.base import Backbone
 from probe.backbones.registry import register
+from probe.backbones.shared.resampled import QUERIES
 
 
 @register("kosmos-2", "kosmos-2.5")
 class Kosmos2(Backbone):
     """Discovery finds image tokens by their id, so these are not found."""
 
+    no_grid_reason = QUERIES
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "no token id marks its image tokens. Read Hidden(0, at=[...]) at the positions of image_embeds_position_mask instead."
     }

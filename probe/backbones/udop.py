@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Udop(Backbone):
     """Neither projected tokens nor vision states exist."""
 
+    no_grid_reason = ANSWER_ALONE.removesuffix(".")
     part_paths: ClassVar[Mapping[str, str]] = {
         "attention": "layer.0.SelfAttention",
         "cross_attention": "layer.1.EncDecAttention",

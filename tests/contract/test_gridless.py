@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 import probe
-from tests import processors
+from probe.backbones.registry import BACKBONES
+from tests import families, processors
 from tests.contract.test_grids import inverted, noise_image, opened, shows
+from tests.processors.gridless import RESAMPLED
 
 REASONS = {
     "idefics2": "a perceiver resamples each image into latents",
@@ -65,3 +67,37 @@ def test_idefics2_counts_five_images_where_its_processor_splits(monkeypatch: pyt
     assert len(encoding.tokens.span("image")) == 5 * 4
     with pytest.raises(probe.errors.GridUnknown, match=r"several .* or tiles"):
         model.run(encoding, probe.Vision([0])).vision().grid()
+
+
+QUERIES, ACROSS, ENCODED = "learned queries resample the image", "blocks attend across to all of it", "the image goes into an encoder"
+WHY = {
+    **dict.fromkeys(("aria", "deepseek_ocr2", "kosmos-2", "kosmos-2.5"), QUERIES),
+    "instructblipvideo": REASONS["instructblip"],
+    **dict.fromkeys(("blip", "idefics"), ACROSS),
+    **dict.fromkeys(("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder", "diffusion_gemma"), ENCODED),
+}
+
+
+def test_every_reason_is_written_down() -> None:
+    reasons = {name for name, backbone in BACKBONES.items() if backbone.no_grid_reason and name in families.FAMILIES}
+    assert reasons == {name.replace("blip_2", "blip-2") for name in REASONS} | set(WHY)
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_inspect_says_why_there_is_no_grid(name: str) -> None:
+    hf, _ = families.build(name)
+    grid = probe.load(model=hf).inspect()["grid"]
+    assert grid.startswith("none: ")
+    assert WHY[name] in grid
+
+
+# 256 queries for an image at Aria's default size; 256 for the whole image at DeepSeek-OCR 2's, 144 for each of three tiles, and a separator.
+@pytest.mark.parametrize(("name", "tokens"), [("aria", (256, 256)), ("deepseek_ocr2", (257, 3 * 144 + 257))])
+def test_query_tokens_are_counted_and_not_folded(name: str, tokens: tuple[int, int]) -> None:
+    hf, processor = RESAMPLED[name]()
+    model = probe.load(model=hf, processor=processor)
+    encoding = model.encode([noise_image("wide"), noise_image("tall", times=6)], "What?")
+    assert tuple(len(image) for image in encoding.tokens.images) == tokens
+    states = model.run(encoding, probe.Hidden([1], at="image 1")).hidden(layer=1)
+    with pytest.raises(probe.errors.GridUnknown, match=QUERIES):
+        states.grid()

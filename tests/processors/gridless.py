@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers as hf
 
+from tests.processors.native import native
 from tests.processors.offline import PATCH, TILE, Pair, listed, model, template, tokenizer
 
 SQUARE = {"height": TILE, "width": TILE}
@@ -43,3 +45,25 @@ def mllama() -> Pair:
     canvases = [[rows, cols] for rows in range(1, 5) for cols in range(1, 5) if rows * cols <= 4]
     tiles = {"max_num_tiles": 4, "supported_aspect_ratios": canvases}
     return model("mllama", words, image_token_index="<|image|>", vision_config=tiles), processor
+
+
+RESAMPLED: dict[str, Callable[[], Pair]] = {}
+"""Families of learned queries, with the default image settings of their processor classes."""
+
+native(
+    "aria",
+    "AriaProcessor",
+    {"image_token": "<|img|>"},
+    vision={"image_size": 980, "patch_size": 14},
+    ids={"projector_patch_to_query_dict": {1225: 128, 4900: 256}, "max_value_projector_patch_to_query_dict": 256},
+    table=RESAMPLED,
+    image_processor=hf.AriaImageProcessor,
+)
+native(
+    "deepseek_ocr2",
+    "DeepseekOcr2Processor",
+    {"image_token": "<image>"},
+    vision={"sam_config": {"image_size": 1024, "patch_size": 16}, "encoder_config": {"max_position_embeddings": 1024}},
+    table=RESAMPLED,
+    image_processor=hf.DeepseekOcr2ImageProcessor,
+)

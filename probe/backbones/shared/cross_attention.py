@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 ANSWER_ALONE = "the image goes into an encoder, and the decoder's sequence, which Hidden and Attention read, is the answer alone."
 
-
 POST_NORM = "a block norms each sum, as BERT does: its output is the norm of a sum, not a sum"
 POST_NORM_PARTS: Mapping[str, str] = {
     "attention": "attention.output.dense",
@@ -36,6 +35,7 @@ NO_INTERFACE: Mapping[str, str] = dict.fromkeys(
 class CrossAttention(Backbone):
     """The prompt is in the decoder's sequence, the image is not; the tower's states can be read."""
 
+    no_grid_reason = "the image is not in the sequence: blocks attend across to all of it"
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "the image is not in the sequence: blocks attend across to it. Read Vision() instead."
     }
@@ -62,6 +62,7 @@ class Blip(CrossAttention):
 class EncoderDecoder(Backbone):
     """The prompt, if there is one, goes into the encoder, too; the tower's states can be read."""
 
+    no_grid_reason = ANSWER_ALONE.removesuffix(".")
     unreadable: ClassVar[Mapping[str, str]] = {"Projected": f"{ANSWER_ALONE} Read Vision() instead."}
 
     def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:

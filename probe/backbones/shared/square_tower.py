@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -57,6 +58,17 @@ def upper_left(box: Box, down: float, across: float) -> Box:
     """The upper left part of a box: these shares of its height and of its width."""
     x0, y0, x1, y1 = box
     return (x0, y0, x0 + across * (x1 - x0), y0 + down * (y1 - y0))
+
+
+def centred_on_receptive_fields(grid: Grid, stride: int) -> Grid:
+    """The grid of tokens after strided convolutions, its cells moved onto the centres of their receptive fields.
+
+    Kernels are odd and padding is even, so a receptive field's centre is the first of a cell's `stride` units, not their middle.
+    """
+    shift = (stride - 1) / (2 * stride)
+    x0, y0, x1, y1 = grid.box
+    right, down = (x1 - x0) / grid.cols * shift, (y1 - y0) / grid.rows * shift
+    return replace(grid, box=(x0 - right, y0 - down, x1 - right, y1 - down))
 
 
 def square_patches(model: PreTrainedModel, view: Grid | None) -> Grid:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probe.backbones.shared.cropping import processed_box
-from probe.backbones.shared.strided_cells import centred_on_receptive_fields
+from probe.backbones.shared.square_tower import centred_on_receptive_fields
 from probe.backbones.shared.tiled_layout import padded_canvas
 from probe.backbones.shared.unpadded_tiles import unpadded_tiles
 from probe.errors import GridUnknown
