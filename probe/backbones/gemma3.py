@@ -10,3 +10,8 @@ class Gemma3(SquareLayout):
     """Questions can share an image's prefix."""
 
     prefix = SHARING
+
+
+@register("shieldgemma2")
+class ShieldGemma2(SquareLayout):
+    """Its processor asks about its policies, whatever the question is; so nothing is shared."""

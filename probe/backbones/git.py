@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from probe.backbones.base import Backbone
+from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
+from probe.backbones.shared.cropping import processed_box
 from probe.backbones.shared.cross_attention import NO_INTERFACE, POST_NORM, POST_NORM_PARTS
+from probe.tokens.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,3 +31,12 @@ class Git(Backbone):
         frames = pixels.shape[1] if pixels.ndim == 5 else 1
         patch = model.config.vision_config.patch_size
         return int(frames * ((pixels.shape[-2] // patch) * (pixels.shape[-1] // patch) + 1))
+
+    def layout(self, image: ProcessedImage) -> ImageLayout:
+        patch = image.model.config.vision_config.patch_size
+        rows, cols = (edge // patch for edge in image.input_size)
+        box = processed_box(image.image_processor, image.size)
+        return ImageLayout((Grid.whole(rows, cols, image.size, first=1, box=box),), (0,))
+
+    def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
+        return Grid.whole(view.rows, view.cols, view.image_size, box=view.box) if view else None

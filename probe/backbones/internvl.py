@@ -8,7 +8,7 @@ from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import TiledLayout
 
 
-@register("internvl")
+@register("internvl", "qianfan_ocr")
 class InternVL(TiledLayout):
     """The tokens of a tile stay row by row."""
 

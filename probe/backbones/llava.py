@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ProcessorMixin
 
 
-@register("llava", "vipllava")
+@register("llava", "vipllava", "video_llava")
 class Llava(SquareTower):
     """The tower's patches in order. The stock processor shows it the central square of the image."""
 

@@ -49,8 +49,9 @@ class ProcessedImage:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of what the vision tower gets: the last two axes of `pixel_values`."""
-        height, width = self.inputs["pixel_values"].shape[-2:]
+        """(height, width) of what the vision tower gets: the last two axes of `pixel_values` (Video-LLaVA: `pixel_values_images`)."""
+        pixels = self.inputs["pixel_values" if "pixel_values" in self.inputs else "pixel_values_images"]
+        height, width = pixels.shape[-2:]
         return int(height), int(width)
 
     def ids_between(self, start: int, end: int) -> list[int]:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from probe.model import Probe
 from probe.tokens.layout import Box, Grid
 from probe.tracing.activation import Activation
+from probe.tracing.reads import Hidden, Projected
 from probe.verification.report import Check
 
 PAINTINGS = ((255, 1.0), (0, 1.0), (None, 0.3))
@@ -17,6 +19,17 @@ PAINTINGS = ((255, 1.0), (0, 1.0), (None, 0.3))
 
 Cell = tuple[int, int]
 """The row and column of a grid's cell."""
+
+
+QUESTION = "What is in the picture?"
+
+
+def image_tokens(model: Probe, image: Image.Image) -> Activation:
+    """The image tokens (batch, token, feature) as the first block takes them; several residual streams lie side by side in the features."""
+    encoding = model.encode(image, QUESTION)
+    if "Projected" in model.modules.unreadable:
+        return model.run(encoding, Hidden(0, at="image")).hidden(layer=0)
+    return model.run(encoding, Projected()).projected()
 
 
 def grid_title(grid: Grid) -> str:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,25 +14,25 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from probe.backbones import Backbone
 from probe.encoder import Encoder
 from probe.errors import InvalidRead, ProbeError
 from probe.inputs.encoding import Answer
 from probe.inputs.images import ImageLike, open_image
 from probe.model import Probe
 from probe.runtime import Runtime
-from probe.tracing.activation import Activation
 from probe.tracing.attention import first_tensor
 from probe.tracing.reads import Attention, Hidden, Logits, Projected, Read, Vision
 from probe.tracing.sites import token_states
 from probe.tracing.trace import Trace
-from probe.verification.painting import check_grid, grid_title, inner_cells
+from probe.verification.painting import QUESTION, check_grid, grid_title, image_tokens, inner_cells
 from probe.verification.parts import part_checks
 from probe.verification.report import Check, Report
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
-QUESTION, ANSWER = "What is in the picture?", "A picture of something. It has some colours."
+ANSWER = "A picture of something. It has some colours."
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of attention weights, which lie in 0..1, between two kernels whose hidden states drift apart through all layers."""
@@ -68,7 +69,7 @@ def verify(model: Probe, image: ImageLike | None = None, *, cells: int = 6) -> R
     unchecked: dict[str, str] = {}
     if model.backbone.no_grid_reason:
         left_out["Grid"] = model.backbone.no_grid_reason
-    elif "Projected" not in left_out:
+    elif "Projected" not in left_out or type(model.backbone).layout is not Backbone.layout:
         _check_grids(model, opened, cells, checks, left_out, unchecked)
     return Report(repr(model), tuple(checks), left_out, unchecked)
 
@@ -89,9 +90,7 @@ def _check_grids(
 ) -> None:
     """Check every grid of the image; add to the checks, or to the reasons why there is none."""
 
-    def project(painted: Image.Image) -> Activation:
-        return model.run(model.encode(painted, QUESTION), Projected()).projected()
-
+    project = partial(image_tokens, model)
     projected = project(image)
     if projected.layout is None:
         left_out["Grid"] = projected.no_grid_reason
@@ -179,7 +178,8 @@ def _attention_kernel(model: Probe, name: str) -> Iterator[None]:
     """Another attention kernel within a `with` block."""
     config = model.model.config
     parts = {part: getattr(config, part) for part in config.sub_configs}
-    before = {"": config._attn_implementation, **{part: own._attn_implementation for part, own in parts.items() if own is not None}}
+    chosen = {part: own._attn_implementation for part, own in parts.items() if own is not None}
+    before = {"": config._attn_implementation, **{part: kernel for part, kernel in chosen.items() if kernel is not None}}
     model.model.set_attn_implementation(name)
     try:
         yield

@@ -58,6 +58,11 @@ class Parity:
     report: str
 
 
+def declares_a_grid(backbone: type[probe.Backbone]) -> bool:
+    """Whether a backbone says where image tokens lie on the image."""
+    return not backbone.no_grid_reason and backbone.layout is not probe.Backbone.layout
+
+
 @cache
 def measure(name: str) -> Parity:
     """Read everything that a family gives, and compare it."""
@@ -76,7 +81,7 @@ def measure(name: str) -> Parity:
         formula=max(trace.row_differences.values()),
         seen=_seen(model, trace, inputs),
         rows=_rows(model, trace, inputs),  # the last: it leaves the model under eager attention
-        grid="none" if model.backbone.no_grid_reason else "no" if type(model.backbone).layout is probe.Backbone.layout else "yes",
+        grid="none" if model.backbone.no_grid_reason else "yes" if declares_a_grid(type(model.backbone)) else "no",
         unreadable=missing,
         report=str(model.inspect()),
     )

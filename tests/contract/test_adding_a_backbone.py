@@ -1,6 +1,6 @@
 """What CONTRIBUTING.md says of a new family: one line where a shared layout fits, at most 30 lines where none does, proved by `probe.verify`.
 
-Neither family is declared by `probe` itself: without the lines below, their image tokens cannot be folded into a grid.
+Two families are taken out of the registry and declared again: without the lines below, their image tokens cannot be folded into a grid.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import probe
+from probe.backbones.registry import BACKBONES
 from probe.inputs.encoding import Encoding
 from probe.tokens.spans import TokenMap
 from tests import families
-from tests.contract.parity import NOT_THE_FEATURES, measure
+from tests.contract.parity import NOT_THE_FEATURES, declares_a_grid, measure
 
 NO_IMAGES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's actions
 # No token id marks an image in the decoder's sequence; several residual streams enter the first block; no tower of blocks.
@@ -41,6 +42,11 @@ def test_every_image_text_to_text_model_of_transformers_is_in_the_zoo() -> None:
 def test_the_table_lists_the_zoo() -> None:
     rows = [line.split("|")[1].strip(" `") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
     assert rows == sorted(families.FAMILIES)
+
+
+def test_every_image_text_to_text_model_of_transformers_has_a_grid_or_a_reason_why_not() -> None:
+    backbones = {name: BACKBONES.get(name, probe.Backbone) for name in set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - NO_IMAGES}
+    assert sorted(name for name, backbone in backbones.items() if not (backbone.no_grid_reason or declares_a_grid(backbone))) == []
 
 
 @pytest.mark.parametrize("name", sorted(families.FAMILIES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -10,16 +11,31 @@ import torch
 from PIL import Image
 
 import probe
-from probe.verification.painting import check_grid, inner_cells
+from probe.backbones.registry import BACKBONES
+from probe.verification.painting import PAINTINGS, check_grid, image_tokens, inner_cells, paint_cell
+from tests.contract.parity import declares_a_grid
+from tests.families import FAMILIES
 from tests.processors.native import NATIVE
+from tests.processors.square import SQUARE, WITHOUT_IMAGE_TOKEN
+from tests.processors.tiled import TILED
 
+REAL = {**NATIVE, **SQUARE, **TILED}
+# Over 5 seconds: many tiles, large squares, convolutions over all pixels.
+SLOW = {
+    *("aya_vision", "granite_docling", "idefics3", "internvl", "llava_next", "llava_next/siglip", "llava_next_video", "llava_onevision"),
+    *("perception_lm", "qianfan_ocr", "smolvlm", "step3p7", "unlimited_ocr"),
+    *("chameleon", "deepseek_vl_hybrid", "emu3", "gemma3", "shieldgemma2"),
+}
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in REAL]
 # (height, width): a photograph, a wide strip, a tall one, and an image smaller than most processors' least size.
 SHAPES = {"photograph": (480, 640), "wide": (100, 1000), "tall": (1000, 100), "small": (40, 56)}
+BLOCKS = ((14.0, 6.0, 28.0, 20.0), (28.0, 20.0, 42.0, 34.0))
+"""Pixels of the small image, for grids whose cells are less than 3 pixels across there: each such block holds a whole cell, and half of others."""
 
 
 @cache
 def opened(name: str) -> probe.Probe:
-    hf, processor = NATIVE[name]()
+    hf, processor = REAL[name]()
     return probe.load(model=hf, processor=processor)
 
 
@@ -30,31 +46,83 @@ def blocks(shape: str) -> Image.Image:
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def project(model: probe.Probe, image: Image.Image) -> probe.Activation:
-    """The image's tokens as the first block takes them."""
-    return model.run(model.encode(image, "What is this?"), probe.Projected()).projected()
-
-
-@pytest.mark.parametrize("name", NATIVE)
-def test_painting_a_cell_moves_its_own_token_most(name: str) -> None:
+def project(name: str, image: Image.Image) -> tuple[probe.Activation, probe.ImageLayout]:
+    """The image's tokens as the first block takes them, and where they lie."""
     model = opened(name)
-    for shape, (height, width) in SHAPES.items():
+    if name not in WITHOUT_IMAGE_TOKEN:
+        tokens = image_tokens(model, image)
+        assert tokens.layout is not None
+        return tokens, tokens.layout
+    # The prompt holds its image tokens already, or none at all.
+    inputs = model.processor(images=image, text=WITHOUT_IMAGE_TOKEN[name], return_tensors="pt")
+    size = (image.height, image.width)
+    layout = model.backbone.layout(probe.backbones.ProcessedImage(model.model, model.processor, size, inputs, 0))
+    assert layout is not None
+    return model.run(dict(inputs), probe.Projected()).projected(), layout
+
+
+Project = Callable[[Image.Image], probe.Activation]
+
+
+def test_every_family_that_declares_a_grid_is_painted_here() -> None:
+    declared = {name.split("/")[-1] for name, backbone in BACKBONES.items() if declares_a_grid(backbone)}
+    assert declared & set(FAMILIES) == {name for name in REAL if "/" not in name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_painting_a_cell_moves_its_own_token_most(name: str) -> None:
+    for shape, size in SHAPES.items():
         image = blocks(shape)
-        projected = project(model, image)
-        assert projected.layout is not None
-        grid = projected.layout.grid()
-        assert grid.image_size == (height, width)
-        assert len(grid.tokens) + len(projected.layout.separators) == projected.data.shape[1]
-        # Cells are close to square on the image, so that a grid on its side could not pass; small images are enlarged.
-        x0, y0, x1, y1 = grid.cell_box(0, 0)
-        assert 0.6 < (x1 - x0) / (y1 - y0) < 1.7, shape
-        cells = inner_cells(grid, np.random.default_rng(0), 4)
-        assert cells
-        check = check_grid(image, projected, grid, cells, lambda painted: project(model, painted))
-        assert check.passed, f"{shape}: {check}"
+        projected, layout = project(name, image)
+        tokens = [*layout.separators, *(token for grid in layout.grids for token in grid.tokens)]
+        assert sorted(tokens) == list(range(projected.data.shape[1]))
+        for grid in layout.grids:
+            assert grid.image_size == size
+            paint_some_cells(image, projected, grid, lambda painted: project(name, painted)[0], 4 if name in NATIVE else 2)
+        if name in NATIVE:  # their cells are close to square on the image, so that a grid on its side could not pass
+            x0, y0, x1, y1 = layout.grid().cell_box(0, 0)
+            assert 0.6 < (x1 - x0) / (y1 - y0) < 1.7, shape
 
 
-WITH_VISION_GRIDS = [name for name in NATIVE if name not in ("muse_glimmer", "muse_spark", "inkling2", "gemma4_unified")]
+def paint_some_cells(image: Image.Image, before: probe.Activation, grid: probe.Grid, again: Project, count: int) -> None:
+    x0, y0, x1, y1 = grid.cell_box(0, 0)
+    if min(x1 - x0, y1 - y0) < 3 and image.height == SHAPES["small"][0]:
+        for block in BLOCKS:
+            x, y = middle_of_what_moves(image, before, grid, again, block)
+            assert block[0] <= x <= block[2]
+            assert block[1] <= y <= block[3]
+        return
+    cells = inner_cells(grid, np.random.default_rng(0), count)
+    assert cells
+    check = check_grid(image, before, grid, cells, again)
+    assert check.passed, f"{image.size}: {check}"
+
+
+def middle_of_what_moves(
+    image: Image.Image, before: probe.Activation, grid: probe.Grid, again: Project, block: tuple[float, float, float, float]
+) -> tuple[float, float]:
+    """The middle of the cell whose token changes most when a block of pixels is painted over, in pixels (x, y)."""
+    shares = torch.zeros(len(grid.tokens))
+    for grey, amount in PAINTINGS:
+        change = (again(paint_cell(image, block, grey, amount)).data - before.data)[0].norm(dim=-1)[list(grid.tokens)]
+        shares += change / change.max()
+    left, top, right, bottom = grid.cell_box(*divmod(int(shares.argmax()), grid.cols))
+    return (left + right) / 2, (top + bottom) / 2
+
+
+NO_TOWER = {
+    "muse_glimmer",
+    "muse_spark",
+    "inkling2",
+    "gemma4_unified",
+    "emu3",
+    "fuyu",
+    "inkling_mm_model",
+    "gemma3n",
+    "chameleon",
+    "fast_vlm",
+}
+WITH_VISION_GRIDS = [name for name in (*NATIVE, *SQUARE) if name not in NO_TOWER | set(WITHOUT_IMAGE_TOKEN) | SLOW]
 
 
 @pytest.mark.parametrize("name", WITH_VISION_GRIDS)
@@ -62,11 +130,12 @@ def test_painting_a_cell_moves_its_own_patches_in_the_tower(name: str) -> None:
     model, image = opened(name), blocks("photograph")
 
     def look(shown: Image.Image) -> tuple[torch.Tensor, probe.Grid, probe.Grid]:
-        trace = model.run(model.encode(shown, "What is this?"), [probe.Vision([0]), probe.Projected()])
-        patches, cells = trace.vision(layer=0), trace.projected()
+        encoding = model.encode(shown, "What is this?")
+        patches = model.run(encoding, probe.Vision([0])).vision(layer=0)
+        (cells,) = encoding.tokens.layouts
         assert patches.layout is not None
-        assert cells.layout is not None
-        return patches.grid().data[0], patches.layout.grid(), cells.layout.grid()
+        assert cells is not None
+        return patches.grid().data[0], patches.layout.grid(), cells.grid()
 
     before, patches, cells = look(image)
     for row, col in inner_cells(cells, np.random.default_rng(1), 4):

@@ -19,6 +19,9 @@ from probe.backbones.llava import Llava
 from probe.backbones.llava_next import LlavaNext
 from probe.tokens.layout import Grid, ImageLayout
 from tests import processors, zoo
+from tests.contract.test_grids import noise_image
+from tests.processors.native import NATIVE
+from tests.processors.square import SQUARE
 
 CASES: dict[str, tuple[Callable[[], tuple[Any, Any]], dict[str, Any]]] = {
     "llava": (zoo.llava, {}),
@@ -75,6 +78,26 @@ def test_a_wrong_grid_of_a_trained_model_fails(change: str, monkeypatch: pytest.
     (failed,) = [check for check in report.checks if not check.passed]
     assert failed.what == "Grid 'image', 14 x 14"
     assert failed.difference > 0.5
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "glm5_next", "qwen4_exp"])
+def test_the_grid_of_residual_streams_is_painted_at_the_first_state(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf, processor = (NATIVE | SQUARE)[name]()
+    model, image = probe.load(model=hf, processor=processor), noise_image("wide")
+    report = probe.verify(model, image, cells=2)
+    assert report.passed, str(report)
+    assert "Projected" in report.left_out
+    assert report.checks[-1].what.startswith("Grid 'image'")
+    right = model.backbone.layout
+
+    def turned(given: ProcessedImage) -> ImageLayout:
+        layout = right(given)
+        assert layout is not None
+        grid = layout.grid()
+        return replace(layout, grids=(replace(grid, tokens=tuple(reversed(grid.tokens))),))
+
+    monkeypatch.setattr(model.backbone, "layout", turned)
+    assert [check.what for check in probe.verify(model, image, cells=2).checks if not check.passed] == [report.checks[-1].what]
 
 
 def test_a_check_that_cannot_be_made_is_not_passed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -27,17 +29,23 @@ _POSITIONS = torch.tensor([[[col, row] for row in range(4) for col in range(4)]]
 class _Convolution(nn.Module):
     """Where timm's tower would stand: one convolution, states (batch, feature, row, col)."""
 
-    def __init__(self) -> None:
+    def __init__(self, patch: int) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, 24, kernel_size=7, stride=7)
+        self.patches = nn.Conv2d(3, 24, kernel_size=patch, stride=patch)
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(last_hidden_state=self.patches(pixel_values))
 
 
-def _without_timm(config: Any) -> Any:
-    made: Any = _Convolution() if config.model_type == "gemma3n_vision" else MODEL_MAPPING[type(config)](config)
-    return made
+@contextmanager
+def without_timm(edge: int = 7) -> Iterator[None]:
+    """Within this, Gemma 3n is built with a tower of patches of so many pixels."""
+
+    def made(config: Any) -> Any:
+        return _Convolution(edge) if config.model_type == "gemma3n_vision" else MODEL_MAPPING[type(config)](config)
+
+    with patch.object(hf.AutoModel, "from_config", made):
+        yield
 
 
 @family()
@@ -47,7 +55,7 @@ def gemma3n() -> Built:
     text = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 144, "laurel_rank": 8, "num_kv_shared_layers": 2}
     vision = {"hidden_size": 24, "vocab_size": 8, "vocab_offset": 148}
     parts = {"text_config": text, "vision_config": vision, "audio_config": {**audio, "sscp_conv_channel_size": (8, 8)}}
-    with patch.object(hf.AutoModel, "from_config", _without_timm):
+    with without_timm():
         small = model("gemma3n", vision_soft_tokens_per_image=16, **parts)
     return small, {"input_ids": ids(16), "pixel_values": pixels(1)}
 

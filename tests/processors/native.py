@@ -11,7 +11,8 @@ from typing import Any
 import transformers as hf
 
 from tests.families import skip_if_lacking
-from tests.processors.offline import Pair, model, template, tokenizer
+from tests.processors import quantised
+from tests.processors.offline import Pair, model, smoothed, template, tokenizer
 
 NATIVE: dict[str, Callable[[], Pair]] = {}
 """Family -> its model of real geometry and its processor."""
@@ -57,6 +58,8 @@ def native(
     written: str = "",
     vision: dict[str, Any] | None = None,
     ids: dict[str, Any] | None = None,
+    table: dict[str, Callable[[], Pair]] = NATIVE,
+    smooth: bool = False,
     **parts: Callable[[], Any],
 ) -> None:
     """List a family.
@@ -67,7 +70,9 @@ def native(
         written: what the chat template writes for an image; the start token, the image token and the end token by default.
         vision: what differs in the tower from the tiny model's; the size of a patch is the image processor's.
         ids: tokens under other names of the configuration's, and what else differs there.
-        parts: the processor's parts other than the tokenizer, each with its own defaults.
+        table: where to list it.
+        smooth: whether the model's convolutions are `smoothed`.
+        parts: the processor's parts and settings other than the tokenizer, each with its own defaults.
     """
 
     def build() -> Pair:
@@ -76,9 +81,11 @@ def native(
         patch = getattr(made["image_processor"], "patch_size", None)
         tower = {**({"patch_size": patch} if patch else {}), **(vision or {})}
         small = model(name, words, vision_config=tower, **_ids(name, tokens), **(ids or {}))
+        if smooth:
+            smoothed(small.model)
         return small, getattr(hf, processor)(tokenizer=words, chat_template=template(written or _enclosed(tokens)), **made)
 
-    NATIVE[name] = build
+    table[name] = build
 
 
 def _enclosed(tokens: dict[str, str]) -> str:
@@ -95,7 +102,7 @@ def _ids(name: str, tokens: dict[str, str]) -> dict[str, str]:
 
 
 QWEN_IMAGES = {"image_processor": hf.Qwen2VLImageProcessor, "video_processor": hf.Qwen2VLVideoProcessor}
-for family in ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "cosmos3_omni"):
+for family in ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "cosmos3_omni"):
     native(family, "Qwen3VLProcessor", QWEN, image_processor=hf.Qwen2VLImageProcessor, video_processor=hf.Qwen3VLVideoProcessor)
 native("qwen2_vl", "Qwen2VLProcessor", QWEN, **QWEN_IMAGES)
 for family, kind in (
@@ -104,9 +111,13 @@ for family, kind in (
     ("hyperclovax_vision_v2", "HyperCLOVAXVisionV2Processor"),
 ):
     native(family, kind, QWEN, vision={"window_size": 112}, **QWEN_IMAGES)
+native(
+    "cosmos3_edge", "Cosmos3EdgeProcessor", QWEN, image_processor=hf.Cosmos3EdgeImageProcessor, video_processor=hf.Cosmos3EdgeVideoProcessor
+)
 native("lfm3_vl", "Lfm3VlProcessor", QWEN, **QWEN_IMAGES)
 native("glm46v", "Glm46VProcessor", GLM, image_processor=hf.Glm46VImageProcessor, video_processor=hf.Glm46VVideoProcessor)
 native("glmga", "Glm46VProcessor", GLM, image_processor=hf.GlmgaImageProcessor, video_processor=hf.Glm46VVideoProcessor)
+native("glm5_next", "Glm5NextProcessor", GLM, image_processor=hf.Glm5NextImageProcessor, video_processor=hf.Glm5NextVideoProcessor)
 for family in ("glm4v", "glm4v_moe", "glm_ocr"):
     native(family, "Glm4vProcessor", GLM, image_processor=hf.Glm4vImageProcessor, video_processor=hf.Glm4vVideoProcessor)
 native(
@@ -212,6 +223,18 @@ native(
     patch_size=lambda: 14,
     spatial_merge_size=lambda: 2,
 )
+for family, merge in (("mistral3", 2), ("pixtral", 1)):
+    native(
+        family,
+        "PixtralProcessor",
+        PIXTRAL,
+        written="[IMG]",
+        vision={"patch_size": 14},
+        ids={"image_token_index": "[IMG]"},
+        image_processor=pixtral_images,
+        patch_size=lambda: 14,
+        spatial_merge_size=lambda merge=merge: merge,
+    )
 OMNI = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",
@@ -235,3 +258,64 @@ for family, kind, tower in (
         feature_extractor=hf.WhisperFeatureExtractor,
         **QWEN_IMAGES,
     )
+native(
+    "minimax_m3_vl",
+    "MiniMaxM3VLProcessor",
+    {
+        "image_token": "]<]image[>[",
+        "video_token": "]<]video[>[",
+        "vision_start_token": "]<]start of image[>[",
+        "vision_end_token": "]<]end of image[>[",
+    },
+    written="]<]image[>[",
+    image_processor=hf.MiniMaxM3VLImageProcessor,
+    video_processor=hf.MiniMaxM3VLVideoProcessor,
+)
+native(
+    "nemotron_h_omni",
+    "NemotronH_Omni_Reasoning_V3Processor",
+    {
+        "image_token": "<image>",
+        "video_token": "<video>",
+        "audio_token": "<so_embedding>",
+        "image_start_token": "<img>",
+        "image_end_token": "</img>",
+    },
+    written="<image>",
+    vision={"max_img_size": 2048, "patch_dim": 3 * 16**2, "video_patch_dim": 2 * 3 * 16**2},
+    image_processor=hf.NemotronH_Omni_Reasoning_V3ImageProcessor,
+    video_processor=hf.NemotronH_Omni_Reasoning_V3VideoProcessor,
+    feature_extractor=hf.ParakeetFeatureExtractor,
+)
+native(
+    "inkling_mm_model",
+    "InklingProcessor",
+    {
+        "image_token": "<|unused_200054|>",
+        "audio_token": "<|unused_200053|>",
+        "image_start_token": "<|content_image|>",
+        "audio_start_token": "<|content_audio_input|>",
+    },
+    written="<|content_image|><|unused_200054|>",
+    vision={"patch_size": 40},
+    image_processor=hf.InklingImageProcessor,
+    feature_extractor=hf.InklingFeatureExtractor,
+)
+NATIVE["emu3"] = quantised.emu3
+
+
+def fuyu() -> Pair:
+    """Its processor puts the image before the prompt."""
+    words = tokenizer("|SPEAKER|", "|NEWLINE|")
+
+    class WithPrefix(type(words)):  # type: ignore[misc]
+        """Fuyu's own tokenizer begins an image with a token of its own, which the processor drops."""
+
+        def __call__(self, text: str, **options: Any) -> Any:
+            return super().__call__(f"a{text}" if text.startswith("|SPEAKER|") else text, **options)
+
+    words.__class__ = WithPrefix
+    return model("fuyu", words, image_token_id="|SPEAKER|", patch_size=30), hf.FuyuProcessor(hf.FuyuImageProcessor(), words)
+
+
+NATIVE["fuyu"] = fuyu

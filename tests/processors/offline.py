@@ -54,13 +54,22 @@ def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:
     config.get_text_config(decoder=True).vocab_size = len(words)
     for key, value in ids.items():
         if isinstance(part := getattr(config, key, None), PreTrainedConfig) and isinstance(value, dict):
-            vars(part).update(value)
+            _change(part, value)
         else:
             setattr(config, key, words.convert_tokens_to_ids(value) if value in words.all_special_tokens else value)
     if tile is not None:
         vision = config.vision_config
         vision.image_size = tile if isinstance(vision.image_size, int) else type(vision.image_size)((tile, tile))
     return _local(zoo.enliven(type(small)(config)))
+
+
+def _change(config: PreTrainedConfig, values: dict[str, Any]) -> None:
+    """Set values of a part of a configuration, and of its own parts."""
+    for key, value in values.items():
+        if isinstance(part := getattr(config, key, None), PreTrainedConfig) and isinstance(value, dict):
+            _change(part, value)
+        else:
+            vars(config)[key] = value
 
 
 def _local(built: Any) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 import transformers as hf
 
-from tests.families.tiny import pixels
+from tests.processors import quantised
 from tests.processors.offline import PATCH, TILE, Pair, listed, model, smoothed, template, tokenizer
 
 
@@ -143,31 +142,4 @@ def got_ocr2() -> Pair:
 
 @listed
 def chameleon() -> Pair:
-    """Convolutions that mix little, a fine code book, and words like its codes: a cell moves its own token by as much as it changes."""
-    words = tokenizer(image_token="<image>", boi_token="<racm3:break>", eoi_token="<eoss>", sep_token="<reserved08706>")
-    images = hf.ChameleonImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    processor = hf.ChameleonProcessor(images, words, image_seq_length=16)
-    first, count = 1000, 16000
-    codes = {"IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in f"{code:05}") + "Z": first + code for code in range(count)}
-    named = {**codes, "<image>": words.convert_tokens_to_ids("<image>")}
-    built = model(
-        "chameleon",
-        words,
-        image_token_id="<image>",
-        vocabulary_map=named,
-        vq_config={"num_embeddings": count, "embed_dim": 4, "latent_channels": 4},
-    )
-    vision, embedded = built.model.vqmodel, built.model.embed_tokens.weight.data
-    for name, part in vision.encoder.named_modules():
-        if name.endswith("downsample.conv"):  # it looks at its cell and the beginning of the next one, which training can leave out
-            part.weight.data = torch.nn.functional.pad(part.weight.data[:, :, :1, :1].expand(-1, -1, 2, 2), (0, 1, 0, 1)) / 2
-        elif isinstance(part, torch.nn.Conv2d) and part.kernel_size == (3, 3):
-            part.weight.data *= torch.nn.functional.pad(torch.tensor([[1.0]]), (1, 1, 1, 1), value=0.02)
-        if name.endswith(("conv2", "proj_out")):  # what a block adds to its input
-            part.weight.data *= 0.1
-    torch.nn.init.dirac_(vision.quant_conv.weight.data)
-    with torch.no_grad():
-        seen = vision.quant_conv(vision.encoder(pixels(count // 16, size=16) / 2)).permute(0, 2, 3, 1).flatten(0, 2)
-    vision.quantize.embedding.weight.data = seen.clone()
-    embedded[first : first + count] = torch.nn.functional.pad(seen, (0, embedded.shape[1] - seen.shape[1]))
-    return built, processor
+    return quantised.chameleon(16, [1, 1, 2])

@@ -47,3 +47,19 @@ def _centre_crop(image_size: tuple[int, int], edge: int | None, crop: dict[str, 
         resized = (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
     top, left = (resized[0] - crop["height"]) // 2, (resized[1] - crop["width"]) // 2
     return (left / scale, top / scale, (left + crop["width"]) / scale, (top + crop["height"]) / scale)
+
+
+def fitted_square(image_size: tuple[int, int], edge: int, least: int = 0) -> Box:
+    """What a square shows whose longer edge the image fills, in the middle of padding, in pixels of the original image.
+
+    Args:
+        image_size: (height, width) of the original image.
+        edge: pixels across the square.
+        least: the image's shorter edge is resized to at least as many pixels.
+    """
+    resized = [max(round(length * edge / max(image_size)), least) for length in image_size]
+    ends = [(-((edge - length) // 2), edge - (edge - length) // 2) for length in resized]
+    (top, bottom), (left, right) = (
+        (start / length * pixels, end / length * pixels) for (start, end), length, pixels in zip(ends, resized, image_size, strict=True)
+    )
+    return (left, top, right, bottom)

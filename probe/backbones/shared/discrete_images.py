@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from probe.backbones.base import Backbone
-from probe.backbones.registry import register
 
 
-@register("emu3")
 class DiscreteImages(Backbone):
     """There are no vision states; the quantised image tokens can be read."""
 

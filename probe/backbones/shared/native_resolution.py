@@ -64,10 +64,10 @@ class MergedPatches(NativeResolution):
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         merge = model.config.vision_config.spatial_merge_size
-        return tiled_grid(view.rows, view.cols, merge, view.image_size, name=view.name) if view else None
+        return tiled_grid(view.rows, view.cols, merge, view.image_size, name=view.name, canvas=view.box) if view else None
 
 
-@register("qwen3_5", "qwen3_5_moe", "dots3_note", "lfm3_vl", "qwen3_omni_moe_thinker")
+@register("qwen3_5", "qwen3_5_moe", "dots3_note", "lfm3_vl", "qwen3_omni_moe_thinker", "minimax_m3_vl")
 class UnsharedMergedPatches(MergedPatches):
     """Families whose image is not shared: blocks with a recurrent state or chosen keys, or a prompt that goes on after the last image token."""
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from probe.backbones.base import Backbone
-from probe.backbones.registry import register
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-@register("qwen4_exp")
 class ResidualStreams(Backbone):
     """Streams concatenated along the features. The last hidden state, after they are mixed, is as wide as one of them."""
 

@@ -78,22 +78,25 @@ def tiled_grid(
     covered: float = 1.0,
     canvas: Box | None = None,
     stride: int | None = None,
+    across: int | None = None,
 ) -> Grid:
     """One grid over rows x cols tiles of side x side tokens: tile after tile, each row by row, from token `first` on.
 
     Args:
         covered, canvas: as of `tiles_and_base`.
         stride: tokens from the beginning of a tile to that of the next; None: no other tokens between them.
+        across: tokens across a tile that is no square, and has `side` down; None: it is one.
     """
-    stride = side**2 if stride is None else stride
+    across = side if across is None else across
+    stride = side * across if stride is None else stride
     tokens = tuple(
-        first + (row // side * cols + col // side) * stride + row % side * side + col % side
+        first + (row // side * cols + col // across) * stride + row % side * across + col % across
         for row in range(rows * side)
-        for col in range(cols * side)
+        for col in range(cols * across)
     )
     left, top, right, bottom = canvas or whole_box(image_size)
-    down, across = _cell_intervals(rows, side, covered, top, bottom), _cell_intervals(cols, side, covered, left, right)
-    return Grid.at(down, across, tokens, image_size, name=name)
+    vertical, horizontal = _cell_intervals(rows, side, covered, top, bottom), _cell_intervals(cols, across, covered, left, right)
+    return Grid.at(vertical, horizontal, tokens, image_size, name=name)
 
 
 def _cell_intervals(tiles: int, side: int, covered: float, first: float, last: float) -> Intervals:
