@@ -95,7 +95,8 @@ def _grid(backbone: Backbone) -> str:
 
 def _sharing(runtime: Runtime) -> str:
     offered, reason = offered_policies(runtime)
-    return ", ".join(offered) or f"none: each question is asked alone ({reason})"
+    why = reason and f" ({reason})"
+    return f"{', '.join(offered) or 'none: each question is asked alone'}{why}"
 
 
 def _parts(paths: Sequence[str | None]) -> str:

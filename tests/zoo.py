@@ -62,6 +62,8 @@ def enliven(model: Any) -> Any:
                 parameter.copy_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
             else:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            if name.endswith("dt_bias"):
+                parameter.sub_(4)  # a recurrent state is forgotten slowly: a step's decay is softplus of about this
     return model.eval()
 
 

@@ -63,6 +63,12 @@ class Backbone:
     """How questions can share the image's part of the prompt and still get the same answers, the best first: "packed" (one row, kept apart
     by a mask), "batched" (rows of a batch). Empty: each question is asked alone."""
 
+    no_prefix_reason: ClassVar[str] = ""
+    """Why questions cannot share the image's part of the prompt, in a family where they cannot."""
+
+    counts_cached: ClassVar[bool] = False
+    """Whether a forward places a token by how many are in the cache, whatever position it is given."""
+
     axes: ClassVar[tuple[str, ...]] = ("batch", "token", "feature")
     """The axes of a decoder block's output. `stream` stands for residual streams, which `Hidden` concatenates along the features."""
 

@@ -105,7 +105,12 @@ class Encoding:
         if "input_ids" not in self.inputs:  # an image alone
             return frozenset()
         shape = self.inputs["input_ids"].shape
-        return frozenset(name for name, value in self.inputs.items() if _is_integral(value) and value.shape[:2] == shape)
+        return frozenset(
+            name
+            for name, value in self.inputs.items()
+            # Rows and columns of an image's patches, which may be as many as the tokens, have another axis.
+            if _is_integral(value) and value.shape[:2] == shape and not (name.startswith("image_") and value.ndim > 2)
+        )
 
     def with_answer(self, text: str) -> Answer:
         """The prompt followed by a given answer, for teacher forcing; tokenised in the context of the prompt.

@@ -8,6 +8,7 @@ import torch
 
 from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations, PackedInputs
+from probe.sessions.kv_cache import only_keys, repeat_row
 from probe.sessions.prefix import Prefix
 from probe.tracing.slots import SequenceSlot
 
@@ -17,6 +18,11 @@ class Batched(Continuations):
 
     policy = "batched"
 
+    @property
+    def padded(self) -> bool:
+        """Recurrent states take in padding, and some forwards place a token by how many the cache has."""
+        return not self._runtime.backbone.counts_cached and only_keys(self._layers)
+
     @staticmethod
     def _growth(count: int) -> int:
         return 1
@@ -24,7 +30,7 @@ class Batched(Continuations):
     def __init__(self, runtime: Runtime, prefix: Prefix, count: int, steps: int = 0) -> None:
         super().__init__(runtime, prefix, count, steps)
         for layer in self._layers:
-            layer.hold(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1))
+            repeat_row(layer, count)
         # For each row and key: whether it is a token or padding, and its index in the sequence.
         self._real = torch.ones(count, len(prefix), dtype=torch.bool, device=runtime.model.device)
         self._index = self._tensor(range(-len(prefix), 0)).expand(count, -1)
@@ -59,7 +65,6 @@ class Batched(Continuations):
             return
         rows = self._tensor(kept)
         for layer in self._layers:
-            indices = rows.to(layer.keys.device)
-            layer.hold(layer.keys[indices], layer.values[indices])
+            layer.reorder_cache(rows)
         self._real, self._index = self._real[rows], self._index[rows]
         self._lengths = [self._lengths[row] for row in kept]

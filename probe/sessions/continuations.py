@@ -49,7 +49,12 @@ class Continuations(ABC):
         self._runtime, self._prefix = runtime, prefix
         self._cache, self._layers = prefix.fork(self._growth(count) * min(steps, _TOKENS_A_GROWTH))
         self._lengths = [0] * count
-        self._windows = attention_windows(runtime.model.config)
+        self._reaches = mask_reaches(runtime.model.config)
+
+    @property
+    def padded(self) -> bool:
+        """Whether sequences may get different numbers of tokens at once, and more after that."""
+        return True
 
     @staticmethod
     @abstractmethod
@@ -68,12 +73,14 @@ class Continuations(ABC):
     def select_sequences(self, kept: Sequence[int]) -> None:
         """Keep these sequences, in this order; drop the others' keys and values."""
 
-    def _inputs(self, ids: Int[Tensor, "row token"], index: Int[Tensor, "row token"], visible: Mapping[str, Tensor]) -> dict[str, object]:
+    def _inputs(
+        self, ids: Int[Tensor, "row token"], index: Int[Tensor, "row token"], visible: Mapping[str, Tensor | None]
+    ) -> dict[str, object]:
         """The forward's arguments for tokens at these indices of their sequences, counted from the end of the prefix."""
         positions = index + self._prefix.position
-        masks: Any = {kind: self._kernel_mask(mask) for kind, mask in visible.items()}
-        mask = masks if len(masks) > 1 else next(iter(masks.values()))
-        length = next(iter(visible.values())).shape[-1]
+        masks: Any = {kind: None if mask is None else self._kernel_mask(mask) for kind, mask in visible.items()}
+        mask = masks if len(masks) > 1 else masks[FULL]
+        length = masks[FULL].shape[-1]
         extra = self._runtime.backbone.suffix_inputs(self._runtime.model, self._prefix.inputs, positions, length)
         return {"input_ids": ids, "attention_mask": mask, "past_key_values": self._cache, "use_cache": True, **extra}
 
@@ -88,29 +95,84 @@ class Continuations(ABC):
 
     def _visible(
         self, own: Bool[Tensor, "row token key"], query: Int[Tensor, "row token"], key: Int[Tensor, "row key"]
-    ) -> dict[str, Bool[Tensor, "row token key"]]:
-        """The causal mask of each kind of layer, within its own sequence and its sliding window.
+    ) -> dict[str, Tensor | None]:
+        """The causal mask (row, token, key) of each kind of layer, within its own sequence and as far as it reaches; None: it takes none.
 
         Args:
             own: which keys belong to the query's own sequence or the prefix.
             query, key: indices within the sequences.
         """
-        distance = query[:, :, None] - key[:, None, :]
-        causal = own & (distance >= 0)
-        return {kind: causal if window is None else causal & (distance < window) for kind, window in self._windows.items()}
+        causal = own & (query[:, :, None] >= key[:, None, :])
+        first = len(self._prefix)
+        return {kind: None if reach is None else causal & reach.seen(query + first, key + first) for kind, reach in self._reaches.items()}
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._runtime.model.device)
 
 
-def attention_windows(config: PretrainedConfig) -> dict[str, int | None]:
-    """Kind of layer -> its sliding window in tokens; None: it sees all. Several entries only where the model takes a mask for each kind."""
+FULL = "full_attention"
+_KINDS = {
+    FULL: (FULL,),
+    "indexed_attention": ("indexed_attention",),
+    "sliding_attention": ("sliding_attention",),
+    "chunked_attention": ("chunked_attention",),
+    "linear_attention": ("linear_attention",),
+    "conv": ("conv",),
+    "hybrid": (FULL, "linear_attention"),
+    "hybrid_sliding": ("sliding_attention", "linear_attention"),
+}
+"""Kind of layer, as `layer_types` has it -> the masks that it takes."""
+RECURRENT = frozenset({"linear_attention", "conv"})
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far back a layer's queries see.
+
+    Attributes:
+        window: less than so many tokens; None: all.
+        chunk: within their own chunk of so many tokens; None: across all.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def seen(self, query: Int[Tensor, "row token"], key: Int[Tensor, "row key"]) -> Bool[Tensor, "row token key"]:
+        """Which earlier keys each query sees, both by their index in the whole sequence."""
+        later, earlier = query[:, :, None], key[:, None, :]
+        seen = torch.ones_like(later >= earlier)
+        if self.window is not None:
+            seen = later - earlier < self.window
+        if self.chunk is not None:
+            seen = seen & (later // self.chunk == earlier // self.chunk)
+        return seen
+
+
+def layer_kinds(config: PretrainedConfig) -> tuple[str, ...]:
+    """The kinds of a decoder's layers, each once; those without a mask that probe knows included."""
+    return tuple(dict.fromkeys(getattr(config.get_text_config(decoder=True), "layer_types", None) or ()))
+
+
+def unknown_kinds(config: PretrainedConfig) -> list[str]:
+    """The kinds of layers that probe cannot build a mask for."""
+    return sorted(set(layer_kinds(config)) - set(_KINDS))
+
+
+def is_recurrent(config: PretrainedConfig) -> bool:
+    """Whether blocks of the decoder hold a state that each token changes."""
+    return any(RECURRENT & set(_KINDS.get(kind, ())) for kind in layer_kinds(config))
+
+
+def mask_reaches(config: PretrainedConfig) -> dict[str, Reach | None]:
+    """Mask -> how far its layers see; None: these take no mask. Several entries only where the model takes a mask for each kind."""
     text = config.get_text_config(decoder=True)
-    kinds = dict.fromkeys(getattr(text, "layer_types", None) or ())
-    window = getattr(text, "sliding_window", None)
-    if "sliding_attention" in kinds:
-        return {kind: window if kind == "sliding_attention" else None for kind in ("full_attention", "sliding_attention")}
-    return {"full_attention": None if kinds else window}
+    kinds = layer_kinds(config)
+    masks = dict.fromkeys([FULL, *(mask for kind in kinds for mask in _KINDS[kind])])
+    window, chunk = getattr(text, "sliding_window", None), getattr(text, "attention_chunk_size", None)
+    if not {"sliding_attention", "chunked_attention"} & set(masks):
+        return {FULL: Reach(None if kinds else window)}
+    reaches = {"sliding_attention": Reach(window=window), "chunked_attention": Reach(chunk=chunk)}
+    return {mask: None if mask in RECURRENT else reaches.get(mask, Reach()) for mask in masks}
 
 
 def last_logits(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None = None) -> Float[Tensor, "sequence vocabulary"]:
@@ -126,5 +188,6 @@ def last_logits(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None =
         output = runtime.engine.run_edited(lambda given: runtime.model(**given), inputs, edits, packed.slots) if edits else None
         logits: Tensor = (output or runtime.model(**inputs)).logits
     rows = torch.tensor([row for row, _ in packed.last], device=logits.device)
-    cols = torch.tensor([indices.index(index) for _, index in packed.last], device=logits.device)
+    every = logits.shape[1] > len(indices)  # some forwards compute all logits, whatever they are asked for
+    cols = torch.tensor([index if every else indices.index(index) for _, index in packed.last], device=logits.device)
     return logits[rows, cols]

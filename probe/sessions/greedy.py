@@ -99,8 +99,15 @@ class Decoding:
         """Its tokens, those of its answer as the span "answer"."""
         return tokens_with_answer(self.tokens, self.prompt_length, self.ids)
 
-    def append(self, token: int, ends: frozenset[int]) -> None:
-        """Add a token, which may be the last."""
+    def append(self, token: int, ends: frozenset[int], read: int) -> None:
+        """Add a token, which may be the last, unless the pass that it comes from has read some of the unread tokens alone.
+
+        Args:
+            read: how many.
+        """
+        if read < len(self.unread):
+            self.unread = self.unread[read:]
+            return
         self.added += (token,)
         self.ids += (token,)
         self.unread = (token,)
@@ -126,7 +133,11 @@ def decode(
         if len(going) < len(active):
             continuations.select_sequences(going)
             active = [active[index] for index in going]
-        logits = forward(continuations.next_inputs([one.unread for one in active], with_keys=with_keys), active)
-        for one, token in zip(active, rules.next_tokens([one.ids for one in active], logits), strict=True):
-            one.append(token, rules.ends)
+        lengths = [len(one.unread) for one in active]
+        if not continuations.padded:
+            lengths = [min(lengths)] * len(active)
+        new = [one.unread[:length] for one, length in zip(active, lengths, strict=True)]
+        logits = forward(continuations.next_inputs(new, with_keys=with_keys), active)
+        for one, length, token in zip(active, lengths, rules.next_tokens([one.ids for one in active], logits), strict=True):
+            one.append(token, rules.ends, length)
     return [one.added for one in sequences]

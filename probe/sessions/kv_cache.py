@@ -1,10 +1,21 @@
-"""A key-value cache that is cheap to append to."""
+"""Caches of a whole sequence: keys and values that are cheap to append to, and the recurrent states of blocks without keys."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+)
 
 
 class GrowingLayer(DynamicLayer):
@@ -44,6 +55,52 @@ class GrowingLayer(DynamicLayer):
         self.keys = self._last_keys = keys[..., :after, :]
         self.values = values[..., :after, :]
         return self.keys, self.values
+
+    def repeat(self, rows: int) -> None:
+        """Put the only row in place of so many; its tensors are not copied before the first token is appended."""
+        if self.is_initialized:
+            self.hold(self.keys.expand(rows, -1, -1, -1), self.values.expand(rows, -1, -1, -1))
+
+
+def empty_cache(config: PretrainedConfig) -> DynamicCache:
+    """A cache of the kind that a decoder's blocks need, which keeps the tokens outside of a sliding window, too."""
+    cache = DynamicCache(config=config)
+    cache.layers = [_without_window(layer) for layer in cache.layers]
+    return cache
+
+
+def _without_window(layer: CacheLayerMixin) -> CacheLayerMixin:
+    if not isinstance(layer, DynamicSlidingWindowLayer):
+        return layer
+    return LinearAttentionAndFullAttentionLayer(layer.number_of_states) if isinstance(layer, LinearAttentionLayer) else DynamicLayer()
+
+
+def forked(layer: CacheLayerMixin, capacity: int) -> CacheLayerMixin:
+    """A layer that goes on from this one and leaves it as it is.
+
+    Args:
+        capacity: tokens that a layer of keys and values allocates at a time when it grows.
+    """
+    # A forward writes recurrent states in place; what has an indexer's keys, or states beside its keys, is rare.
+    return GrowingLayer(layer, capacity) if type(layer) in (DynamicLayer, GrowingLayer) else copy.deepcopy(layer)
+
+
+def only_keys(layers: Iterable[CacheLayerMixin]) -> bool:
+    """Whether layers hold keys and values alone, among which a mask leaves out what is not to be seen."""
+    return all(type(layer) in (DynamicLayer, GrowingLayer) or _is_empty(layer) for layer in layers)
+
+
+def _is_empty(layer: CacheLayerMixin) -> bool:
+    """Whether a layer holds nothing: its block reads the keys of another one, or has none."""
+    return getattr(layer, "keys", None) is None and not isinstance(layer, LinearAttentionLayer)
+
+
+def repeat_row(layer: CacheLayerMixin, rows: int) -> None:
+    """Put the only row of a layer in place of so many."""
+    if isinstance(layer, GrowingLayer):
+        layer.repeat(rows)
+    else:
+        layer.reorder_cache(torch.zeros(rows, dtype=torch.long))
 
 
 def _copied(states: Tensor, capacity: int) -> Tensor:

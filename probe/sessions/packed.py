@@ -8,6 +8,7 @@ import torch
 
 from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations, PackedInputs
+from probe.sessions.kv_cache import GrowingLayer, only_keys
 from probe.sessions.prefix import Prefix
 from probe.tracing.slots import SequenceSlot
 
@@ -64,7 +65,9 @@ class Packed(Continuations):
         alive = (self._owner != _DROPPED).nonzero().flatten()
         if 2 * (len(alive) - len(self._prefix)) > len(self._owner) - len(self._prefix):
             return  # moving the keys costs more than masking the dropped ones
-        for layer in self._layers:
+        if not only_keys(self._layers):
+            return  # an indexer has keys of its own
+        for layer in (layer for layer in self._layers if isinstance(layer, GrowingLayer)):
             indices = alive.to(layer.keys.device)  # a model may lie on several devices
             layer.hold(layer.keys[:, :, indices], layer.values[:, :, indices])
         self._owner, self._index = self._owner[alive], self._index[alive]

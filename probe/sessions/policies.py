@@ -6,7 +6,7 @@ from probe.errors import InvalidPolicy
 from probe.generation import unsupported_generation_settings
 from probe.runtime import Runtime
 from probe.sessions.batched import Batched
-from probe.sessions.continuations import Continuations
+from probe.sessions.continuations import Continuations, is_recurrent, unknown_kinds
 from probe.sessions.packed import Packed
 
 NO_SHARING = "none"
@@ -19,26 +19,43 @@ _MASKED_KERNELS = ("sdpa", "eager")
 
 def offered_policies(runtime: Runtime) -> tuple[tuple[str, ...], str]:
     """The policies that a model can honour, the best first, and why there are not more."""
+    settings = unsupported_generation_settings(runtime.model.generation_config)
+    if settings and not no_sharing_reason(runtime):
+        return (), f"its generation settings have {', '.join(sorted(settings))}, which decoding together does not follow"
+    return exact_policies(runtime)
+
+
+def exact_policies(runtime: Runtime) -> tuple[tuple[str, ...], str]:
+    """The policies under which forwards of a model continue a common prefix, the best first, and why there are not more."""
     reason = no_sharing_reason(runtime)
     if reason:
         return (), reason
-    settings = unsupported_generation_settings(runtime.model.generation_config)
-    if settings:
-        return (), f"its generation settings have {', '.join(sorted(settings))}, which decoding together does not follow"
-    return runtime.backbone.prefix, ""
+    declared = runtime.backbone.prefix
+    reason = _one_row_reason(runtime) if Packed.policy in declared else ""
+    return (tuple(policy for policy in declared if policy != Packed.policy), f"not packed: {reason}") if reason else (declared, "")
+
+
+def _one_row_reason(runtime: Runtime) -> str:
+    """Why sequences cannot share a row; "" if they can."""
+    if is_recurrent(runtime.model.config):
+        return "a recurrent state of its blocks would go on from one question to the next"
+    if runtime.backbone.counts_cached:
+        return "its forward places a token by how many are in the cache"
+    return ""
 
 
 def no_sharing_reason(runtime: Runtime) -> str:
     """Why forwards of a model cannot continue a common prefix; "" if they can."""
-    if not runtime.backbone.prefix:
-        return "no sharing is declared for its family"
-    text = runtime.model.config.get_text_config(decoder=True)
+    backbone, text = runtime.backbone, runtime.model.config.get_text_config(decoder=True)
+    if not backbone.prefix:
+        return backbone.no_prefix_reason or "no sharing is declared for its family"
     kernel = text._attn_implementation
     if kernel not in _MASKED_KERNELS:
         return f"the kernel {kernel} takes no mask; load with attn_implementation='sdpa'"
-    unknown = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if unknown or getattr(text, "use_bidirectional_attention", False):
-        return f"probe cannot build a mask for its decoder's layers of {', '.join(sorted(unknown)) or 'attention in both directions'}"
+    unknown = unknown_kinds(runtime.model.config)
+    # "vision": image tokens alone, all of which are in the prefix, attend to later ones.
+    if unknown or getattr(text, "use_bidirectional_attention", False) not in (False, None, "vision"):
+        return f"probe cannot build a mask for its decoder's layers of {', '.join(unknown) or 'attention in both directions'}"
     return ""
 
 

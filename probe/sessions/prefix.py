@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import CacheLayerMixin
 
 from probe.inputs.encoding import Encoding
-from probe.sessions.kv_cache import GrowingLayer
+from probe.sessions.kv_cache import forked
 from probe.tokens.spans import TokenMap
 from probe.tracing.edits import EditPlan
 from probe.tracing.hooks import ModelState
@@ -20,12 +21,12 @@ from probe.tracing.sites import StateAddress
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The common prefix of a session's prompts, up to the last image token, and its KV cache.
+    """The common prefix of a session's prompts, which has their images, and its KV cache.
 
     Attributes:
         tokens: its positions.
         inputs: the forward's inputs.
-        cache: keys and values of every block. Never passed to the model again: a forward appends to the cache that it gets.
+        cache: keys and values, or recurrent states, of every block. Never passed to the model again: a forward appends to the cache that it gets.
         position: the rotary position of the next token.
         model_state: the state of the model that ran it, see `ModelState`.
         edits: that were in force.
@@ -50,16 +51,15 @@ class Prefix:
         same = encoding.tokens.ids[: len(self)] == self.tokens.ids and len(encoding.tokens) > len(self)
         return same and all(encoding.inputs.get(name) is value for name, value in self.inputs.items() if name not in encoding.token_inputs)
 
-    def fork(self, capacity: int) -> tuple[DynamicCache, list[GrowingLayer]]:
-        """A cache that can be appended to, and its layers; the prefix's own tensors are neither copied nor changed.
+    def fork(self, capacity: int) -> tuple[DynamicCache, list[CacheLayerMixin]]:
+        """A cache that can be appended to, and its layers; the prefix's own tensors are not changed.
 
         Args:
             capacity: tokens that each layer allocates at a time when it grows.
         """
         fork = copy.copy(self.cache)
-        layers = [GrowingLayer(layer, capacity) for layer in self.cache.layers]
-        fork.layers = list(layers)
-        return fork, layers
+        fork.layers = [forked(layer, capacity) for layer in self.cache.layers]
+        return fork, fork.layers
 
 
 def max_rope_length(config: PretrainedConfig) -> float:

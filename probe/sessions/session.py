@@ -19,20 +19,18 @@ from probe.sessions.choice import Choice
 from probe.sessions.continuations import Continuations, PackedInputs, last_logits
 from probe.sessions.greedy import Decoding, Greedy, decode
 from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
-from probe.sessions.prefix import Prefix, max_rope_length
-from probe.sessions.shared_trace import prefix_length, read_prefix, readable_after, trace_after
+from probe.sessions.prefix import Prefix
+from probe.sessions.prefixes import Prefixes
+from probe.sessions.shared_trace import readable_after, trace_after
 from probe.tokens.spans import TokenMap
 from probe.tracing.edits import Edit, EditPlan
 from probe.tracing.edits.plan import check_edits
-from probe.tracing.edits.stepwise import PrefixChange, after_image, change_before, tokens_with_answer
+from probe.tracing.edits.stepwise import after_image, tokens_with_answer
 from probe.tracing.reads import Module, Read
 from probe.tracing.trace import Trace
 
 EXPECTED_ANSWER_TOKENS = 32
 """Tokens that are reserved for an answer when questions are batched; a longer answer still fits."""
-
-PREFIXES = 4
-"""Prefixes that a session holds at most, each with its KV cache: unedited or under edits, those that were used last."""
 
 
 class Session:
@@ -80,8 +78,7 @@ class Session:
         self._runtime, self._encoder, self.keep = runtime, encoder, keep
         self._chat, self._template = chat, template
         self.edits = edits
-        self._first: Encoding | None = None
-        self._prefixes: dict[tuple[PrefixChange, ...], Prefix] = {}  # by what edits changed in them
+        self._prefixes = Prefixes(runtime, keep)
 
     def __enter__(self) -> Session:
         return self
@@ -91,7 +88,7 @@ class Session:
 
     def close(self) -> None:
         """Free the image, the prefix and what was kept of it. The session cannot be used afterwards."""
-        self._images = self._first = None
+        self._images = None
         self._prefixes.clear()
 
     def ask(
@@ -235,7 +232,7 @@ class Session:
     def _encode(self, question: str) -> Encoding:
         encoding = self._encoder.encode(self._require_open(), question, chat=self._chat, template=self._template)
         with self._runtime.engine.lock:
-            first = self._first = self._first or encoding
+            first = self._prefixes.first = self._prefixes.first or encoding
         return encoding.with_images_of(first)
 
     def _prefix_of(
@@ -258,40 +255,13 @@ class Session:
         """
         if self.policy == NO_SHARING or not encodings:
             return None
-        runtime, reason = self._runtime, ""
-        changes = {_changes_before(edits, one, prefix_length(encoding) or 0) for encoding, one in zip(encodings, tokens, strict=True)}
         if any(isinstance(edit.read, Module) for edit in edits):
-            reason = "edits of a Module need each question alone. Open the session without a policy."
-        elif len(changes) > 1:
-            reason = "an edit changes other positions of the image in one question than in another. Ask them one by one."
+            prefix, reason = None, "edits of a Module need each question alone. Open the session without a policy."
         else:
-            prefix = self._known_prefix(encodings[0], tokens[0], changes.pop())
-            longest = max(len(encoding.tokens) for encoding in encodings) + new_tokens
-            if prefix is not None and longest <= max_rope_length(runtime.model.config) and all(map(prefix.begins, encodings)):
-                return prefix
-            reason = (
-                "these prompts do not all begin with the same words and images, or are longer than the model's rotary frequencies are fixed "
-                "for, so that there is no prefix to share. Put the image before the question, or open the session without a policy."
-            )
-        if required:
+            with self._runtime.engine.lock, self._completing_not_finite(encodings[:1], edits):
+                prefix, reason = self._prefixes.common(encodings, tokens, new_tokens, edits)
+        if prefix is None and required:
             raise InvalidPolicy(f"policy={self.policy!r}: {reason}")
-        return None
-
-    def _known_prefix(self, encoding: Encoding, tokens: TokenMap, changes: tuple[PrefixChange, ...]) -> Prefix | None:
-        """The prefix under these changes, run if it is not known yet; None: there is no image."""
-        with self._runtime.engine.lock:
-            prefix = self._prefixes.pop(changes, None)
-            if prefix is not None and not prefix.model_state.is_of(self._runtime.model):
-                self._prefixes.clear()  # the model has been changed since
-                prefix = None
-            if prefix is None and self._first is not None:
-                before = tuple(edit for edit, _ in changes)
-                with self._completing_not_finite([self._first], before):
-                    prefix = read_prefix(self._runtime, encoding if before else self._first, self.keep, before, tokens)
-            if prefix is not None:
-                self._prefixes[changes] = prefix  # the last one: it was used last
-                while len(self._prefixes) > PREFIXES:
-                    del self._prefixes[next(iter(self._prefixes))]
         return prefix
 
     @contextmanager
@@ -313,11 +283,6 @@ def _decoding(start: Encoding, prefix: Prefix, max_new_tokens: int) -> Decoding:
 def _before_answer(prompt: Encoding) -> TokenMap:
     """The tokens of a prompt whose answer is to be generated: "answer" is empty, or the words that it begins with."""
     return tokens_with_answer(prompt.tokens, prompt.prompt_length, prompt.tokens.ids)
-
-
-def _changes_before(edits: tuple[Edit, ...], tokens: TokenMap, length: int) -> tuple[PrefixChange, ...]:
-    """What edits change in a prefix of some length."""
-    return tuple(change for edit in edits if (change := change_before(edit, tokens, length)) is not None)
 
 
 def _own_lengths(encodings: Sequence[Encoding], prefix: Prefix) -> list[int]:

@@ -2,86 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.utils import ModelOutput
 
-from probe.inputs.encoding import Answer, Encoding
+from probe.inputs.encoding import Answer
 from probe.runtime import Runtime
 from probe.sessions.continuations import Continuations
 from probe.sessions.prefix import Prefix
+from probe.sessions.prefixes import run_prefix
 from probe.tokens.spans import Span, TokenMap
 from probe.tracing.capturing.captured import Captured
 from probe.tracing.edits import Edit
 from probe.tracing.edits.stepwise import after_image
-from probe.tracing.hooks import ModelState
-from probe.tracing.reads import Projected, Read, StateRead, Vision
+from probe.tracing.reads import Read
 from probe.tracing.resolving import Indices, ReadPlan
 from probe.tracing.sites import StateAddress
-from probe.tracing.slots import SequenceSlot
 from probe.tracing.trace import Trace
-
-
-def prefix_length(encoding: Encoding) -> int | None:
-    """The tokens of a prompt up to its last image token; None: it has no image."""
-    image = encoding.tokens.spans.get("image")
-    return None if image is None else image.positions[-1] + 1
-
-
-def read_prefix(
-    runtime: Runtime, encoding: Encoding, keep: Sequence[Read], edits: Sequence[Edit] = (), known: TokenMap | None = None
-) -> Prefix | None:
-    """Run the model over a prompt up to its last image token: the prefix with its KV cache; None: the prompt has no image.
-
-    Args:
-        keep: reads; what they name within the prefix is captured in the same pass, the rest is left out.
-        edits: of the prefix; what they name behind it is left out.
-        known: the tokens of the prompt as edits name them; None: the encoding's.
-    """
-    length = prefix_length(encoding)
-    if length is None:
-        return None
-    inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
-    spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
-    tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans)
-    changes = runtime.resolve_edits(edits, (known or encoding.tokens,))
-    prefix = Prefix(tokens, inputs, DynamicCache(), 0, ModelState(runtime.model), changes)
-    plan = runtime.resolve([part for read in keep if (part := _within(read, spans)) is not None], (tokens,))
-    _run_prefix(runtime, prefix, plan, prefix.cache)
-    return replace(prefix, position=runtime.backbone.next_position(runtime.model, length))
-
-
-def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
-    """The part of a read of states that names these spans; None: nothing of it."""
-    match read:
-        case StateRead(_, at) if at is not None:
-            positions = at if isinstance(at, tuple) else (at,)
-            known = tuple(position for position in positions if isinstance(position, str) and position in spans)
-            return replace(read, at=known) if known else None
-        case Vision() | Projected():
-            return read
-    return None
-
-
-def _run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: DynamicCache | None = None) -> None:
-    """Run the model over the prefix: capture what is planned, and fill the cache if one is given."""
-    filling: dict[str, object] = {} if cache is None else {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-
-    def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
-        return runtime.forward(inputs, **filling)
-
-    if plan.states or plan.vision or prefix.edits.edits:
-        captured = runtime.engine.run(forward, prefix.inputs, plan, (SequenceSlot(0),), edits=prefix.edits, run_to_end=cache is not None)
-        prefix.vision.update(captured.vision)
-        for (address, position), (states,) in captured.states.items():
-            prefix.states[address, plan.positions[position][0]] = states
-    elif cache is not None:
-        with torch.no_grad():
-            forward(prefix.inputs)
 
 
 def readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], reads: Iterable[Read]) -> bool:
@@ -154,7 +93,7 @@ def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan) -> No
                 missing.states.setdefault(address, []).append(at)
                 missing.heads |= {address: plan.heads[address]} if address in plan.heads else {}
     if missing.states or missing.vision:
-        _run_prefix(runtime, prefix, missing)
+        run_prefix(runtime, prefix, missing)
 
 
 def _positions_within(positions: Indices, length: int) -> Indices:

@@ -13,8 +13,8 @@ from transformers.utils import ModelOutput
 
 from probe.runtime import Batch, Runtime
 from probe.sessions.continuations import Continuations, PackedInputs
-from probe.sessions.kv_cache import GrowingLayer
-from probe.sessions.policies import POLICIES
+from probe.sessions.kv_cache import GrowingLayer, empty_cache, forked, only_keys
+from probe.sessions.policies import POLICIES, exact_policies
 from probe.sessions.prefix import Prefix
 from probe.sessions.variants.edit_starts import Start
 from probe.tokens.spans import TokenMap
@@ -58,15 +58,22 @@ class CleanRun:
     @property
     def policy(self) -> type[Continuations]:
         """How copies of the sequence share its beginning: in one row if the family can, which copies no cache."""
-        return POLICIES[self.runtime.backbone.prefix[0]]
+        return POLICIES[exact_policies(self.runtime)[0][0]]
 
     @property
     def crossed(self) -> frozenset[int]:
         """The decoder blocks that attend to other keys than the sequence's: their part of the cache is the same at every position."""
         return frozenset(number for number, layer in enumerate(self.cache.layers) if _length(layer) != len(self.tokens))
 
+    @property
+    def has_beginnings(self) -> bool:
+        """Whether the cache holds every beginning of the sequence: a recurrent state is that of its end alone."""
+        return only_keys(self.cache.layers)
+
     def begin(self, position: int, last_image: int) -> int:
         """From which token on a forward runs that differs from `position` on."""
+        if not self.has_beginnings and position < len(self.tokens):
+            return 0
         return 0 if position <= last_image and position * _FEW <= len(self.tokens) else position
 
     def forward(self, start: Start, edits: Sequence[EditPlan], plan: ReadPlan) -> Captured:
@@ -98,11 +105,10 @@ class CleanRun:
 
     def _prefix(self, length: int) -> Prefix:
         cache = copy.copy(self.cache)
-        layers = [GrowingLayer(layer, 0) for layer in self.cache.layers]
-        for number, layer in enumerate(layers):
-            if number not in self.crossed and layer.keys is not None:
+        cache.layers = [forked(layer, 0) for layer in self.cache.layers]
+        for number, layer in enumerate(cache.layers):
+            if number not in self.crossed and isinstance(layer, GrowingLayer):
                 layer.hold(layer.keys[..., :length, :], layer.values[..., :length, :])
-        cache.layers = list(layers)
         tokens = replace(self.tokens, ids=self.tokens.ids[:length])
         return Prefix(tokens, self.inputs, cache, length + self.offset, self.model_state)
 
@@ -129,7 +135,7 @@ def run_clean(runtime: Runtime, batch: Batch, plan: ReadPlan, blocks: Iterable[i
     Raises:
         NotFinite, and what `Engine.run` raises.
     """
-    modules, cache, (tokens,) = runtime.modules, DynamicCache(), batch.tokens
+    modules, cache, (tokens,) = runtime.modules, empty_cache(runtime.model.config), batch.tokens
     logits_at = logit_indices(plan, batch.slots)
     keep = torch.tensor(logits_at, dtype=torch.long)
     streams: dict[int, object] = {}

@@ -74,7 +74,7 @@ def run_variants(
     if known:
         made = [Variant(*one) for one in zip(variants, resolved, starts, strict=True)]
         try:
-            clean = run_clean(runtime, batch, plan, {0, *(start.layer for start in known)})
+            clean = run_clean(runtime, batch, plan, {0, len(runtime.modules.layers) - 1, *(start.layer for start in known)})
         except NotFinite:  # the edits of a variant may replace what is not finite
             clean = None
         if clean is not None:
@@ -138,12 +138,11 @@ def _usable_starts(clean: CleanRun, variants: Sequence[Variant]) -> tuple[dict[i
         start = variant.start
         if start is None or clean.crossed & attention_blocks(variant.edits, clean.runtime, clean.tokens):
             continue
-        if start.position > last:
-            usable[number] = start
-        elif reason := _image_reason(clean):
-            reasons.add(reason)
+        position = clean.begin(start.position, last)
+        if position <= last and (reason := _image_reason(clean)):
+            reasons.add(f"{'a change within the image' if clean.has_beginnings else 'a change of recurrent states'}: {reason}")
         else:
-            usable[number] = replace(start, position=clean.begin(start.position, last))
+            usable[number] = replace(start, position=position)
     return usable, "; ".join(sorted(reasons))
 
 
@@ -253,7 +252,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _image_reason(clean: CleanRun) -> str:
-    """Why no forward can begin within or before the image; "": it can, as a run of all tokens from the projected image on has shown."""
+    """Why no forward can begin within or before the image; "": it can, as runs of all tokens from the projected image and from the last block on have shown."""
     runtime = clean.runtime
     kernel = f"{runtime.model.config.get_text_config(decoder=True)._attn_implementation} {bool(clean.tokens.images)}"
     known = _IMAGE_REASONS.setdefault(runtime, {})
@@ -261,11 +260,15 @@ def _image_reason(clean: CleanRun) -> str:
         depth = len(runtime.modules.layers)
         address = StateAddress("Hidden", depth)
         every = ReadPlan(states={address: [None]}, positions={None: (tuple(range(len(clean.tokens))),)})
-        (states,) = clean.forward(Start(0, 0), [EditPlan()], every).states[address, None]
         expected = clean.last[0].float()
-        differs = float((states.float() - expected).abs().max()) > float(expected.abs().max()) * torch.finfo(states.dtype).eps ** 0.5
+        tolerance = float(expected.abs().max()) * torch.finfo(clean.last.dtype).eps ** 0.5
+        differs = False
+        for layer in (0, depth - 1):
+            (states,) = clean.forward(Start(0, layer), [EditPlan()], every).states[address, None]
+            differs = differs or float((states.float() - expected).abs().max()) > tolerance
         known[kernel] = (
-            "a change within the image: its tokens attend to later ones, have positions of their own, or get more of the image in later blocks"
+            "image tokens attend to later ones, have positions of their own, or get more of the image in later blocks, or blocks take more "
+            "than the residual stream"
             if differs
             else ""
         )

@@ -65,9 +65,9 @@ def select_logits(logits: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot
 
     Args:
         logits: (batch, token, vocabulary).
-        computed: the token-axis indices whose logits these are; None: all.
+        computed: the token-axis indices whose logits were asked for; None: all. Some forwards compute all of them nevertheless.
     """
-    if computed is None:
+    if computed is None or logits.shape[1] > len(computed):
         return select_positions(logits, rows, slots)
     number = {index: place for place, index in enumerate(computed)}
     indices = [[number[index] for index in slot.tokens(positions)] for slot, positions in zip(slots, rows, strict=True)]

@@ -126,6 +126,11 @@ def change_before(edit: Edit, tokens: TokenMap, length: int) -> PrefixChange | N
     return (edit, tuple(axes)) if axes[0] else None
 
 
+def changes_before(edits: Sequence[Edit], tokens: TokenMap, length: int) -> tuple[PrefixChange, ...]:
+    """What edits change in the first tokens of a sequence."""
+    return tuple(change for edit in edits if (change := change_before(edit, tokens, length)) is not None)
+
+
 def sequences_of(settings: Mapping[str, object], defaults: object) -> tuple[int, bool]:
     """How many sequences a generation runs together, and whether it uses a cache.
 

@@ -357,8 +357,14 @@ def test_a_tied_tensor_may_be_missing(folder: Path, model: modeling.Sam) -> None
         (lambda folder: _cut(folder / "model.safetensors", 5000), r"model\.safetensors' is damaged or cut short"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"no \*\.safetensors: the download or the save was cut short"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickled weights only .*can run code"),
-        (lambda folder: (folder / "config.json").write_text("[1]"), r"is no SAM\. .*config\.json' is no configuration .* Get the file again"),
-        (lambda folder: (folder / "config.json").write_bytes(b"\xff{"), r"is no SAM\. .*config\.json' is no configuration .* Get the file again"),
+        (
+            lambda folder: (folder / "config.json").write_text("[1]"),
+            r"is no SAM\. .*config\.json' is no configuration .* Get the file again",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_bytes(b"\xff{"),
+            r"is no SAM\. .*config\.json' is no configuration .* Get the file again",
+        ),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "sam", "vision_config": 3}'), "Check its config.json"),
         (lambda folder: _index(folder, {"a": "model-2.safetensors"}), r"lacks 1 of its weight files \(model-2\.safetensors\)"),
     ],

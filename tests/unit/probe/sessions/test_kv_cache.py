@@ -1,4 +1,4 @@
-"""A layer that grows holds what Hugging Face's own would, and takes nothing from the one that it goes on from."""
+"""A layer that goes on from another one holds what Hugging Face's own would, and takes nothing from it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
-from probe.sessions.kv_cache import GrowingLayer
+from probe.sessions.kv_cache import GrowingLayer, empty_cache, forked, only_keys, repeat_row
 
 
 def states(tokens: int, rows: int = 1) -> tuple[Tensor, Tensor]:
@@ -112,3 +113,39 @@ def test_a_layer_that_has_nothing_yet_begins_with_what_comes() -> None:
     new = states(3)
     assert torch.equal(layer.update(*new)[0], new[0])
     assert layer.get_seq_length() == 3
+
+
+def test_a_recurrent_state_is_copied_for_each_row_and_its_source_is_left_as_it_is() -> None:
+    source = LinearAttentionLayer()
+    source.update_conv_state(torch.ones(1, 3, 4))
+    source.update_recurrent_state(torch.full((1, 2, 3), 2.0))
+    fork = forked(source, capacity=8)
+    repeat_row(fork, 3)
+    assert isinstance(fork, LinearAttentionLayer)
+    fork.conv_states[0].zero_()  # as the kernel of a single token does
+    fork.update_recurrent_state(torch.zeros(3, 2, 3))
+    assert fork.conv_states[0].shape == (3, 3, 4)
+    assert source.conv_states[0].tolist() == torch.ones(1, 3, 4).tolist()
+    assert source.recurrent_states[0].tolist() == torch.full((1, 2, 3), 2.0).tolist()
+
+
+def test_a_layer_of_both_kinds_is_repeated_whole() -> None:
+    source = LinearAttentionAndFullAttentionLayer()
+    source.update_conv_state(torch.ones(1, 3, 4))
+    source.update(*states(5))
+    fork = forked(source, capacity=8)
+    repeat_row(fork, 2)
+    fork.update(*states(1, rows=2))
+    assert fork.keys.shape[:3] == (2, 2, 6)
+    assert torch.equal(fork.keys[1, :, :5], source.keys[0])
+    assert source.keys.shape[:3] == (1, 2, 5)
+
+
+def test_an_empty_cache_keeps_what_a_sliding_window_drops() -> None:
+    kinds = ["sliding_attention", "full_attention", "hybrid_sliding", "conv"]
+    config = PreTrainedConfig(num_hidden_layers=4, layer_types=kinds, sliding_window=2)
+    assert isinstance(DynamicCache(config=config).layers[0], DynamicSlidingWindowLayer)
+    layers = empty_cache(config).layers
+    expected = [DynamicLayer, DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer]
+    assert [type(layer) for layer in layers] == expected
+    assert [only_keys([layer]) for layer in layers] == [True, True, False, False]

@@ -17,10 +17,11 @@ from probe.runtime import Runtime
 from probe.sessions.batched import Batched
 from probe.sessions.continuations import PackedInputs, last_logits
 from probe.sessions.packed import Packed
-from probe.sessions.shared_trace import read_prefix
+from probe.sessions.prefixes import prefix_length, read_prefix
 from probe.tracing.edits import EditPlan
 from probe.tracing.sites import StateAddress
 from tests import processors, zoo
+from tests.processors.native import NATIVE
 
 QUESTIONS = ["Is there a cat?", "What colour is the dog that sleeps on the mat?", "Why?", "Is there a boat in the picture?"]
 POLICIES = ("packed", "batched")
@@ -175,8 +176,7 @@ def test_a_very_long_question_stands_among_short_ones(
 
 def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.Image) -> None:
     encodings = [model.encode(wide_image, question) for question in QUESTIONS]
-    prefix = read_prefix(model.runtime, encodings[0], ())
-    assert prefix is not None
+    prefix = read_prefix(model.runtime, encodings[0], prefix_length(encodings[0]), ())
     packed = Packed(model.runtime, prefix, 4)
     own = [encoding.tokens.ids[len(prefix) :][:3] for encoding in encodings]
     last_logits(model.runtime, packed.next_inputs(own))
@@ -192,8 +192,7 @@ def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.
 @pytest.mark.parametrize("policy", POLICIES)
 def test_room_is_made_for_the_steps_that_may_come_and_for_no_more(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
     encodings = [model.encode(wide_image, question) for question in QUESTIONS]
-    prefix = read_prefix(model.runtime, encodings[0], ())
-    assert prefix is not None
+    prefix = read_prefix(model.runtime, encodings[0], prefix_length(encodings[0]), ())
     for steps, room in ((0, 0), (3, 3)):
         sequences = {"packed": Packed, "batched": Batched}[policy](model.runtime, prefix, 4, steps)
         last_logits(model.runtime, sequences.next_inputs([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
@@ -266,7 +265,7 @@ def test_tokens_that_the_checkpoint_never_says_are_never_said(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("layer_types", ["chunked_attention", "full_attention"] * 2), ("use_bidirectional_attention", True)]
+    ("name", "value"), [("layer_types", ["minimax_m3_sparse", "full_attention"] * 2), ("use_bidirectional_attention", True)]
 )
 def test_decoders_that_our_masks_do_not_fit_are_asked_alone(name: str, value: object, wide_image: Image.Image) -> None:
     other = opened()
@@ -356,3 +355,92 @@ def test_a_begun_answer_can_be_gated(model: probe.Probe, wide_image: Image.Image
     assert [answer.tokens.ids for answer in found[policy]] == [answer.tokens.ids for answer in found["none"]]
     assert [answer.margin for answer in found[policy]] == pytest.approx([answer.margin for answer in found["none"]], abs=1e-4)
     assert {answer.text.startswith("yes, it is.") for answer in found[policy]} == {True, False}
+
+
+def test_the_prefix_reaches_to_the_question(model: probe.Probe, wide_image: Image.Image) -> None:
+    encoding = model.encode(wide_image, "Is there a cat?")
+    image, question = encoding.tokens.span("image"), encoding.tokens.span("question")
+    assert image.positions[-1] + 1 < question.positions[0] == prefix_length(encoding)
+    with model.open(wide_image, policy="packed") as session:
+        session.ask(QUESTIONS, max_new_tokens=1)
+        assert [len(prefix) for prefix in session._prefixes._by_changes.values()] == [question.positions[0]]
+
+
+@pytest.mark.parametrize("template", ["USER: {question}\n<image>\nASSISTANT:", "{question}<image></s>ASSISTANT:"])
+def test_a_question_before_the_image_is_in_no_prefix_of_another(model: probe.Probe, wide_image: Image.Image, template: str) -> None:
+    questions = ["Is there a cat?", "Is there a cat?", "Is there a dog?"]
+    encodings = [model.encode(wide_image, question, template=template) for question in questions]
+    with model.open(wide_image, template=template, policy="packed") as session:
+        together = session.ask(questions[:2], max_new_tokens=4)
+        with pytest.raises(InvalidPolicy, match="Put the image before"):
+            session.ask(questions, max_new_tokens=4)
+        traces = session.trace([*together, *session.answer(questions[2:], ["No."])], [probe.Hidden([3], at="prompt")])
+    assert [answer.tokens.ids for answer in together] == [model.generate(one, max_new_tokens=4).tokens.ids for one in encodings[:2]]
+    for trace, encoding in zip(traces, encodings, strict=True):
+        expected = model.run(encoding, probe.Hidden([3], at="prompt")).hidden().data
+        torch.testing.assert_close(trace.hidden().data, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_question_that_changes_the_token_before_it_shortens_the_prefix(model: probe.Probe, wide_image: Image.Image, policy: str) -> None:
+    questions = ["  And a dog?", "Why?", "\nWhy?", ""]
+    template = "<image>\n\n {question} ASSISTANT:"
+    lengths = []
+    with model.open(wide_image, template=template, policy=policy) as session:
+        together = []
+        for question in questions:
+            together += [answer.tokens.ids for answer in session.ask([question], max_new_tokens=4)]
+            lengths.append(session._prefixes._length)
+        together += [answer.tokens.ids for answer in session.ask(questions, max_new_tokens=4)]
+    alone = [model.generate(model.encode(wide_image, one, template=template), max_new_tokens=4).tokens.ids for one in questions]
+    assert together == alone * 2
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < lengths[0]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_edit_that_reaches_into_the_prefix_of_some_questions_alone_leaves_each_alone(
+    model: probe.Probe, wide_image: Image.Image, policy: str
+) -> None:
+    short, long = "Why?", "Is there a boat in the picture, or is there none?"
+    at = -len(model.encode(wide_image, short).tokens.ids) + prefix_length(model.encode(wide_image, short)) - 1
+    edit = probe.edit.scale(probe.Hidden(1, at=at), -4.0)
+    with model.open(wide_image) as session:
+        traces = session.trace(session.answer([long, short], ["", ""]), [probe.Hidden([3], at="prompt")], edits=[edit])
+        with model.open(wide_image, policy=policy) as strict, pytest.raises(InvalidPolicy):
+            strict.ask([long, short], max_new_tokens=2, edits=[edit])
+    for trace, question in zip(traces, (long, short), strict=True):
+        expected = model.run(model.encode(wide_image, question), probe.Hidden([3], at="prompt"), edits=[edit])
+        torch.testing.assert_close(trace.hidden().data, expected.hidden().data, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("qwen3_5", "recurrent state of its blocks"), ("lfm2_vl", "recurrent state of its blocks"), ("llama4", "in the cache")],
+)
+def test_why_questions_are_not_put_into_one_row_is_said(name: str, reason: str, wide_image: Image.Image) -> None:
+    hf, processor = processors.build(name) if name in processors.FAMILIES else NATIVE[name]()
+    other = probe.load(model=hf, processor=processor)
+    assert other.inspect()["prefix sharing"].startswith("batched (not packed: ")
+    assert reason in other.inspect()["prefix sharing"]
+    with pytest.raises(InvalidPolicy, match=reason):
+        other.open(wide_image, policy="packed")
+
+
+def test_a_forward_that_is_not_asked_for_fewer_logits_is_read_at_the_right_ones(
+    model: probe.Probe, wide_image: Image.Image, alone: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = type(model.model).forward
+
+    def all_logits(self: object, *given: object, logits_to_keep: object = 0, **options: object) -> object:
+        return forward(self, *given, **options)
+
+    monkeypatch.setattr(type(model.model), "forward", all_logits)
+    other = opened()
+    for policy in POLICIES:
+        assert answered(other, wide_image, policy) == alone
+    encoding = other.encode(wide_image, QUESTIONS[0])
+    edits = [[probe.edit.scale(probe.Hidden(2, at=-2), 3.0)]]
+    (trace,) = other.run_variants(encoding, [probe.Logits(at=(-1, -2))], edits)
+    expected = other.run(encoding, [probe.Logits(at=(-1, -2))], edits=edits[0])
+    torch.testing.assert_close(trace.logits().data, expected.logits().data, rtol=0, atol=1e-5)
