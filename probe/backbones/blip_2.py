@@ -16,6 +16,7 @@ class Blip2(SquareTower):
     no_grid_reason = "a Q-Former resamples the image into query tokens, and each query attends to all of the image"
     template = "Question: {question} Answer:"
     marks_images = False
+    no_prefix_reason = "its forward takes no text without an image"
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         side = patches_per_side(image.model)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.tokens.layout import Grid, ImageLayout
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Gemma4(Backbone):
     """The processor returns each patch's column and row, and -1 for padding. The tower pools."""
 
-    prefix: ClassVar[tuple[str, ...]] = ("packed",)
+    prefix = SHARING
     class_tokens = "last"  # it has none; padding is after the patches
 
     def patches_across_cell(self, image: ProcessedImage) -> int:
@@ -37,8 +37,6 @@ class Gemma4(Backbone):
 @register("gemma4_unified")
 class Gemma4Unified(Gemma4):
     """Without a tower: the processor itself joins the patches of a cell."""
-
-    prefix = ()
 
     def patches_across_cell(self, image: ProcessedImage) -> int:
         return 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Git(Backbone):
     """The model itself puts the image before `input_ids`, which hold no image token."""
 
+    no_prefix_reason = "the model itself puts the image before the text in each forward"
     part_paths: ClassVar[Mapping[str, str]] = POST_NORM_PARTS
     sum_reason = POST_NORM
     unreadable: ClassVar[Mapping[str, str]] = NO_INTERFACE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_tower import upper_left
@@ -19,6 +19,7 @@ class Idefics2(Backbone):
     """The tower takes an image at its own aspect ratio; if the processor splits images, the four quarters come before it."""
 
     tiled = True
+    prefix = SHARING
     no_grid_reason = "a perceiver resamples each image into latents, and each latent attends to all of the image"
 
     def layout(self, image: ProcessedImage) -> ImageLayout:

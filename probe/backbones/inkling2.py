@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.tokens.layout import Grid, ImageLayout
@@ -12,6 +12,9 @@ from probe.tokens.layout import Grid, ImageLayout
 @register("inkling2")
 class Inkling2(Backbone):
     """One token for each square of pixels of the image as it is, padded to the right and below to whole squares."""
+
+    prefix = SHARING
+    counts_cached = True  # the relative positions of its attention
 
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "post_attention_convolution", "mlp": "post_mlp_convolution"}
     sum_reason = "blocks at a boundary leave out the state before them, and the last state is mixed from those at the boundaries"

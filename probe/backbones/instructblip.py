@@ -13,6 +13,7 @@ class InstructBlip(Blip2):
     """The prompt is the question alone."""
 
     template = "{question}"
+    no_prefix_reason = "its Q-Former reads the question, so that image tokens depend on it"
 
 
 @register("instructblipvideo")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import tiled_grid
@@ -14,6 +14,7 @@ class Lfm2VL(Backbone):
     """Tiles, then the base view; squares of patches become one token each."""
 
     tiled = True
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         images = image.image_processor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import transformers
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import TiledLayout, padded_canvas
@@ -20,6 +21,8 @@ class Llama4(TiledLayout):
     """The canvas is read from the token ids between the tiles; four patches are shuffled into one token."""
 
     class_tokens = "last"
+    prefix = SHARING
+    counts_cached = True  # the temperature of its attention
     projected_states = False
 
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import TiledLayout
@@ -12,6 +13,7 @@ class Ovis2(TiledLayout):
     """The canvas is read from the token ids: start of image, end of base view, end of tile, end of row, end of image."""
 
     base = "first"
+    prefix = SHARING
 
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:
         start, _, tile, row, end = image.model.config.visual_indicator_token_ids

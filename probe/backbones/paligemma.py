@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class PaliGemma(SquareLayout):
     """The prompt (token type 0) has no causal mask, so image tokens attend to the question; an answer (1) has one."""
 
+    no_prefix_reason = "its image tokens attend to the question"
     answer_fill: ClassVar[Mapping[str, int | None]] = {**Backbone.answer_fill, "token_type_ids": 1}
 
     def forward_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, object]:

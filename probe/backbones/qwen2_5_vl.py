@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@register("qwen2_5_vl", "exaone4_5", "hyperclovax_vision_v2")
+@register("qwen2_5_vl", "exaone4_5", "hyperclovax_vision_v2", "qwen2_5_omni_thinker")
 class WindowedPatches(MergedPatches):
     """Patches in window order; within a window, merge x merge squares in row-major order."""
 
@@ -31,10 +31,3 @@ class WindowedPatches(MergedPatches):
         order, _ = get_vision_window_index(grid, merge, vision.window_size, vision.patch_size)
         index_of, patches = order.argsort().tolist(), merge**2
         return replace(squares, tokens=tuple(index_of[token // patches] * patches + token % patches for token in squares.tokens))
-
-
-@register("qwen2_5_omni_thinker")
-class UnsharedWindowedPatches(WindowedPatches):
-    """The prompt goes on with an end token after the last image token, which the shared prefix would leave out."""
-
-    prefix = ()

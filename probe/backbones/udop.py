@@ -20,6 +20,7 @@ class Udop(Backbone):
     """Neither projected tokens nor vision states exist."""
 
     no_grid_reason = ANSWER_ALONE.removesuffix(".")
+    no_prefix_reason = "one encoder reads the image and the prompt together"
     part_paths: ClassVar[Mapping[str, str]] = {
         "attention": "layer.0.SelfAttention",
         "cross_attention": "layer.1.EncDecAttention",

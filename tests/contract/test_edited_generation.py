@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import probe
+from probe.sessions.policies import offered_policies
 from probe.tracing.attention import first_tensor, with_first_tensor
 from tests.contract.test_shared_prefix import SHARED_IN_OTHER_TESTS, _opened
 
@@ -35,7 +36,7 @@ def layer(model: probe.Probe) -> int:
 
 def _vector(model: probe.Probe) -> Tensor:
     width = model.model.config.get_text_config(decoder=True).hidden_size
-    return torch.randn(width, generator=torch.Generator().manual_seed(3)) * 3
+    return torch.randn(width, generator=torch.Generator().manual_seed(3)).to(model.model.dtype) * 3
 
 
 def _generated(model: probe.Probe, encoding: probe.Encoding, layer: int, change: Any) -> tuple[int, ...]:
@@ -65,7 +66,7 @@ def test_every_new_token_is_steered(model: probe.Probe, layer: int, wide_image: 
 
 
 # The image is outside the sliding windows of the blocks behind the edit; or random weights repeat one word whatever they see.
-SAME_WORDS_WITHOUT_THE_IMAGE = ("gemma3", "cohere_compass", "glm4v_moe")
+SAME_WORDS_WITHOUT_THE_IMAGE = ("gemma3", "cohere_compass", "glm4v_moe", "qwen2_5_omni_thinker", "dots3_note")
 
 
 def test_the_image_is_silenced_in_the_pass_over_the_prompt(model: probe.Probe, layer: int, wide_image: Image.Image) -> None:
@@ -94,7 +95,7 @@ def test_blocked_keys_are_those_of_a_teacher_forced_run(model: probe.Probe, wide
 
 @pytest.mark.parametrize("policy", ["packed", "batched"])
 def test_a_session_answers_as_each_question_alone(model: probe.Probe, layer: int, policy: str, wide_image: Image.Image) -> None:
-    if policy not in model.backbone.prefix:
+    if policy not in offered_policies(model.runtime)[0]:
         pytest.skip("the family does not offer this policy")
     vector = _vector(model)
     edits = [

@@ -7,7 +7,7 @@ from functools import cache
 from tests.processors import gridless, tiles, whole
 from tests.processors.offline import FAMILIES, Pair
 
-__all__ = ["FAMILIES", "build", "gridless", "tiles", "whole"]
+__all__ = ["FAMILIES", "Pair", "build", "gridless", "tiles", "whole"]
 
 
 @cache

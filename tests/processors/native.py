@@ -159,6 +159,7 @@ native(
     "dots3_note",
     "Dots3NoteProcessor",
     {"image_token": "<|imgpad|>", "video_token": "<|video_pad|>", "audio_token": "<|audio_comp_pad|>"},
+    ids={"text_config": {"index_n_heads": 16}},
     image_processor=lambda: hf.Qwen2VLImageProcessor(temporal_patch_size=1),
     video_processor=hf.Qwen2VLVideoProcessor,
     feature_extractor=lambda: hf.Dots3NoteFeatureExtractor(),
@@ -175,6 +176,7 @@ native(
     "Inkling2Processor",
     {"image_token": "<|unused_200054|>"},
     vision={"patch_size": 20},
+    ids={"text_config": {"unpadded_vocab_size": 32002}},
     image_processor=lambda: hf.Inkling2ImageProcessor(),
 )
 native(
@@ -219,6 +221,7 @@ native(
     PIXTRAL,
     written="[IMG]",
     vision={"patch_size": 14},
+    ids={"text_config": {"index_n_heads": 16}},
     image_processor=pixtral_images,
     patch_size=lambda: 14,
     spatial_merge_size=lambda: 2,
@@ -254,7 +257,8 @@ for family, kind, tower in (
         OMNI,
         written="<|vision_bos|><|IMAGE|><|vision_eos|>",
         vision=tower,
-        ids={"vision_start_token_id": "<|vision_bos|>"},
+        # Its masks have no window, whatever its configuration says; that of the checkpoints says none.
+        ids={"vision_start_token_id": "<|vision_bos|>", "text_config": {"sliding_window": None}},
         feature_extractor=hf.WhisperFeatureExtractor,
         **QWEN_IMAGES,
     )

@@ -55,7 +55,15 @@ def ovis2(tile: int = TILE) -> Pair:
     images = hf.Ovis2ImageProcessor(size={"height": tile, "width": tile}, crop_to_patches=True, max_patches=6)
     processor = hf.Ovis2Processor(images, words, chat_template=template("<image>"), image_seq_length=4)
     ids = words.convert_tokens_to_ids(marks)
-    return model("ovis2", words, tile=tile, image_token_id="<IMG_ATOM>", visual_indicator_token_ids=ids, vocab_size=len(words)), processor
+    return model(
+        "ovis2",
+        words,
+        tile=tile,
+        image_token_id="<IMG_ATOM>",
+        visual_indicator_token_ids=ids,
+        vocab_size=len(words),
+        tie_word_embeddings=False,
+    ), processor
 
 
 @listed
@@ -125,7 +133,8 @@ def llama4(tile: int = TILE) -> Pair:
     words = tokenizer("<|image|>", *marks)
     images = hf.Llama4ImageProcessor(size={"height": tile, "width": tile}, max_patches=6)
     processor = hf.Llama4Processor(images, words, patch_size=PATCH, chat_template=template("<|image|>"))
-    return model("llama4", words, tile=tile, image_token_index="<|patch|>"), processor
+    warmer = {"floor_scale": 16}  # queries beyond so many tokens have another temperature
+    return model("llama4", words, tile=tile, image_token_index="<|patch|>", text_config=warmer), processor
 
 
 @listed

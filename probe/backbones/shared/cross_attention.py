@@ -36,6 +36,8 @@ class CrossAttention(Backbone):
     """The prompt is in the decoder's sequence, the image is not; the tower's states can be read."""
 
     no_grid_reason = "the image is not in the sequence: blocks attend across to all of it"
+    no_prefix_reason = "the image is not in the decoder's sequence: blocks attend across to it in each forward"
+
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "the image is not in the sequence: blocks attend across to it. Read Vision() instead."
     }
@@ -63,6 +65,8 @@ class EncoderDecoder(Backbone):
     """The prompt, if there is one, goes into the encoder, too; the tower's states can be read."""
 
     no_grid_reason = ANSWER_ALONE.removesuffix(".")
+    no_prefix_reason = "the image goes into an encoder, and the prompt, if there is one, with it"
+
     unreadable: ClassVar[Mapping[str, str]] = {"Projected": f"{ANSWER_ALONE} Read Vision() instead."}
 
     def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:

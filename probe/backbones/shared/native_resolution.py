@@ -58,6 +58,11 @@ def _takes_rows_and_columns(model: PreTrainedModel) -> bool:
     "glm4v_moe",
     "glm_ocr",
     "glmga",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_omni_moe_thinker",
+    "dots3_note",
+    "lfm3_vl",
 )
 class MergedPatches(NativeResolution):
     """In the tower the patches of a square are contiguous."""
@@ -67,14 +72,15 @@ class MergedPatches(NativeResolution):
         return tiled_grid(view.rows, view.cols, merge, view.image_size, name=view.name, canvas=view.box) if view else None
 
 
-@register("qwen3_5", "qwen3_5_moe", "dots3_note", "lfm3_vl", "qwen3_omni_moe_thinker", "minimax_m3_vl")
+@register("minimax_m3_vl")
 class UnsharedMergedPatches(MergedPatches):
-    """Families whose image is not shared: blocks with a recurrent state or chosen keys, or a prompt that goes on after the last image token."""
+    """A decoder that chooses keys in blocks."""
 
     prefix = ()
+    no_prefix_reason = "it chooses keys in blocks of the sequence's own, which a mask over a shared prefix does not follow"
 
 
-@register("paddleocr_vl")
+@register("paddleocr_vl", "video_llama_3")
 class RowMajorPatches(NativeResolution):
     """In the tower the patches are row by row."""
 
@@ -87,14 +93,7 @@ class RowMajorPatches(NativeResolution):
         return Grid.whole(view.rows * merge, view.cols * merge, view.image_size, box=view.box) if view else None
 
 
-@register("video_llama_3")
-class UnsharedRowMajorPatches(RowMajorPatches):
-    """Questions are asked alone."""
-
-    prefix = ()
-
-
-@register("mistral3", "llava/pixtral", "lighton_ocr")
+@register("mistral3", "llava/pixtral", "lighton_ocr", "mistral_large4")
 class RowBreaks(Backbone):
     """A token of another id ends each row, so the image tokens themselves are the cells, row by row."""
 
@@ -114,10 +113,3 @@ class RowBreaks(Backbone):
         # A processor that resizes to whole patches alone may leave patches after the last whole cell.
         rows, cols = round(view.rows * merge * height / view.box[3]), round(view.cols * merge * width / view.box[2])
         return Grid.whole(rows, cols, view.image_size)
-
-
-@register("mistral_large4")
-class UnsharedRowBreaks(RowBreaks):
-    """An indexer chooses the keys of each query, which no mask over a shared prefix follows."""
-
-    prefix = ()
