@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
-from probe.backbones.shared.native_resolution import UnsharedRowMajorPatches
+from probe.backbones.shared.native_resolution import RowMajorPatches
 from probe.tokens.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 @register("nemotron_h_omni")
-class NemotronHOmni(UnsharedRowMajorPatches):
+class NemotronHOmni(RowMajorPatches):
     """`image_grid_hw` counts the patches; the tower's are row by row."""
+
+    prefix = ()
+    no_prefix_reason = "its blocks have recurrent states whose copies were not tried"
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         rows, cols = image.inputs["image_grid_hw"][image.index].tolist()

@@ -128,19 +128,21 @@ def _common_length(one: Encoding, other: Encoding, most: int) -> int:
     return next((number for number, (a, b) in enumerate(pairs) if a != b), min(most, len(other.tokens) - 1))
 
 
-def read_prefix(runtime: Runtime, encoding: Encoding, length: int, keep: Sequence[Read], edits: Sequence[Edit], known: TokenMap) -> Prefix:
+def read_prefix(
+    runtime: Runtime, encoding: Encoding, length: int, keep: Sequence[Read], edits: Sequence[Edit] = (), known: TokenMap | None = None
+) -> Prefix:
     """Run the model over the beginning of a prompt: the prefix with its KV cache.
 
     Args:
         length: its tokens.
         keep: reads; what they name within the prefix is captured in the same pass, the rest is left out.
         edits: of the prefix; what they name behind it is left out.
-        known: the tokens of the prompt, as edits name them.
+        known: the tokens of the prompt as edits name them; None: the encoding's.
     """
     inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
     tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans)
-    changes = runtime.resolve_edits(edits, (known,))
+    changes = runtime.resolve_edits(edits, (known or encoding.tokens,))
     prefix = Prefix(tokens, inputs, empty_cache(runtime.model.config), 0, ModelState(runtime.model), changes)
     plan = runtime.resolve([part for read in keep if (part := _within(read, spans)) is not None], (tokens,))
     run_prefix(runtime, prefix, plan, prefix.cache)

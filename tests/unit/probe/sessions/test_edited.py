@@ -113,7 +113,7 @@ def test_a_session_holds_the_prefixes_that_were_used_last(model: probe.Probe, wi
     changes = [edit.scale(probe.Hidden(1, at="image"), float(factor)) for factor in range(6)]
     with model.open(wide_image) as session:
         (answer,) = session.answer([LONG], ["yes."])
-        length = max(answer.tokens.span("image").positions) + 1
+        length = min(answer.tokens.span("question").positions)
         for change in (*changes, changes[-1], changes[-2], changes[0]):
             (trace,) = session.trace([answer], [read], edits=change)
         prefixes = passes.count(length)
