@@ -155,20 +155,7 @@ class Segmenter:
         Args:
             recipe, sam: override the segmenter's own, for a row of a sweep.
         """
-        recipe = recipe or self.recipe
-        scored, logits = recipe.sam(sam or self.sam, image, evidence)
-        present = [i for i, e in enumerate(scored) if e.present]
-        labels = recipe.compose([scored[i] for i in present], [logits[i] for i in present], (image.height, image.width), present)
-        masks = {e.name: None if mask is None else (mask > 0).numpy() for e, mask in zip(scored, logits, strict=True)}
-        return Result(
-            image=image,
-            labels=labels.numpy(),
-            classes=classes,
-            sam_masks=masks,
-            evidence={e.name: replace(e, trace=None, scope=None) for e in scored},
-            recipe=recipe,
-            models=self.model_names(),
-        )
+        return segment_prompted(recipe or self.recipe, sam or self.sam, image, classes, evidence, self.model_names())
 
     def map(self, images: Iterable[probe.ImageLike], classes: Classes, *, workers: int = 2) -> Iterator[Result | Failure]:
         """Segment many images, in order, while `workers` threads open and resize the next ones.
@@ -256,6 +243,30 @@ def collect_evidence(session: probe.Session, answers: Sequence[ClassAnswer], rea
     """The first evidence of each name: its answer and, for a yes, the activations of `reads`, in one teacher-forced pass each."""
     traces = iter(session.trace([a.answer for a in answers if a.present], reads))
     return [_first_evidence(a, next(traces) if a.present else None) for a in answers]
+
+
+def segment_prompted(
+    recipe: Recipe, sam: AnySam, image: Image.Image, classes: tuple[str, ...], evidence: Sequence[Evidence], models: Mapping[str, str]
+) -> Result:
+    """The stages sam and compose of a recipe, which need no language model.
+
+    Args:
+        evidence: one entry for each class, with its prompts.
+        models: the names of the models that made the evidence, for the record.
+    """
+    scored, logits = recipe.sam(sam, image, evidence)
+    present = [i for i, e in enumerate(scored) if e.present]
+    labels = recipe.compose([scored[i] for i in present], [logits[i] for i in present], (image.height, image.width), present)
+    masks = {e.name: None if mask is None else (mask > 0).numpy() for e, mask in zip(scored, logits, strict=True)}
+    return Result(
+        image=image,
+        labels=labels.numpy(),
+        classes=classes,
+        sam_masks=masks,
+        evidence={e.name: replace(e, trace=None, scope=None) for e in scored},
+        recipe=recipe,
+        models=models,
+    )
 
 
 def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:

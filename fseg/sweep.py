@@ -50,7 +50,7 @@ class Sweep:
         names = self.segmenter.checked_names(classes)
         prepared = self.segmenter.model.prepare(image)
         original = single_image(prepared)
-        sam = _EmbeddedOnce(self.segmenter.sam)
+        sam = EmbeddedOnce(self.segmenter.sam)
         results: dict[str, Result] = {}
         for ask, group in self._groups.items():
             reads = reads_of(self.rows[name] for name in group)
@@ -71,7 +71,7 @@ class Sweep:
         return self.segmenter.fitted(recipe, f'The row "{name}"')
 
 
-class _EmbeddedOnce:
+class EmbeddedOnce:
     """A SAM that encodes the image at its first call, and then reuses the embedding: it is used for one image only."""
 
     def __init__(self, sam: AnySam) -> None:

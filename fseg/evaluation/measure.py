@@ -59,6 +59,11 @@ def _from_zero(labels: Labels) -> Labels:
     return np.where(labels == IGNORED, IGNORED, labels - 1)
 
 
+def true_labels(declared: DataSet, truth: Labels) -> tuple[int, ...]:
+    """The labels of the classes that a ground truth has a pixel of, background left out."""
+    return tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
+
+
 def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[str, Result]) -> Record:
     """Count one image.
 
@@ -70,7 +75,7 @@ def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[s
         InvalidTruth: the ground truth has another size than the image.
         NotFinite: a margin or a score is NaN or infinite.
     """
-    ground_truth = tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
+    ground_truth = true_labels(declared, truth)
     rows = {name: _row(declared, sample, truth, ground_truth, result) for name, result in results.items()}
     return Record(sample.name, ground_truth, rows)
 

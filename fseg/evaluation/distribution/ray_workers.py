@@ -18,9 +18,9 @@ from ray.exceptions import RayError, RayTaskError
 from fseg.errors import RunMismatch, WorkerDied
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.ray_cluster import connected
-from fseg.evaluation.distribution.workers import MASKS, threads_of_each
+from fseg.evaluation.distribution.workers import threads_of_each
 from fseg.evaluation.run.differences import differences
-from fseg.evaluation.run.job import Task, evaluated_records, open_sweep
+from fseg.evaluation.run.job import Task
 from fseg.evaluation.run.record_files import FOLDER, RecordFile
 from fseg.evaluation.run.records import Record
 from fseg.files import write_atomically
@@ -32,7 +32,7 @@ ATTEMPTS = 3
 
 
 class Worker:
-    """A worker with its own models on a device of the cluster. It writes no file of the run: its records and masks are sent back."""
+    """A worker with its own models on a device of the cluster. It writes no file of the run: its records and their files are sent back."""
 
     def __init__(self, task: Task, folder: Path, threads: int) -> None:
         with suppress(OSError):  # a machine without this folder can still be given absolute paths
@@ -48,18 +48,18 @@ class Worker:
 
         Raises:
             RunMismatch: this machine has others; the result would name the wrong ones.
-            LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `open_sweep`.
+            LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `Task.open`.
         """
         differing = differences(expected, versions())
         if differing:
             raise RunMismatch(f"{socket.gethostname()} is not installed like the machine that started the run: {'; '.join(differing)}.")
-        self._sweep = open_sweep(self._task.job, self._task.job.device)
-        return self._sweep.segmenter.model_names()
+        self._work = self._task.open(self._task.job.device)
+        return self._work.model_names()
 
     def do(self, sample: Sample) -> tuple[Record, dict[str, bytes]]:
-        """Segment and count an image: its record, and the files of its label maps by name."""
+        """Do an image: its record, and its files by name."""
         with TemporaryDirectory() as folder:
-            (record,) = evaluated_records(self._task, self._sweep, [sample], Path(folder))
+            (record,) = self._work.records([sample], Path(folder))
             return record, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -102,7 +102,7 @@ def run_on_cluster(
                     continue
                 record, files = outcome
                 for name, content in files.items():
-                    _write(out / MASKS / name, content)
+                    _write(out / task.folder / name, content)
                 file.append(record)
                 yield record
         finally:

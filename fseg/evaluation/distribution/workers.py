@@ -19,12 +19,10 @@ import torch
 from fseg.errors import WorkerDied
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution import worker_process
-from fseg.evaluation.run.job import Task, evaluated_records, open_sweep
+from fseg.evaluation.run.job import Task
 from fseg.evaluation.run.record_files import FOLDER, RecordFile
 from fseg.evaluation.run.records import Record
 from probe.errors import DeviceNotFound, ProbeError
-
-MASKS = "masks"
 
 
 def devices(device: str | None, workers: int) -> list[str | None]:
@@ -167,11 +165,11 @@ def _run(pipe: Connection, task: Task, samples: Sequence[Sample], device: str | 
     """The main function of a worker: open the models, report them, wait for the start signal, then work."""
     torch.set_num_threads(threads)
     try:
-        sweep = open_sweep(task.job, device)
-        pipe.send(("ready", sweep.segmenter.model_names()))
+        work = task.open(device)
+        pipe.send(("ready", work.model_names()))
         pipe.recv()
         file = RecordFile(out / FOLDER / f"worker-{number}.jsonl")
-        for record in evaluated_records(task, sweep, samples, out / MASKS):
+        for record in work.records(samples, out / task.folder):
             file.append(record)
             pipe.send(("record", record))
         pipe.send(("record", None))

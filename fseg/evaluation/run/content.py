@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
-import probe
+from PIL import Image
+
 from fseg import strict_json
 from fseg.errors import RunMismatch
 from fseg.evaluation.datasets.label_maps import read_truth_and_bytes
@@ -21,24 +23,28 @@ _READERS = 4
 """Threads that read the files of finished images again when a run is continued."""
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """An image, prepared for the model, its ground truth, and the hashes of the two files."""
+PreparedImage = TypeVar("PreparedImage")
+"""What an image is prepared as."""
 
-    images: probe.PreparedImages
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Generic[PreparedImage]):
+    """An image, prepared for a model, its ground truth, and the hashes of the two files."""
+
+    image: PreparedImage
     truth: Labels
     content: tuple[str, str]
 
 
-def prepare(model: probe.Probe, sample: Sample) -> Prepared:
-    """Read a sample's files, each once.
+def prepare(prepare_image: Callable[[Image.Image], PreparedImage], sample: Sample) -> Prepared[PreparedImage]:
+    """Read a sample's files, each once, and prepare the image.
 
     Raises:
         ImageError, InvalidTruth: one of them cannot be read.
     """
     image, image_bytes = read_image(sample.image)
     truth, truth_bytes = read_truth_and_bytes(sample.truth, sample.values)
-    return Prepared(model.prepare(image), truth, (_hash(image_bytes), _hash(truth_bytes)))
+    return Prepared(prepare_image(image), truth, (_hash(image_bytes), _hash(truth_bytes)))
 
 
 def check_unchanged(samples: Iterable[Sample], records: Mapping[str, Record]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from attrs import evolve
+from PIL import Image
 from torch import nn
 
 import probe
@@ -18,10 +20,10 @@ from fseg.evaluation.datasets.class_lists import class_list
 from fseg.evaluation.datasets.declarations import DataSet, data_set
 from fseg.evaluation.datasets.label_maps import write_mask
 from fseg.evaluation.datasets.readers import Sample, check_complete, read_index
-from fseg.evaluation.measure import headline, measure, predictions
-from fseg.evaluation.run.content import names_fingerprint, prepare
+from fseg.evaluation.measure import fills, headline, measure, predictions
+from fseg.evaluation.run.content import Prepared, PreparedImage, names_fingerprint, prepare
 from fseg.evaluation.run.manifest import Manifest
-from fseg.evaluation.run.records import Record
+from fseg.evaluation.run.records import Expected, Record
 from fseg.pipeline import Segmenter, prefetch
 from fseg.plugins import import_named
 from fseg.recipe import Recipe
@@ -107,9 +109,26 @@ class Job:
             check_int("limit", self.limit, at_least=1)
 
 
+class Work(Protocol):
+    """The work on the images of a task, with its models opened."""
+
+    def model_names(self) -> dict[str, str]:
+        """The names of the models, as `Segmenter.model_names` gives them."""
+
+    def records(self, samples: Iterable[Sample], files: Path) -> Iterator[Record]:
+        """The record of each image, in order; one that fails yields a record with its error, and the others continue.
+
+        Args:
+            files: the folder for the files of images; those of an image are written before its record is yielded.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+
+
 @dataclass(frozen=True)
 class Task:
-    """A job with the files that it needs.
+    """A job with the files that it needs. Here it evaluates; a subclass may do other work on the images (see `fseg.calibrate`).
 
     Attributes:
         classes: for each class the names that it is asked about by.
@@ -124,6 +143,22 @@ class Task:
     samples: tuple[Sample, ...]
     job_images: tuple[str, ...]
     missing: int
+
+    folder: ClassVar[str] = "masks"
+    """The folder of the run that holds the files of images."""
+
+    def open(self, device: str | None) -> Work:
+        """The work on the images, with the models opened on a device.
+
+        Raises:
+            ImportFailed, LoadError, DeviceNotFound, InvalidSam, InvalidRecipe: see `open_sweep`.
+        """
+        return _Evaluation(self, open_sweep(self.job, device))
+
+    def expected(self) -> Expected:
+        """What the records of the run have to fit."""
+        rows = {name: fills(self.declared, recipe) for name, recipe in self.job.rows.items()}
+        return Expected(rows, self.declared.labels, self.declared.background, frozenset(sample.name for sample in self.samples))
 
     def manifest(self) -> Manifest:
         """What the run evaluates; its models are known once a worker has opened them."""
@@ -186,26 +221,45 @@ def open_sweep(job: Job, device: str | None) -> Sweep:
     return Sweep(Segmenter(first, backbone=job.backbone, sam=job.sam, device=device, dtype=job.dtype), job.rows)
 
 
-def evaluated_records(task: Task, sweep: Sweep, samples: Iterable[Sample], masks: Path) -> Iterator[Record]:
-    """The record of each image, in order: it is segmented and counted.
+@dataclass(frozen=True)
+class _Evaluation:
+    """Segmenting and counting the images of a task."""
+
+    task: Task
+    sweep: Sweep
+
+    def model_names(self) -> dict[str, str]:
+        return self.sweep.segmenter.model_names()
+
+    def records(self, samples: Iterable[Sample], files: Path) -> Iterator[Record]:
+        def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
+            results = self.sweep(read.image, self.task.classes)
+            record = measure(self.task.declared, sample, read.truth, results)
+            if self.task.job.save_masks:
+                (result,) = results.values()
+                labels = predictions(self.task.declared, result)[headline(self.task.declared, result.recipe)]
+                write_mask(files / f"{sample.name}.png", labels, sample.values)
+            return record
+
+        return records_of(samples, self.sweep.segmenter.model.prepare, count)
+
+
+def records_of(
+    samples: Iterable[Sample],
+    prepare_image: Callable[[Image.Image], PreparedImage],
+    count: Callable[[Sample, Prepared[PreparedImage]], Record],
+) -> Iterator[Record]:
+    """The record that `count` makes of each image, in order, with the hashes of its files, while threads read the next images.
 
     One that fails yields a record with its error, and the others continue.
 
-    Args:
-        masks: the folder for label maps; each is written before the image's record is yielded.
-
     Raises:
-        OutputError: a label map cannot be written.
+        OutputError: a file of an image cannot be written.
     """
-    for sample, prepared in prefetch(partial(prepare, sweep.segmenter.model), samples, _THREADS):
+    for sample, prepared in prefetch(partial(prepare, prepare_image), samples, _THREADS):
         try:
             read = prepared.result()
-            results = sweep(read.images, task.classes)
-            record = evolve(measure(task.declared, sample, read.truth, results), content=read.content)
-            if task.job.save_masks:
-                (result,) = results.values()
-                labels = predictions(task.declared, result)[headline(task.declared, result.recipe)]
-                write_mask(masks / f"{sample.name}.png", labels, sample.values)
+            record = evolve(count(sample, read), content=read.content)
         except OutputError:
             raise
         except Exception as error:  # one bad image must not stop the others

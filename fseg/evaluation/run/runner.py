@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
+from typing import TypeVar
 
 import torch
 from attrs import evolve
@@ -17,19 +18,21 @@ from tqdm import tqdm
 from fseg.checks import check_int
 from fseg.errors import ClusterNotFound, InvalidRecipe
 from fseg.evaluation.datasets.readers import Sample
-from fseg.evaluation.distribution.workers import MASKS, devices, run_workers
-from fseg.evaluation.measure import fills, headline
+from fseg.evaluation.distribution.workers import devices, run_workers
+from fseg.evaluation.measure import headline
 from fseg.evaluation.report.results import write_results
 from fseg.evaluation.report.summary import RunResults
 from fseg.evaluation.run.content import check_unchanged
 from fseg.evaluation.run.differences import check_same
-from fseg.evaluation.run.job import Job, Task, evaluated_records, open_sweep, task_of
+from fseg.evaluation.run.job import Job, Task, task_of
 from fseg.evaluation.run.manifest import MANIFEST, Manifest, Models, read_manifest
 from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
-from fseg.evaluation.run.records import Expected, Record
+from fseg.evaluation.run.records import Record
 from fseg.evaluation.run.run_folder import check_ours, locked, write_json
 from fseg.evaluation.run.weights import Fingerprints, check_weights, hashed_meanwhile
 from fseg.files import check_writable, clear_temporary
+
+Finished = TypeVar("Finished")
 
 
 def evaluate(
@@ -56,6 +59,35 @@ def evaluate(
         ClusterNotFound: Ray is not installed, or does not answer.
         WorkerDied: a process ended before its work did.
     """
+    task = task_of(job)
+
+    def finish(manifest: Manifest, records: Sequence[Record]) -> RunResults:
+        return write_results(out, manifest, task.declared, job.rows, records)
+
+    return run(task, out, finish, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
+
+
+def run(
+    task: Task,
+    out: Path,
+    finish: Callable[[Manifest, Sequence[Record]], Finished],
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    retry_failed: bool = False,
+    cluster: str | None = None,
+) -> Finished:
+    """Do a task, or continue it: `evaluate` for any work on images.
+
+    Args:
+        out: gets `manifest.json`, `records/*.jsonl` and the task's folder of files.
+        finish: called with the manifest and all records, in no particular order, while the folder is locked; its result is returned.
+        workers, threads, retry_failed, cluster: see `evaluate`.
+
+    Raises:
+        InvalidOption, InvalidRecipe, OutputError, RunLocked, RunMismatch, ClusterNotFound, WorkerDied: see `evaluate`.
+    """
+    job = task.job
     check_int("workers", workers, at_least=1)
     if threads is not None:
         check_int("threads", threads, at_least=1)
@@ -63,7 +95,6 @@ def evaluate(
         raise InvalidRecipe(
             "Workers in other processes open their own models. Give the backbone and the SAM by name or path, or use one worker of this process."
         )
-    task = task_of(job)
     if cluster is None:
         devices(job.device, workers)
     elif find_spec("ray") is None:
@@ -71,7 +102,7 @@ def evaluate(
     check_same_run(out, task)  # before anything is written
     check_writable(out)
     with locked(out) as lock:
-        for written in (out, out / FOLDER, out / MASKS):
+        for written in (out, out / FOLDER, out / task.folder):
             clear_temporary(written)
         folder = _Folder(out, task)
         records = folder.records()
@@ -85,7 +116,8 @@ def evaluate(
                     records[record.image] = record
             else:
                 folder.check_weights(weights())
-        return folder.finish(list(records.values()))
+        assert folder.manifest is not None, "a run with a record has a manifest"
+        return finish(folder.manifest, list(records.values()))
 
 
 def check_same_run(out: Path, task: Task) -> Manifest | None:
@@ -127,18 +159,10 @@ class _Folder:
 
     def records(self) -> dict[str, Record]:
         """The records so far, by image. An incomplete last line, left by a kill, is cut off."""
-        declared, job = self.task.declared, self.task.job
-        of_rows = {name: fills(declared, recipe) for name, recipe in job.rows.items()}
-        names = frozenset(sample.name for sample in self.task.samples)
         cut_torn_lines(self.out)
-        records = read_records(self.out, Expected(of_rows, declared.labels, declared.background, names))
+        records = read_records(self.out, self.task.expected())
         check_unchanged(self.task.samples, records)
         return records
-
-    def finish(self, records: Sequence[Record]) -> RunResults:
-        """Write the results."""
-        assert self.manifest is not None, "a run with a record has a manifest"
-        return write_results(self.out, self.manifest, self.task.declared, self.task.job.rows, records)
 
 
 @dataclass(frozen=True)
@@ -170,10 +194,10 @@ class _Workers:
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(self.threads or before)
-            sweep = open_sweep(task.job, task.job.device)
-            self.begin(sweep.segmenter.model_names())
+            work = task.open(task.job.device)
+            self.begin(work.model_names())
             with closing(RecordFile(out / FOLDER / "worker-0.jsonl")) as file:
-                for record in evaluated_records(task, sweep, todo, out / MASKS):
+                for record in work.records(todo, out / task.folder):
                     file.append(record)
                     yield record
         finally:
@@ -181,18 +205,18 @@ class _Workers:
 
 
 def _with_progress_bar(task: Task, before: Mapping[str, Record], finished: Iterator[Record]) -> Iterator[Record]:
-    """The records as they come, with a progress bar that shows the mIoU so far."""
+    """The records as they come, with a progress bar that shows the mIoU so far, if the task counts."""
     name, recipe = next(iter(task.job.rows.items()))
     fill = headline(task.declared, recipe)
-    counts = [record.rows[name].counts[fill] for record in before.values() if record.error is None]
+    counts = [record.rows[name].counts[fill] for record in before.values() if name in record.rows]
     running = sum(counts[1:], counts[0]) if counts else None
     with tqdm(total=len(task.samples), initial=len(before), unit="image", disable=None) as bar:
         for record in finished:
-            if record.error is None:
+            if name in record.rows:
                 one = record.rows[name].counts[fill]
                 running = one if running is None else running + one
                 bar.set_postfix_str(f"mIoU {100 * running.mean_iou():.1f}", refresh=False)
-            else:
+            elif record.error is not None:
                 tqdm.write(f"failed  {record.image}: {record.error}", file=sys.stderr)
             bar.update()
             yield record
