@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from fseg.cli.calibrate import calibrate_command
 from fseg.cli.demo import demo_command
 from fseg.cli.evaluate import ablate_command, eval_command, merge_command
 from fseg.cli.figure import figure_command
@@ -22,7 +23,7 @@ from probe.console import Commands, VersionOption, run
 class FsegCommands(Commands):
     """The commands of `fseg`."""
 
-    resumable = frozenset({"eval", "ablate"})
+    resumable = frozenset({"eval", "ablate", "calibrate"})
 
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command("datasets")(datasets_command)
 app.command("eval")(eval_command)
 app.command("merge")(merge_command)
 app.command("ablate")(ablate_command)
+app.command("calibrate")(calibrate_command)
 app.command("table")(table_command)
 
 

@@ -107,7 +107,7 @@ def eval_command(
         save_masks=save_masks,
         imports=imported,
     )
-    _show(_evaluate(job, out, workers, threads, retry_failed, _cluster(engine, address)), out)
+    _show(_evaluate(job, out, workers, threads, retry_failed, cluster_of(engine, address)), out)
 
 
 def merge_command(
@@ -171,7 +171,7 @@ def ablate_command(
         allow_missing=allow_missing,
         imports=imported,
     )
-    results = _evaluate(job, out, workers, threads, retry_failed, _cluster(engine, address))
+    results = _evaluate(job, out, workers, threads, retry_failed, cluster_of(engine, address))
     shared = "one pass of the model" if passes(rows) == 1 else f"{passes(rows)} passes of the model, one for each question,"
     typer.echo(f"{ablation_table(number, results)}\n\n{len(rows)} rows from {shared} over each image\n")
     _show(results, out)
@@ -185,7 +185,12 @@ def _evaluate(job: Job, out: Path, workers: int, threads: int | None, retry_fail
     return evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
 
 
-def _cluster(engine: Engine, address: str | None) -> str | None:
+def cluster_of(engine: Engine, address: str | None) -> str | None:
+    """The address of the cluster that the options name; None for the processes of this machine.
+
+    Raises:
+        InvalidOption: an address without the engine that takes it.
+    """
     if engine is Engine.RAY:
         return address or os.environ.get("RAY_ADDRESS") or "local"
     if address is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -149,7 +149,11 @@ def stack(counts: list[Counts]) -> Counts:
     return Counts(*(np.stack([getattr(one, name) for one in counts]) for name in ("intersection", "prediction", "truth")))
 
 
-def bootstrap_difference(first: Counts, second: Counts, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+DRAWS = 2000
+"""Bootstrap samples of the images, with replacement."""
+
+
+def bootstrap_difference(first: Counts, second: Counts, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
     """The mIoU of `first` minus that of `second`, with its interval, paired by image.
 
     Args:
@@ -159,13 +163,25 @@ def bootstrap_difference(first: Counts, second: Counts, *, draws: int = 2000, se
     Returns:
         (difference, lower, upper): of all images, and the 95 % interval of the draws.
     """
-    images = len(first.truth)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=draws)
-
-    def drawn(counts: Counts) -> Float[Array, " draws"]:
-        weighted = Counts(weights @ counts.intersection, weights @ counts.prediction, weights @ counts.truth)
-        return np.asarray(np.nanmean(weighted.iou(), axis=1))
-
-    lower, upper = np.quantile(drawn(first) - drawn(second), (0.025, 0.975))
+    mine, theirs = _bootstrap([first, second], draws, seed)
+    lower, upper = np.quantile(mine - theirs, (0.025, 0.975))
     return first.total().mean_iou() - second.total().mean_iou(), float(lower), float(upper)
+
+
+def bootstrap_wins(rows: Sequence[Counts], *, draws: int = DRAWS, seed: int = 0) -> list[float]:
+    """For each row the share of the draws in which its mIoU is the largest; a tie goes to the row that comes first.
+
+    Args:
+        rows: counts of the same images, each with a leading image axis.
+        draws: bootstrap samples of the images, with replacement.
+    """
+    winners = _bootstrap(rows, draws, seed).argmax(0)
+    return [float(share) for share in np.bincount(winners, minlength=len(rows)) / draws]
+
+
+def _bootstrap(rows: Sequence[Counts], draws: int, seed: int) -> Float[Array, "rows draws"]:
+    """The mIoU of each row in the same draws."""
+    images = len(rows[0].truth)
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+    weighted = [Counts(weights @ counts.intersection, weights @ counts.prediction, weights @ counts.truth) for counts in rows]
+    return np.stack([np.nanmean(counts.iou(), axis=1) for counts in weighted])
