@@ -114,7 +114,7 @@ def _prompts(observation: Observation, gram: Tensor, recipe: Recipe) -> Prompts:
         (masks,) = refined_masks(distance, observation.attention[chosen], gram, [pair], recipe.refine)
         for index, values, mask in zip(chosen, distance, masks, strict=True):
             e = observation.present[index]
-            by_class[e.name] = replace(recipe.prompt(replace(e, refined=e.fold(mask))), refined=None)
+            by_class[e.name] = replace(recipe.prompt(replace(e, refined=mask.reshape(e.grid))), refined=None)
             distances[e.name] = e.fold(values).numpy()
     names = dict.fromkeys(e.name for e in observation.evidence)
     return Prompts(tuple(by_class[name] for name in names), tuple(distances.get(name) for name in names))
