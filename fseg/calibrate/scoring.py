@@ -1,7 +1,7 @@
 """Scores of all rows before SAM: the IoU of the refined masks M_r with the cells that show their class.
 
 A cell counts as the class's where a tenth of its pixels are: SAM needs prompts that reach to the edge of a thing. Counted by pixels, the masks
-that win leave out the cells at the edges, and SAM's masks are worse for it (docs/calibration.md has the figures).
+that win leave out the cells at the edges, and SAM's masks are worse for it (docs/recipes.md has the figures).
 """
 
 from __future__ import annotations

@@ -174,6 +174,10 @@ def bootstrap_wins(rows: Sequence[Counts], *, draws: int = DRAWS, seed: int = 0)
     Args:
         rows: counts of the same images, each with a leading image axis.
         draws: bootstrap samples of the images, with replacement.
+
+    >>> good, bad = (stack([Counts.of(np.array([[label]]), np.array([[1]]), classes=2)]) for label in (1, 0))
+    >>> bootstrap_wins([bad, good])
+    [0.0, 1.0]
     """
     winners = _bootstrap(rows, draws, seed).argmax(0)
     return [float(share) for share in np.bincount(winners, minlength=len(rows)) / draws]

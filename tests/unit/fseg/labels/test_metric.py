@@ -10,7 +10,7 @@ import torch
 from torchmetrics import JaccardIndex
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from fseg.labels.metric import Counts, Presence, bootstrap_difference, stack
+from fseg.labels.metric import Counts, Presence, bootstrap_difference, bootstrap_wins, stack
 
 assert probe.load
 
@@ -103,3 +103,13 @@ def test_presence_counts_each_class_once() -> None:
 def test_precision_without_a_yes_is_not_known() -> None:
     assert np.isnan(Presence.of([], [1], 2).precision)
     assert np.isnan(Presence.of([1], [], 2).recall)
+
+
+def test_a_row_that_is_better_on_every_image_wins_every_draw() -> None:
+    good, bad = (stack([Counts.of(predicted, TRUE, 3)] * 5) for predicted in (TRUE, PREDICTED))
+    assert bootstrap_wins([bad, good], draws=50) == [0.0, 1.0]
+
+
+def test_a_tie_goes_to_the_row_that_comes_first() -> None:
+    row = stack([Counts.of(PREDICTED, TRUE, 3)] * 3)
+    assert bootstrap_wins([row, row], draws=50) == [1.0, 0.0]
