@@ -51,7 +51,7 @@ def write_calibration(out: Path, calibration: Calibration) -> None:
         OutputError: one of them cannot be written.
     """
     recipe, figures, curve = files_of(out)
-    title = f"Refined masks M_r against the truth, before SAM: {calibration.images} images of {calibration.manifest.data_set}"
+    title = f"Refined masks $M_r$ against the truth, before SAM: {calibration.images} images of {calibration.manifest.data_set}"
     drawn = io.BytesIO()
     chosen = calibration.finalists[0].candidate.row
     bands_figure(calibration.bands, chosen.layers, title).savefig(drawn, format="png", dpi=120, metadata={"Software": None})
@@ -105,5 +105,5 @@ def finalists_table(calibration: Calibration) -> list[str]:
     for one in calibration.finalists:
         row = one.candidate.row
         band = "{}-{}".format(*row.layers)
-        lines.append(f"{band:<6}  {row.alpha:>5g}  {row.beta:<4g}  {100 * one.miou:>6.1f}  {100 * one.candidate.cell_iou:>10.1f}")
+        lines.append(f"{band:<6}  {row.alpha:>5g}  {row.beta:<4g}  {100 * one.miou:>6.2f}  {100 * one.candidate.cell_iou:>10.2f}")
     return lines

@@ -55,7 +55,7 @@ def _draw_curve(ax: Axes, values: list[float], chosen: tuple[int, int], score: f
     ax.set_xlim(-0.5, len(values) - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=17))
     ax.set_xlabel("layer (index of hidden_states)", fontsize=11)
-    ax.set_ylabel("IoU of cells in percent", fontsize=11)
+    ax.set_ylabel("mIoU of cells in percent", fontsize=11)
     ax.set_title("single layers", fontsize=11)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
@@ -74,7 +74,7 @@ def _draw_bands(figure: Figure, ax: Axes, scores: Mapping[tuple[int, int], float
     ax.set_ylabel("first layer", fontsize=11)
     ax.set_title("bands (chosen: red frame)", fontsize=11)
     bar = figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.03, extend="min")
-    bar.set_label("IoU of cells in percent", fontsize=10)
+    bar.set_label("mIoU of cells in percent", fontsize=10)
 
 
 def _name(band: tuple[int, int]) -> str:

@@ -40,7 +40,7 @@ def test_no_text_is_cut_off(layers: int) -> None:
     scores = {band: 0.5 + 0.001 * band[0] for band in bands(layers)}
     figure = bands_figure(scores, (0, layers - 1), "Refined masks M_r against the truth, before SAM: 1000 images of context60")
     figure.savefig(io.BytesIO(), format="png")
-    assert [text.get_text() for text in drawn(figure) if text.axes is None and not inside(figure, text)] == []
+    assert [text.get_text() for text in drawn(figure) if not inside(figure, text)] == []
 
 
 @pytest.mark.parametrize("scores", [{}, {(0, 1): 0.5, (1, 1): 0.5}])
