@@ -92,11 +92,11 @@ def calibrate(
 ) -> Calibration:
     """Find layers, alpha and beta, or continue to.
 
-    The language model reads each image once; all rows (bands of layers by alpha by beta) are scored by their refined masks (see `fseg.calibrate.scoring`), and
-    the best few go through SAM.
+    The language model reads each image once. All rows, bands of layers by alpha by beta, are scored by their refined masks (see
+    `fseg.calibrate.scoring`), and the best few go through SAM.
 
     Args:
-        job: the images, and one recipe whose layers, alpha and beta are looked for; its own do not matter. `fseg.calibrate.tasks` has the rest.
+        job: the images, and one recipe whose layers, alpha and beta are looked for; its own do not matter.
         folder: of the calibration. It keeps what was read of each image, so that other thresholds need no second model pass.
         name: of the recipe that is made.
         thresholds: the values of alpha and beta that are tried. None: `fseg.calibrate.rows` has them.
@@ -225,11 +225,11 @@ def _finish(
     manifest: Manifest,
     options: _Options,
 ) -> list[Record]:
-    """The records of SAM's pass. Its folder is named after its rows: other thresholds have other finalists."""
+    """The records of SAM's pass. Its folder is named after its rows and images: other thresholds may have other finalists."""
     prompts = {sample.name: prompts_of(_load(observations, sample), recipes) for sample in samples}
     assert manifest.models is not None, "a run with a record has a manifest with models"
     names = {name: str(value) for name, value in manifest.models.names().items()}
-    written = strict_json.dump({row: recipe.to_dict() for row, recipe in recipes.items()})
+    written = strict_json.dump([{row: recipe.to_dict() for row, recipe in recipes.items()}, list(prompts)])
     out = folder / f"finalists-{hashlib.blake2b(written, digest_size=4).hexdigest()}"
     check_writable(out)
     hashes = folder / OBSERVED / CACHE

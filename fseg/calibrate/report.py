@@ -57,8 +57,14 @@ def write_calibration(out: Path, calibration: Calibration) -> None:
     bands_figure(calibration.bands, chosen.layers, title).savefig(drawn, format="png", dpi=120, metadata={"Software": None})
     write_atomically(curve, lambda file: file.write(drawn.getvalue()))
     write_json(figures, figures_of(calibration))
-    text = "".join(f"# {line}\n" for line in summary(calibration)) + "\n" + calibration.recipe.to_toml()
+    comments = "".join(f"# {_in_one_line(line)}\n" for line in summary(calibration))
+    text = f"{comments}\n{calibration.recipe.to_toml()}"
     write_atomically(recipe, lambda file: file.write(text.encode()))
+
+
+def _in_one_line(text: str) -> str:
+    """The text without what a TOML comment cannot hold; the class list's path may have it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def figures_of(calibration: Calibration) -> dict[str, object]:

@@ -18,7 +18,7 @@ from fseg.calibrate.observation import READ, Observation, observe, save_observat
 from fseg.calibrate.rows import band_distance, layers_of, refined_masks
 from fseg.calibrate.scoring import best_names
 from fseg.evaluation.datasets.readers import Sample
-from fseg.evaluation.measure import measure, true_labels
+from fseg.evaluation.measure import check_size, measure, true_labels
 from fseg.evaluation.run.content import Prepared
 from fseg.evaluation.run.job import Job, Task, Work, open_sweep, records_of, task_of
 from fseg.evaluation.run.records import Expected, Record
@@ -73,8 +73,10 @@ class _Observer:
 
         def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
             original = single_image(read.image)
+            size = (original.height, original.width)
+            check_size(sample, read.truth, size)
             with self.segmenter.model.open(read.image, keep=reads, template=recipe.ask.template) as session:
-                evidence = collect_evidence(session, recipe.ask(session, names), reads, (original.height, original.width))
+                evidence = collect_evidence(session, recipe.ask(session, names), reads, size)
             save_observation(files / f"{sample.name}.safetensors", observe(recipe, evidence))
             return Record(sample.name, true_labels(self.task.declared, read.truth))
 

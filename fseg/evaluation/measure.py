@@ -64,6 +64,22 @@ def true_labels(declared: DataSet, truth: Labels) -> tuple[int, ...]:
     return tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)
 
 
+def check_size(sample: Sample, truth: Labels, size: tuple[int, int]) -> None:
+    """Refuse a ground truth of another size than its image.
+
+    Args:
+        size: (height, width) of the image in pixels.
+
+    Raises:
+        InvalidTruth: it has another one.
+    """
+    if truth.shape != size:
+        raise InvalidTruth(
+            f"The labels {str(sample.truth)!r} have {truth.shape[0]} x {truth.shape[1]} pixels (height x width), their image "
+            f"{size[0]} x {size[1]}. Take both from the same distribution; an upright EXIF photo may need turning."
+        )
+
+
 def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[str, Result]) -> Record:
     """Count one image.
 
@@ -81,11 +97,7 @@ def measure(declared: DataSet, sample: Sample, truth: Labels, results: Mapping[s
 
 
 def _row(declared: DataSet, sample: Sample, truth: Labels, ground_truth: tuple[int, ...], result: Result) -> Row:
-    if truth.shape != result.labels.shape:
-        raise InvalidTruth(
-            f"The labels {str(sample.truth)!r} have {truth.shape[0]} x {truth.shape[1]} pixels (height x width), their image "
-            f"{result.labels.shape[0]} x {result.labels.shape[1]}. Take both from the same distribution; an upright EXIF photo may need turning."
-        )
+    check_size(sample, truth, (result.labels.shape[0], result.labels.shape[1]))
     predicted = tuple(i + declared.background for i, name in enumerate(result.classes) if result.evidence[name].present)
     counts = {fill: Counts.of(labels, truth, declared.labels) for fill, labels in predictions(declared, result).items()}
     kept = sorted({*predicted, *ground_truth})
