@@ -21,7 +21,7 @@ from fseg.errors import InvalidRecipe, RunMismatch
 from fseg.evidence import MAPS, Evidence
 from fseg.files import write_atomically
 from fseg.recipe import Recipe
-from fseg.stages.vgm import on_grid
+from fseg.stages.tvr import in_view
 
 FUSIONS = ("D*M_A", "D")
 """The fusions whose response follows from D~ of each layer: Eq. 3 is a mean over layers, Eq. 4 and 5 a threshold, Eq. 8 a product."""
@@ -77,6 +77,7 @@ def observe(recipe: Recipe, evidence: Sequence[Evidence]) -> Observation:
         recipe: its respond and refine stages are used; layers, alpha and beta do not matter.
         evidence: as `fseg.pipeline.collect_evidence` gives it, with the reads of the recipe and `READ`.
     """
+    evidence = [in_view(e, recipe.respond.view) for e in evidence]
     if not any(e.present for e in evidence):
         return Observation(tuple(evidence), torch.zeros(0, 0, 0), torch.zeros(0, 0, dtype=torch.bool), None)
     distances, attention, kept = [], [], []
@@ -92,7 +93,7 @@ def observe(recipe: Recipe, evidence: Sequence[Evidence]) -> Observation:
         attention.append(torch.ones(distances[-1].shape[1], dtype=torch.bool) if mask is None else mask.flatten())
         kept.append(replace(e, flags=responded.flags))
     first = next(e for e in evidence if e.present)
-    features = on_grid(first.scoped(recipe.refine.reads()).vision().cpu(), first.grid).flatten(0, 1)
+    features = recipe.refine.cell_features(first).flatten(0, 1)
     return Observation(tuple(replace(e, trace=None, scope=None) for e in kept), torch.stack(distances), torch.stack(attention), features)
 
 

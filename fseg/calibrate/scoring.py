@@ -46,9 +46,10 @@ class Cells:
             labels: how many there are, background included.
             e: gives the grid.
         """
-        (rows, cols), (height, width) = e.grid, e.image_size
-        x0, y0, x1, y1 = e.view or (0.0, 0.0, float(width), float(height))
-        row, col = _cell_of_pixels(height, y0, y1, rows), _cell_of_pixels(width, x0, x1, cols)
+        rows, cols = e.grid.shape
+        row, col = (
+            _cell_of_pixels(coordinates, count) for coordinates, count in zip(e.grid.pixel_coordinates(), e.grid.shape, strict=True)
+        )
         counted = (truth != IGNORED) & (row >= 0)[:, None] & (col >= 0)
         index = truth * (rows * cols) + row[:, None] * cols + col
         pixels = np.bincount(index[counted], minlength=labels * rows * cols).reshape(labels, -1)
@@ -57,10 +58,14 @@ class Cells:
         return cls(torch.from_numpy(shown), torch.from_numpy(total > 0))
 
 
-def _cell_of_pixels(length: int, start: float, end: float, cells: int) -> Int64[np.ndarray, " pixel"]:
-    """For each pixel along one side the cell that its centre lies in; -1: none."""
-    place = np.floor((np.arange(length) + 0.5 - start) / (end - start) * cells).astype(np.int64)
-    return np.where((place >= 0) & (place < cells), place, -1)
+def _cell_of_pixels(coordinates: Float[np.ndarray, " pixel"], cells: int) -> Int64[np.ndarray, " pixel"]:
+    """For each pixel along one side the cell that its centre lies in; -1: none.
+
+    Args:
+        coordinates: one of `Grid.pixel_coordinates`.
+    """
+    cell = np.clip(np.floor(np.nan_to_num(coordinates) + 0.5), 0, cells - 1).astype(np.int64)
+    return np.where(np.isnan(coordinates), -1, cell)
 
 
 class Scores:

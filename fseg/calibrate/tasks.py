@@ -73,10 +73,9 @@ class _Observer:
 
         def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
             original = single_image(read.image)
-            size = (original.height, original.width)
-            check_size(sample, read.truth, size)
+            check_size(sample, read.truth, (original.height, original.width))
             with self.segmenter.model.open(read.image, keep=reads, template=recipe.ask.template) as session:
-                evidence = collect_evidence(session, recipe.ask(session, names), reads, size)
+                evidence = collect_evidence(session, recipe.ask(session, names), reads)
             save_observation(files / f"{sample.name}.safetensors", observe(recipe, evidence))
             return Record(sample.name, true_labels(self.task.declared, read.truth))
 
@@ -116,8 +115,8 @@ def _prompts(observation: Observation, gram: Tensor, recipe: Recipe) -> Prompts:
         (masks,) = refined_masks(distance, observation.attention[chosen], gram, [pair], recipe.refine)
         for index, values, mask in zip(chosen, distance, masks, strict=True):
             e = observation.present[index]
-            by_class[e.name] = replace(recipe.prompt(replace(e, refined=mask.reshape(e.grid))), refined=None)
-            distances[e.name] = e.fold(values).numpy()
+            by_class[e.name] = replace(recipe.prompt(replace(e, refined=mask.reshape(e.grid.shape))), refined=None)
+            distances[e.name] = values.reshape(e.grid.shape).numpy()
     names = dict.fromkeys(e.name for e in observation.evidence)
     return Prompts(tuple(by_class[name] for name in names), tuple(distances.get(name) for name in names))
 

@@ -97,9 +97,13 @@ class Refine:
                 refined[index] = self._refine(evidence[index], winner == label)
         return refined
 
-    def _refine(self, e: Evidence, guide: Bool[Tensor, "row col"]) -> Evidence:
+    def cell_features(self, e: Evidence) -> Float[Tensor, "row col feature"]:
+        """The features that make the prototypes, on the cells of the evidence's grid, float32 on the CPU."""
         own = e.scoped(self.reads())
-        features = (own.vision_on_grid() if self.features == "vision" else own.projected_on_grid()).cpu()
+        return (own.vision_on_grid() if self.features == "vision" else own.projected_on_grid()).cpu()
+
+    def _refine(self, e: Evidence, guide: Bool[Tensor, "row col"]) -> Evidence:
+        features = self.cell_features(e)
         near = prototype_mask(features, guide, self.epsilon)
         refined = {"M_v": near, "M^_f": guide, "both": near & guide}[self.mask]
         flags = [] if guide.any() else ["suppressed"]

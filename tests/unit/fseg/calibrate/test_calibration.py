@@ -207,7 +207,7 @@ def test_what_was_kept_of_an_image_has_to_be_whole(job: Job, tmp_path: Path) -> 
 def test_what_is_kept_of_an_image_is_its_answers_and_a_map_for_each_layer(job: Job, tmp_path: Path) -> None:
     calibrate(replace(job, limit=1), tmp_path, "mine", thresholds=FEW)
     observation = load_observation(tmp_path / "observed/observations/scene-0.safetensors")
-    assert [(e.name, e.present, e.grid, e.image_size) for e in observation.evidence] == [
+    assert [(e.name, e.present, e.grid.shape, e.grid.image_size) for e in observation.evidence] == [
         ("pottedplant", True, (4, 4), (24, 32)),
         ("cat", True, (4, 4), (24, 32)),
     ]
@@ -247,7 +247,7 @@ def test_the_command_writes_a_recipe_that_segments(
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == "layers  alpha  beta    mIoU  before SAM"
     assert "on 2 images of folder" in printed
-    assert fseg.get_recipe(out).backbone == str(backbone)
+    assert fseg.get_recipe(out).backbone.checkpoint == str(backbone)
     picture = str(root / "images/scene-0.png")
     assert fseg_command("segment", picture, "--classes", "pottedplant", "--recipe", str(out), "--out", str(tmp_path / "out")) == 0
     assert (tmp_path / "out/scene-0/labels.png").is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+import probe
 from fseg.calibrate.choice import choose, finalists
 from fseg.calibrate.observation import Observation
 from fseg.calibrate.rows import Thresholds
@@ -13,7 +14,7 @@ from fseg.evidence import Evidence
 from fseg.labels.metric import Counts
 from fseg.stages.vgm import Refine
 
-CAT = Evidence("cat", "cat", True, "yes", None, None, grid=(2, 2), image_size=(4, 4))
+CAT = Evidence("cat", "cat", True, "yes", None, None, grid=probe.Grid.whole(2, 2, (4, 4)))
 
 
 def scored() -> Scores:

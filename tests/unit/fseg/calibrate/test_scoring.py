@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import probe
 from fseg.calibrate.observation import Observation
 from fseg.calibrate.scoring import Cells, Scores, best_names
 from fseg.evidence import Evidence
 from fseg.stages.vgm import Refine
 
-CAT = Evidence("cat", "cat", True, "yes", None, None, grid=(1, 2), image_size=(4, 10))
+CAT = Evidence("cat", "cat", True, "yes", None, None, grid=probe.Grid.whole(1, 2, (4, 10)))
 """Two cells of 4 x 5 pixels."""
 
 
@@ -43,7 +44,7 @@ def test_ignored_pixels_and_pixels_in_no_cell_are_left_out() -> None:
     assert Cells.of(values, 2, CAT).shown[1].tolist() == [False, True]  # all that is left of the cell
     values[:, 5:] = 255
     assert Cells.of(values, 2, CAT).counted.tolist() == [True, False]
-    view = replace(CAT, view=(5.0, 0.0, 10.0, 4.0))
+    view = replace(CAT, grid=probe.Grid.whole(1, 2, (4, 10), box=(5.0, 0.0, 10.0, 4.0)))
     assert Cells.of(truth(20, 0), 2, view).shown.tolist() == [[True, True], [False, False]]
 
 
