@@ -91,7 +91,7 @@ def test_one_bad_picture_is_reported_and_the_exit_code_says_so(shell: Shell, mod
         (("--classes", ""), "Each class needs a name"),
         (("--classes", "cat,cat"), "InvalidClasses: The class 'cat' appears twice"),
         ((), "Name the classes by --classes a,b or by --classes-file FILE"),
-        (("--classes", "cat", "--recipe", "fseg"), 'No recipe "fseg". Registered: fseg-llava-1.5-vicuna-7b'),
+        (("--classes", "cat", "--recipe", "fseg"), 'No recipe "fseg". Registered: fseg-gemma-3-12b, '),
         (
             ("--classes", "cat", "--recipe", "fseg-llava-1.6-vicuna-13b"),
             "Layer 15 was asked for, to read hidden states, but this model has layers 0 (embeddings) to 14",
@@ -244,7 +244,7 @@ def test_places_and_numbers_that_mean_nothing_are_refused(shell: Shell, argument
 def test_the_recipes_are_listed(shell: Shell) -> None:
     code, out, _ = shell(fseg.cli, "recipes")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == [
+    tuned = [
         name + variant
         for name in (
             "fseg-llava-1.5-vicuna-7b",
@@ -255,6 +255,12 @@ def test_the_recipes_are_listed(shell: Shell) -> None:
         )
         for variant in ("", "-fast")
     ]
+    others = [
+        f"fseg-{name}" for name in ("gemma-3-12b", "internvl3-8b", "llava-onevision-7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "smolvlm2-2.2b")
+    ]
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert list(lines) == sorted([*tuned, *others])
+    assert [name for name, line in lines.items() if line.endswith("(not calibrated)")] == others
     assert "table-3/7-17" in shell(fseg.cli, "recipes", "--ablations")[1]
 
 
