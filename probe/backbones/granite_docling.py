@@ -9,7 +9,9 @@ from probe.backbones.shared.tiled_layout import TiledLayout
 
 @register("granite_docling")
 class GraniteDocling(TiledLayout):
-    """The path is the same for all tiles of a prompt."""
+    """The path is the same for all tiles of a prompt. The decoder multiplies its embeddings before the first block."""
+
+    projected_states = False
 
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:
         rows, cols = image.image_processor.get_tile_grid(*image.size)

@@ -11,9 +11,13 @@ from probe.tokens.layout import Box, Grid, ImageLayout
 
 @register("molmo2")
 class Molmo2(Backbone):
-    """An odd number of patches is padded to the right and below before pooling: the last cells reach past the image."""
+    """An odd number of patches is padded to the right and below before pooling: the last cells reach past the image.
+
+    The features are added to the image tokens' own embeddings.
+    """
 
     tiled = True
+    projected_states = False
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         from transformers.models.molmo2.image_processing_molmo2 import compute_crop_geometry

@@ -167,7 +167,8 @@ def _plain_forward(model: Probe, answered: Answer, **outputs: bool) -> tuple[Mod
         with torch.no_grad():
             inputs = model.backbone.forward_inputs(model.model, answered.inputs)
             plain = model.model(**inputs, **outputs, use_cache=False, return_dict=True)
-            return getattr(plain, "language_model_outputs", plain), states
+            # A tower that is called once more, for tiles, is read at its first call.
+            return getattr(plain, "language_model_outputs", plain), states[: len(blocks)]
     finally:
         for hook in hooks:
             hook.remove()

@@ -22,6 +22,7 @@ from tests import processors, zoo
 from tests.contract.test_grids import noise_image
 from tests.processors.native import NATIVE
 from tests.processors.square import SQUARE
+from tests.processors.tiled import TILED
 
 CASES: dict[str, tuple[Callable[[], tuple[Any, Any]], dict[str, Any]]] = {
     "llava": (zoo.llava, {}),
@@ -41,6 +42,22 @@ def test_models_that_are_read_rightly_pass(name: str) -> None:
     assert report.left_out == {}
     grids = [check.what for check in report.checks if check.what.startswith("Grid")]
     assert grids == (["Grid 'base', 4 x 4", "Grid 'tiles', 4 x 8"] if name == "llava_next-tiles" else ["Grid 'image', 4 x 4"])
+
+
+@pytest.mark.parametrize("name", ["video_llava", "llava_next_video"])
+def test_families_laid_out_like_llava_can_be_stretched(name: str) -> None:
+    hf, processor = (SQUARE | TILED)[name]()
+    report = probe.verify(probe.load(model=hf, processor=processor, resize="stretch", tiles=False), noise_image("wide"), cells=2)
+    assert report.passed, str(report)
+    assert report.checks[-1].what == ("Grid 'image', 16 x 16" if name == "video_llava" else "Grid 'image', 24 x 24")
+
+
+# What Hugging Face returns as projected tokens is not what the first block takes (molmo2); the tower is called twice (step3p7).
+@pytest.mark.parametrize("name", ["molmo2", "step3p7"])
+def test_families_with_states_of_their_own_pass(name: str) -> None:
+    hf, processor = TILED[name]()
+    report = probe.verify(probe.load(model=hf, processor=processor), noise_image("wide"), cells=1)
+    assert report.passed, str(report)
 
 
 @pytest.mark.parametrize("options", [{}, {"resize": "stretch", "tiles": False}], ids=["processor", "stretch"])
