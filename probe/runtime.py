@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,7 @@ class Runtime:
         backbone: what the family declares.
         modules: where the layers are.
         engine: runs forwards that are read.
+        cache_argument: under which name the model's forward takes a KV cache.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -71,6 +73,8 @@ class Runtime:
         self.backbone: Backbone = backbone_for(model.config)
         self.modules: Modules = discover(model)
         self.engine = Engine(model, self.modules)
+        # transformers 5.24 gives it another name, family by family, and warns of the old one.
+        self.cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._batchers: dict[tuple[str, str], AdaptiveBatcher] = {}
 
     @property

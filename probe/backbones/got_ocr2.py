@@ -32,6 +32,9 @@ class GotOcr2(InternVL):
         side = patches_per_side(model)
         return Grid.whole(side, side, view.image_size if view else (1, 1))  # not moved: the convolutions come after the tower
 
+    def tokens_across_tile(self, image: ProcessedImage) -> int:
+        return patches_per_side(image.model) // 4
+
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:
         processor = image.processor
         merged = processor._merge_kwargs(processor.valid_processor_kwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs)

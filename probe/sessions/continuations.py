@@ -82,7 +82,7 @@ class Continuations(ABC):
         mask = masks if len(masks) > 1 else masks[FULL]
         length = masks[FULL].shape[-1]
         extra = self._runtime.backbone.suffix_inputs(self._runtime.model, self._prefix.inputs, positions, length)
-        return {"input_ids": ids, "attention_mask": mask, "past_key_values": self._cache, "use_cache": True, **extra}
+        return {"input_ids": ids, "attention_mask": mask, self._runtime.cache_argument: self._cache, "use_cache": True, **extra}
 
     def _kernel_mask(self, visible: Bool[Tensor, "row token key"]) -> Tensor:
         """The mask in the form that the attention kernel takes."""

@@ -163,7 +163,7 @@ def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
 
 def run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: DynamicCache | None = None) -> None:
     """Run the model over the prefix: capture what is planned, and fill the cache if one is given."""
-    filling: dict[str, object] = {} if cache is None else {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+    filling: dict[str, object] = {} if cache is None else {runtime.cache_argument: cache, "use_cache": True, "logits_to_keep": 1}
 
     def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
         return runtime.forward(inputs, **filling)

@@ -133,10 +133,19 @@ def _mixes_tokens(module: nn.Module) -> bool:
 
 def _projection(block: nn.Module, attention: str) -> str | None:
     """The last matrix that an attention module multiplies by; none if that is outside it, and it returns what queries, keys and values give."""
-    module = block.get_submodule(attention)
+    return _joined(attention, _last_matrix(block.get_submodule(attention)))
+
+
+def _last_matrix(module: nn.Module) -> str | None:
+    """The last matrix that a module's forward multiplies by, if need be inside the module that it ends with; None: it is not known."""
     terms = followed(module)
-    linear = [path for path in terms[0] if getattr(_weight(module, path), "ndim", 0) == 2] if len(terms) == 1 else []
-    return f"{attention}.{linear[-1]}" if linear else None
+    if len(terms) != 1:
+        return None
+    linear = [path for path in terms[0] if getattr(_weight(module, path), "ndim", 0) == 2]
+    if linear:
+        return linear[-1]
+    last = terms[0][-1]
+    return _joined(last, _last_matrix(module.get_submodule(last))) if last not in (_STREAM, _BLOCK) else None
 
 
 def _weight(module: nn.Module, path: str) -> object:

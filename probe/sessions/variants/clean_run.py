@@ -144,7 +144,7 @@ def run_clean(runtime: Runtime, batch: Batch, plan: ReadPlan, blocks: Iterable[i
     kept.append(_Kept(hidden_site(modules, len(modules.layers)), 0, last))
 
     def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
-        return runtime.forward(inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        return runtime.forward(inputs, **{runtime.cache_argument: cache}, use_cache=True, logits_to_keep=keep)
 
     with runtime.engine.lock:
         captured = runtime.engine.run(
