@@ -39,7 +39,9 @@ input, and what `probe` reads is compared with plain Hugging Face's tensors: the
 - *Tower*: `VisionAttention`, against the weights of eager attention ("–": no call of the interface, or several).
 - *Grid*: whether a backbone says where image tokens lie on the image ([how to add one](backbones.md)); "none" where they lie nowhere.
 
-`mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no image and words.
+`mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no image and words. `inkling2_loop`
+passes through some blocks several times, so that no block has one state; its image tokens, tower and logits can be read. `apertus1p5` and
+`hy_v4_vl` came with transformers 5.24.
 
 | family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Parts | Calls | Edits | Block | Tower | Grid | remarks |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|

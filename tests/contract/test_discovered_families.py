@@ -21,6 +21,7 @@ from tests import families
 from tests.contract.parity import NOT_THE_FEATURES, declares_a_grid, measure
 
 NO_IMAGES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's actions
+LOOPED = {"inkling2_loop"}  # blocks that are passed through several times have no one state: test_newer_families.py
 # No token id marks an image in the decoder's sequence; several residual streams enter the first block; no tower of blocks.
 UNREADABLE = [
     *((name, "Projected") for name in ("blip", "idefics", "kosmos-2", "kosmos-2.5", "mllama")),
@@ -36,7 +37,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "zoo.md"
 
 
 def test_every_image_text_to_text_model_of_transformers_is_in_the_zoo() -> None:
-    assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - NO_IMAGES <= set(families.FAMILIES)
+    assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - NO_IMAGES - LOOPED <= set(families.FAMILIES)
 
 
 def test_the_table_lists_the_zoo() -> None:
