@@ -36,10 +36,10 @@ _OF_WORDS: tuple[tuple[Loader, _Names], ...] = (
 _SAVED_BY_A_DECODER = ("ForCausalLM", "LMHeadModel")
 _REMOTE = (
     "AutoModelForImageTextToText",
-    "AutoModelForVision2Seq",
     "AutoModelForMultimodalLM",
     "AutoModelForCausalLM",
     "AutoModelForSeq2SeqLM",
+    "AutoModel",
 )
 
 
@@ -86,8 +86,8 @@ def kind_of(checkpoint: str, config: PretrainedConfig, *, remote_code: bool) -> 
 def _remote(config: PretrainedConfig) -> Loader | None:
     """The Auto class under which a checkpoint with code of its own names its model; None: it names none."""
     named = getattr(config, "auto_map", None) or {}
-    known = next((name for name in _REMOTE if name in named), "AutoModel" if "AutoModel" in named else None)
-    return getattr(transformers, known, AutoModelForImageTextToText) if known else None
+    known = next((name for name in _REMOTE if name in named), None)
+    return getattr(transformers, known) if known else None
 
 
 def _of_words(family: str, architecture: str) -> Loader | None:
