@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,23 @@ class SequenceSlot:
 
     def tokens(self, positions: Sequence[int]) -> list[int]:
         """Token-axis indices of the positions that are in this pass."""
-        return [index for _, index in self.numbered_tokens(positions)]
+        return list(self.numbered_tokens(positions)[1])
 
-    def numbered_tokens(self, positions: Sequence[int]) -> list[tuple[int, int]]:
-        """(place among the given positions, token-axis index) of those whose states are computed in this pass."""
-        first, offset = self.shared + self.passed, self.start - self.shared
-        return [(number, position + offset) for number, position in enumerate(positions) if position >= first]
+    def numbered_tokens(self, positions: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the positions whose states are computed in this pass: their places among the given ones, and their token-axis indices."""
+        return _numbered(self.shared + self.passed, self.start - self.shared, tuple(positions))
 
     def keys(self, positions: Sequence[int]) -> list[int]:
         """Key-axis indices of the positions."""
         if self.own_keys is None:
             return [position if position < self.shared else self.start + position for position in positions]
         return [position if position < self.shared else self.own_keys[position - self.shared] for position in positions]
+
+
+@lru_cache(maxsize=256)  # every block of a forward asks for the same positions
+def _numbered(first: int, offset: int, positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    numbers = tuple(number for number, position in enumerate(positions) if position >= first)
+    return numbers, tuple(positions[number] + offset for number in numbers)
 
 
 def batch_rows(slots: Sequence[SequenceSlot]) -> int:

@@ -21,6 +21,9 @@ from probe.tracing.resolving import Indices, RowIndices
 from probe.tracing.sites import StateSite, Step, module_site, token_states, tower_site
 from probe.tracing.slots import SequenceSlot, batch_rows
 
+Places = tuple[Indices, Indices]
+"""Positions of a sequence that are in a forward: their places among those of the edit, and their indices on the tensor's axis."""
+
 
 @dataclass(frozen=True)
 class StateEdit:
@@ -46,35 +49,35 @@ class StateEdit:
 
         def act(value: object) -> object:
             states = self.adapter.view(value, batch_rows(slots))
-            pairs: list[list[tuple[int, int]]] = []
-            edited: set[tuple[int, int]] = set()  # sequences in one row share the keys of their prefix, which are edited once
-            for row, slot in enumerate(slots):
-                pairs.append([pair for pair in self._pairs(value, states.shape[1], row, slot) if (slot.row, pair[1]) not in edited])
-                edited.update((slot.row, index) for _, index in pairs[-1])
-            if not edited:
+            places = [self._places(value, states.shape[1], row, slot) for row, slot in enumerate(slots)]
+            if self.adapter.by_key and len(slots) > 1:
+                places = _once(places, slots)
+            if not any(indices for _, indices in places):
                 return None
             states = states.clone()
-            for row, slot in enumerate(slots):
-                if pairs[row]:
-                    self._edit_row(states, row, slot, pairs[row])
+            for row, (slot, (numbers, indices)) in enumerate(zip(slots, places, strict=True)):
+                if indices:
+                    self._edit_row(states, row, slot, numbers, indices)
             return self.adapter.replaced(value, states)
 
         return Step(self.adapter.site, act, edits=True)
 
-    def _pairs(self, value: object, length: int, row: int, slot: SequenceSlot) -> list[tuple[int, int]]:
-        """(number of a position, token-axis index) of the positions of one sequence that are in this forward."""
+    def _places(self, value: object, length: int, row: int, slot: SequenceSlot) -> Places:
+        """The positions of one sequence that are in this forward."""
         positions = self.rows[row]
         if self.adapter.by_key:
             call = cast(RunningAttention, value).interface_call
             if call.shape[1] != call.shape[0] and not slot.shared:
                 raise InvalidEdit(f"{self.edit!r}: {call.module_path} attends to {call.shape[1]} keys of its own, not to the sequence.")
-            return key_indices(slot, positions, call)
+            return _split(key_indices(slot, positions, call))
+        numbers, indices = slot.numbered_tokens(positions)
+        if max(indices, default=-1) < length:
+            return numbers, indices
         # A pass over the prefix alone has no tokens behind it.
-        return [(number, index) for number, index in slot.numbered_tokens(positions) if index < length]
+        return _split([(number, index) for number, index in zip(numbers, indices, strict=True) if index < length])
 
-    def _edit_row(self, states: Tensor, row: int, slot: SequenceSlot, pairs: Sequence[tuple[int, int]]) -> None:
+    def _edit_row(self, states: Tensor, row: int, slot: SequenceSlot, here: Indices, indices: Indices) -> None:
         """Edit the states of one sequence in place."""
-        here, indices = [number for number, _ in pairs], [index for _, index in pairs]
         at = torch.tensor(indices, dtype=torch.long, device=states.device)
         values = states[slot.row].index_select(0, at)
         if values.ndim == 2:
@@ -147,6 +150,20 @@ class ModuleEdit:
             return with_first_tensor(value, changed_values(self.edit, first_tensor(value).clone(), operand))
 
         return Step(site, act, edits=True)
+
+
+def _split(pairs: Sequence[tuple[int, int]]) -> Places:
+    return tuple(number for number, _ in pairs), tuple(index for _, index in pairs)
+
+
+def _once(places: Sequence[Places], slots: Sequence[SequenceSlot]) -> list[Places]:
+    """The places without keys of an earlier sequence: sequences in one row share the keys of their prefix, which are edited once."""
+    edited: set[tuple[int, int]] = set()
+    kept = []
+    for slot, (numbers, indices) in zip(slots, places, strict=True):
+        kept.append(_split([pair for pair in zip(numbers, indices, strict=True) if (slot.row, pair[1]) not in edited]))
+        edited.update((slot.row, index) for index in kept[-1][1])
+    return kept
 
 
 def key_indices(slot: SequenceSlot, positions: Indices, call: AttentionCall) -> list[tuple[int, int]]:
