@@ -99,7 +99,7 @@ def test_a_wrong_grid_of_a_trained_model_fails(change: str, monkeypatch: pytest.
     assert failed.difference > 0.5
 
 
-@pytest.mark.parametrize("name", ["gemma3n", "glm5_next", "qwen4_exp"])
+@pytest.mark.parametrize("name", [pytest.param("gemma3n", marks=pytest.mark.slow), "glm5_next", "qwen4_exp"])
 def test_the_grid_of_residual_streams_is_painted_at_the_first_state(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hf, processor = (NATIVE | SQUARE)[name]()
     model, image = probe.load(model=hf, processor=processor), noise_image("wide")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probe.backbones.shared.cropping import processed_box
+from probe.backbones.shared.cropping import fitted_square, processed_box
 from probe.backbones.shared.square_tower import centred_on_receptive_fields
-from probe.backbones.shared.tiled_layout import padded_canvas
+from probe.backbones.shared.tiled_layout import padded_canvas, tiled_grid
 from probe.backbones.shared.unpadded_tiles import unpadded_tiles
 from probe.errors import GridUnknown
 from probe.tokens.layout import Grid, ImageLayout
@@ -80,3 +80,19 @@ def test_tokens_that_are_no_cells_are_counted_and_say_why() -> None:
 def test_class_tokens_are_left_out_where_they_stand(classes: str, patches: list[int]) -> None:
     states = torch.arange(3.0)[:, None]
     assert VisionLayout(4, 2, None, "", classes).of_patches(states).flatten().tolist() == patches
+
+
+def test_tiles_that_are_no_squares_are_counted_row_by_row_in_each() -> None:
+    # Two tiles beside each other, each of one row of two cells above another.
+    grid = tiled_grid(1, 2, 2, (20, 80), across=2)
+    assert (grid.rows, grid.cols, grid.tokens) == (2, 4, (0, 1, 4, 5, 2, 3, 6, 7))
+    grid = tiled_grid(2, 1, 1, (20, 80), across=3, first=5)
+    assert (grid.rows, grid.cols, grid.tokens) == (2, 3, (5, 6, 7, 8, 9, 10))
+    assert grid.cell_box(1, 0) == pytest.approx((0.0, 10.0, 80 / 3, 20.0))
+
+
+def test_a_fitted_square_reaches_past_the_shorter_edge() -> None:
+    # 100 x 200 pixels in a square of 40: 20 x 40 of them, 10 of padding above and below, which are 50 of the image's.
+    assert fitted_square((100, 200), 40) == (0.0, -50.0, 200.0, 150.0)
+    # At least 30 high: 5 of padding, 100 / 30 of the image's pixels each.
+    assert fitted_square((100, 200), 40, least=30) == pytest.approx((0.0, -50 / 3, 200.0, 100 + 50 / 3))
