@@ -26,6 +26,7 @@ from .tokens.layout import Grid as Grid
 from .tokens.layout import ImageLayout as ImageLayout
 from .tokens.spans import Span as Span
 from .tokens.spans import TokenMap as TokenMap
+from .tokens.video import VideoLayout as VideoLayout
 from .tracing.activation import Activation as Activation
 from .tracing.activation import RaggedActivation as RaggedActivation
 from .tracing.reads import Attention as Attention

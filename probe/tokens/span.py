@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from probe.errors import InvalidRead
 from probe.tokens.integers import as_ints
+from probe.tokens.video import VideoLayout
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,27 @@ class Span:
 
 
 def image_spans(images: Sequence[Sequence[int]]) -> dict[str, Span]:
-    """The spans of the images' tokens: `image` for all of them, `image 0`, `image 1`... for each; none without images."""
-    if not images:
+    """The spans of the images' tokens: `image` for all of them, `image 0`, `image 1`... for each; none without image tokens."""
+    if not any(images):
         return {}
     together = Span(tuple(position for image in images for position in image), "image")
     return {"image": together, **{f"image {i}": Span(tuple(image), f"image {i}") for i, image in enumerate(images)}}
+
+
+def video_spans(videos: Sequence[Sequence[int]], layouts: Sequence[VideoLayout | None]) -> dict[str, Span]:
+    """The spans of the videos' tokens: `video` for all of them, `video 0`... for each, and `frame 0`... for what each frame became.
+
+    With several videos a frame is `video 0 frame 0`. Frames that the family merges have the same tokens.
+    """
+    if not any(videos):
+        return {}
+    spans = {"video": Span(tuple(position for video in videos for position in video), "video")}
+    for number, (video, layout) in enumerate(zip(videos, layouts, strict=True)):
+        spans[f"video {number}"] = Span(tuple(video), f"video {number}")
+        of = f"video {number} " if len(videos) > 1 else ""
+        for frames, positions, _ in layout.steps(video) if layout else ():
+            spans |= {f"{of}frame {frame}": Span(positions, f"{of}frame {frame}") for frame in frames}
+    return spans
 
 
 def shortened(text: str, limit: int) -> str:

@@ -6,21 +6,22 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from probe.errors import AmbiguousWord, GridUnknown, InvalidRead, SpanNotFound
+from probe.errors import AmbiguousWord, InvalidRead, SpanNotFound
 from probe.tokens.integers import as_int
 from probe.tokens.layout import ImageLayout
 from probe.tokens.offsets import TokenText, text_of
-from probe.tokens.regions import Region
+from probe.tokens.placed import Placed
 from probe.tokens.search import find_sentences, find_words, item_at
-from probe.tokens.span import Span, image_spans, shortened
+from probe.tokens.span import Span, image_spans, shortened, video_spans
+from probe.tokens.video import VideoLayout
 
-__all__ = ["Span", "TokenMap", "image_spans", "shortened"]
+__all__ = ["Span", "TokenMap", "image_spans", "shortened", "video_spans"]
 
-_BUILT_IN = re.compile(r"image|image \d+|audio|prompt|question|answer|end")
+_BUILT_IN = re.compile(r"(image|video)( \d+)?|(video \d+ )?frame \d+|audio|prompt|question|answer|end")
 
 
 @dataclass(frozen=True)
-class TokenMap:
+class TokenMap(Placed):
     """Names and text for every position of one sequence.
 
     Words and sentences are found by character offsets in the text that the tokens themselves decode to, never by tokenising again. Holds
@@ -34,6 +35,7 @@ class TokenMap:
         special: ids that are no text (end of sequence, padding, the image token).
         decode: ids to text; None for a model without a processor, whose words cannot be found.
         family: the model family, for messages.
+        videos, video_layouts: the same of each video.
 
     Example:
         >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat. It is red.").tokens
@@ -50,6 +52,8 @@ class TokenMap:
     special: frozenset[int] = frozenset()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, compare=False)
     family: str = "this model"
+    videos: tuple[tuple[int, ...], ...] = ()
+    video_layouts: tuple[VideoLayout | None, ...] = ()
     _texts: dict[tuple[int, ...], TokenText] = field(default_factory=dict, compare=False)  # by token ids
 
     def __len__(self) -> int:
@@ -82,7 +86,8 @@ class TokenMap:
         """The same map with spans under names of your own, which may replace earlier ones of yours.
 
         Raises:
-            InvalidRead: a name that `encode`, `with_answer` and plain encodings give: image, image 0..., audio, prompt, question, answer, end.
+            InvalidRead: a name that `encode`, `with_answer` and plain encodings give: image, image 0..., video, frame 0..., audio, prompt,
+                question, answer, end.
             SpanNotFound: a span that reaches beyond the sequence.
 
         Example:
@@ -254,52 +259,6 @@ class TokenMap:
                 f"Position {position} was asked for, the sequence has {len(self)} tokens (0 to {len(self) - 1}, or negative)."
             )
         return (number % len(self),)
-
-    def cells(self, region: Region, *, image: int = 0, view: str | None = None, share: float = 0.5) -> Span:
-        """The tokens of the image's cells that a box or a mask of pixels covers: the inverse of `Activation.to_pixels`.
-
-        Args:
-            region, share: as in `Grid.covered_by`.
-            image, view: which image, and which view of it where it has several.
-
-        Raises:
-            GridUnknown: no such image or view, or the family does not say where its tokens lie.
-            SpanNotFound: no cell is covered as much.
-            InvalidRead: neither a box nor a mask of this image.
-
-        Example:
-            >>> tokens = model.encode(image, "Is there a cat?").tokens
-            >>> len(tokens.cells((0, 0, image.width / 2, image.height)))
-            98
-        """
-        if not 0 <= image < len(self.images):
-            raise GridUnknown(f"The cells of image {image!r} were asked for, there are {len(self.images)} images, counted from 0.")
-        self.check_layouts()
-        layout = self.layouts[image]
-        if layout is None:
-            raise GridUnknown(f"The cells of image {image} are not known: {self._no_layout_reason()}.")
-        covered = layout.grid(view).covered_by(region, share)
-        if not covered:
-            raise SpanNotFound(f"No cell has {share:g} of its area in this region. Pass share=0 for every cell that it touches.")
-        return Span(tuple(self.images[image][token] for token in covered), "cells")
-
-    def check_layouts(self) -> None:
-        """Check for every image with a declared layout that it has as many tokens as `input_ids` (GridMismatch)."""
-        for positions, layout in zip(self.images, self.layouts, strict=True):
-            if layout is not None:
-                layout.check(len(positions), self.family)
-
-    def layout_or_reason(self, positions: Sequence[int]) -> tuple[ImageLayout | None, str]:
-        """The layout of the image whose tokens these positions are, in order; without one, the reason why they cannot be folded."""
-        for image, layout in zip(self.images, self.layouts, strict=True):
-            if tuple(positions) == image:
-                return layout, "" if layout else self._no_layout_reason()
-        return None, "these positions are not the tokens of one whole image, in order"
-
-    def _no_layout_reason(self) -> str:
-        if self.decode is None:
-            return "a plain encoding does not say which image its tokens are of; model.encode() keeps image and tokens together"
-        return f"{self.family} does not say where its image tokens lie on the image"
 
     def _check(self, span: Span, name: str) -> None:
         """Raise SpanNotFound for a span with positions outside the sequence."""

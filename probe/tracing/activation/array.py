@@ -8,18 +8,19 @@ from types import EllipsisType
 from typing import SupportsIndex
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from probe.errors import GridUnknown, InvalidRead, NotRead
 from probe.tokens.equality import equal_fields
 from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.video import VideoLayout
 from probe.tracing.activation.arithmetic import Arithmetic
 from probe.tracing.activation.conversion import NAMED, Convertible, as_targets
+from probe.tracing.activation.folding import fold
 from probe.tracing.activation.indexing import as_indices, as_labels, index_of_label, indices_of_labels, indices_of_slice
 from probe.tracing.activation.pixels import sample_pixels
 
-DIMS = ("layer", "batch", "head", "query", "key", "token", "place", "feature", "word", "row", "col", "height", "width")
+DIMS = ("layer", "batch", "head", "query", "key", "token", "place", "feature", "word", "frame", "row", "col", "height", "width")
 """Every axis name, in the order in which axes appear."""
 
 Index = SupportsIndex | Sequence[int] | slice | EllipsisType
@@ -36,7 +37,7 @@ class Activation(Convertible, Arithmetic):
         data: the tensor, in the dtype that the model computed in (attention rows: float32).
         dims: one name of `DIMS` for each axis of `data`.
         coords: the labels of an axis, where they are not 0, 1, 2...: `layer` numbers; `token`, `query` and `key` positions.
-        layout: positions on the image of the tokens of the `token` or `key` axis, if they are one whole image.
+        layout: positions on the image of the tokens of the `token` or `key` axis, if they are one whole image, video or frame.
         view: the grid that `row` and `col` were folded to.
         no_grid_reason: why there is no layout.
         normed: of hidden states, whether they are after the model's final norm: one value for each layer of the `layer` axis, a single one
@@ -53,7 +54,7 @@ class Activation(Convertible, Arithmetic):
     data: Tensor
     dims: tuple[str, ...]
     coords: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    layout: ImageLayout | None = None
+    layout: ImageLayout | VideoLayout | None = None
     view: Grid | None = None
     no_grid_reason: str = ""
     normed: tuple[bool, ...] | None = None
@@ -246,7 +247,9 @@ class Activation(Convertible, Arithmetic):
         return replace(self._without_grid(changed), data=data) if changed else replace(self, data=data)
 
     def grid(self, view: str | None = None) -> Activation:
-        """The `token` or `key` axis folded to (row, col), newline and separator tokens left out.
+        """The `token` or `key` axis folded to (row, col), or a video's to (frame, row, col), newline and separator tokens left out.
+
+        The labels of `frame` are the numbers of the frames, of merged ones the first.
 
         Args:
             view: name of a view, where the image has several ("base" or "tiles").
@@ -259,19 +262,15 @@ class Activation(Convertible, Arithmetic):
             GridUnknown: the tokens are not one whole image, or the family does not say where they lie.
         """
         dim = "key" if "key" in self.dims else "token"
-        axis = self._axis(dim)
+        self._axis(dim)
         if self.layout is None:
             raise GridUnknown(f"{self!r} cannot be folded onto the image: {self.no_grid_reason or 'it is not read at an image'}.")
-        grid = self.layout.grid(view)
-        cells = self.data.index_select(axis, torch.tensor(grid.tokens, device=self.data.device))
-        before, after = self.dims[:axis], self.dims[axis + 1 :]
-        names = " ".join(before), " ".join(after)
-        data = rearrange(cells, f"{names[0]} (row col) {names[1]} -> {names[0]} row col {names[1]}", row=grid.rows, col=grid.cols)
-        coords = {name: label for name, label in self.coords.items() if name != dim}
-        return Activation(data, (*before, "row", "col", *after), coords, view=grid, normed=self.normed, words=self.words)
+        data, dims, frames, grid = fold(self.data, self.dims, dim, self.layout, view)
+        coords = {name: label for name, label in self.coords.items() if name != dim} | frames
+        return Activation(data, dims, coords, view=grid, normed=self.normed, words=self.words)
 
     def to_pixels(self) -> Activation:
-        """A map on a grid (row, col) as a map on the original image's pixels (height, width).
+        """A map on a grid (row, col) as a map on the original image's, or each frame's, pixels (height, width).
 
         Bilinear between cell centres; NaN where no cell covers a pixel.
 

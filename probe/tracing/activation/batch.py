@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap
+from probe.tokens.video import VideoLayout
 from probe.tracing.activation.array import Activation
 from probe.tracing.activation.ragged import RaggedActivation
 from probe.tracing.resolving import RowIndices
@@ -59,7 +60,7 @@ def _stack_rows(
     return Activation(data, dims, labels, layout=layout, no_grid_reason=reason, normed=normed)
 
 
-def _common_layout(layouts: Sequence[tuple[ImageLayout | None, str]]) -> tuple[ImageLayout | None, str]:
+def _common_layout(layouts: Sequence[tuple[ImageLayout | VideoLayout | None, str]]) -> tuple[ImageLayout | VideoLayout | None, str]:
     if all(layout == layouts[0] for layout in layouts):
         return layouts[0]
     return None, "the rows of the batch are laid out differently"
