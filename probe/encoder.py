@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from probe.backbones import Backbone, ProcessedImage
+from probe.backbones import Backbone, ProcessedImage, ProcessedVideo
 from probe.backbones.base import no_direct_resize
+from probe.backbones.registry import families_of_videos
 from probe.errors import ImageError, LoadError, ProcessorNeeded, TemplateError
 from probe.inputs.encoding import Encoding, PreparedImages
 from probe.inputs.image_cache import with_image_cache
 from probe.inputs.images import ImageLike, open_images
+from probe.inputs.media import Media
 from probe.inputs.patches import no_answer, patch_map
-from probe.inputs.processors import Processor, image_processor_of, prompt_inputs, tokenizer_of
-from probe.inputs.prompt import Messages, build_prompt, image_token
-from probe.inputs.text import AnswerTokenizer, token_map
+from probe.inputs.processing import Replacement, processed_by, with_replacements
+from probe.inputs.processors import Processor, image_processor_of, tokenizer_of
+from probe.inputs.prompt import Messages, build_prompt, image_marks, token_text, video_marks
+from probe.inputs.text import AnswerTokenizer, Words, token_map
+from probe.inputs.videos import Video, VideoLike, open_videos
 from probe.runtime import Runtime
 from probe.tokens.layout import ImageLayout
+from probe.tokens.spans import TokenMap
+
+_VIDEO_TOKEN = ("video_token_id", "video_token_index")
+"""Names that configurations give to the id of video tokens."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +108,26 @@ class Encoder:
         images: ImageLike | Sequence[ImageLike] | PreparedImages | None,
         text: str | Messages,
         *,
+        videos: VideoLike | Sequence[VideoLike] | None = None,
         chat: bool = True,
         template: str | None = None,
     ) -> Encoding:
-        """Images and a prompt as the model takes them: see `Probe.encode`."""
+        """Images, videos and a prompt as the model takes them: see `Probe.encode`."""
         runtime, processor = self.runtime, self._processor_for("encode")
         prepared = self.prepare(images)
         if not runtime.has_decoder:
             return _without_prompt(runtime, processor, prepared, text)
+        shown = self._opened_videos(processor, videos, prepared)
+        _check_number(prepared, runtime)
         if template is None and getattr(processor, "chat_template", None) is None and isinstance(text, str):
             template = runtime.backbone.template
-        count = len(prepared.images) if runtime.backbone.marks_images else 0
-        prompt, words = build_prompt(processor, text, count, chat=chat, template=template)
-        inputs, layouts = self._inputs(processor, prepared, prompt)
-        tokenizer, image_token_id = tokenizer_of(processor), runtime.image_token_id if layouts else runtime.modules.image_token_id
-        tokens = token_map(runtime.family, tokenizer, image_token_id, inputs["input_ids"][0].tolist(), layouts, words)
+        marked = runtime.backbone.marks_images
+        marks = image_marks(processor, len(prepared.images) * marked, runtime.modules.image_token_id)
+        prompt, words = build_prompt(processor, text, marks, video_marks(processor, len(shown) * marked), chat=chat, template=template)
+        inputs, layouts, media = self._inputs(processor, prepared, shown, prompt, marks.token)
+        tokens = self._token_map(processor, inputs, layouts, media, words)
         tokens.check_layouts()
-        answer_tokenizer = AnswerTokenizer(tokenizer, image_token(processor))
+        answer_tokenizer = AnswerTokenizer(tokenizer_of(processor), marks.token)
         return Encoding(runtime.to_device(inputs), tokens, prompt, len(tokens), answer_tokenizer, runtime.backbone.answer_fill)
 
     def pad_token_id(self) -> int | None:
@@ -135,21 +146,83 @@ class Encoder:
             )
         return self.processor
 
-    def _inputs(self, processor: Processor, prepared: PreparedImages, prompt: str) -> tuple[dict[str, Tensor], list[ImageLayout | None]]:
-        """What the model takes for a prompt, and where each image's tokens lie."""
-        tokenizer = tokenizer_of(processor)
+    def _opened_videos(self, processor: Processor, videos: VideoLike | Sequence[VideoLike] | None, images: PreparedImages) -> list[Video]:
+        """The videos of a prompt.
+
+        Raises:
+            ImageError: the family takes none, or images are resized directly beside them.
+        """
+        door = getattr(processor, "video_processor", None)
+        if videos is not None and (door is None or not video_marks(processor, 1).token):
+            raise ImageError(
+                f"{self.runtime.family} takes no videos: {type(processor).__name__} has nothing that prepares them. Pass frames as images, or "
+                f"load a family that does: {', '.join(families_of_videos())}."
+            )
+        if videos is not None and images.inputs is not None:
+            raise ImageError(
+                "Images that are resized directly cannot stand beside a video, which the processor prepares. Encode them apart."
+            )
+        return open_videos(videos, door)
+
+    def _inputs(
+        self, processor: Processor, prepared: PreparedImages, videos: Sequence[Video], prompt: str, token: str
+    ) -> tuple[dict[str, Tensor], list[ImageLayout | None], Media]:
+        """What the model takes for a prompt, where each image's tokens lie, and those of its videos."""
+        model, backbone, tokenizer = self.runtime.model, self.runtime.backbone, tokenizer_of(processor)
         # A chat template that writes the beginning-of-sequence token itself must not get a second one.
-        special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
+        written = tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)
+        options = {"return_tensors": "pt"} | ({"add_special_tokens": False} if written else {})
         if prepared.inputs is None or prepared.layouts is None:
-            cached = with_image_cache(processor, prepared.image_cache)
-            inputs = prompt_inputs(cached, prepared.images, prompt, special=special)
+            cached, replaced = with_replacements(with_image_cache(processor, prepared.image_cache))
+            arguments = backbone.processor_arguments(processor, prepared.images, videos, prompt)
+            processed = processed_by(cached, {**arguments, **options}, self.runtime.family)
             sizes = [(image.height, image.width) for image in prepared.images]
-            processed = [ProcessedImage(self.runtime.model, processor, size, inputs, index) for index, size in enumerate(sizes)]
-            return dict(inputs), [self.runtime.backbone.layout(image) for image in processed]
-        token = image_token(processor)
+            images = [ProcessedImage(model, processor, size, processed, index) for index, size in enumerate(sizes)]
+            media = self._media(processor, processed, videos, replaced)
+            return backbone.prompt_inputs(model, processed), [backbone.layout(image) for image in images], media
         pieces = prompt.split(token)
         expanded = pieces[0] + "".join(token * layout.tokens + piece for layout, piece in zip(prepared.layouts, pieces[1:], strict=True))
-        return {**tokenizer(expanded, return_tensors="pt", add_special_tokens=special), **prepared.inputs}, list(prepared.layouts)
+        return {**tokenizer(expanded, **options), **prepared.inputs}, list(prepared.layouts), Media()
+
+    def _media(
+        self, processor: Processor, processed: Mapping[str, Tensor], videos: Sequence[Video], replaced: Sequence[Replacement]
+    ) -> Media:
+        """What the processor put in for each image and video, and where each video's tokens lie on its frames."""
+        runtime, config = self.runtime, self.runtime.model.config
+        video_token = next((token for name in _VIDEO_TOKEN if (token := getattr(config, name, None)) is not None), None)
+        texts = {token_text(tokenizer_of(processor), token) for token in (runtime.modules.image_token_id, video_token)} - {""}
+        counts = [(one.kind, sum(map(one.text.count, texts))) for one in replaced]
+        layouts = [
+            runtime.backbone.video_layout(ProcessedVideo(runtime.model, processor, video.size, len(video.frames), processed, index))
+            for index, video in enumerate(videos)
+        ]
+        return Media(layouts, counts, video_token)
+
+    def _token_map(
+        self,
+        processor: Processor,
+        inputs: Mapping[str, Tensor],
+        layouts: Sequence[ImageLayout | None],
+        media: Media,
+        words: Words | None,
+    ) -> TokenMap:
+        """The names of the positions of the decoder's sequence."""
+        runtime = self.runtime
+        own = inputs["decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"][0]
+        marks = inputs.get(runtime.backbone.image_mask)
+        leading = runtime.backbone.leading(runtime.model, inputs)
+        ids = runtime.known_ids(own.tolist(), leading, None if marks is None else marks[0].tolist())
+        needed = layouts and runtime.backbone.marks_images and not runtime.backbone.image_mask
+        token_id = runtime.image_token_id if needed else runtime.modules.image_token_id
+        return token_map(runtime.family, tokenizer_of(processor), token_id, ids, layouts, words, media)
+
+
+def _check_number(prepared: PreparedImages, runtime: Runtime) -> None:
+    """Raise ImageError for more images than a prompt of this family can have."""
+    given, most = len(prepared.images), runtime.backbone.image_limit
+    if most is not None and given > most:
+        takes, instead = ("one image a prompt", "Encode them one by one.") if most else ("no images", "Pass videos=.")
+        raise ImageError(f"{runtime.family} takes {takes}, {given} {'was' if given == 1 else 'were'} given. {instead}")
 
 
 def _without_prompt(runtime: Runtime, processor: Processor, images: PreparedImages, text: str | Messages) -> Encoding:

@@ -69,7 +69,7 @@ def generate_answers(
         raise runtime.not_finite_with_layer(NotFinite.of_next_logits(), [Batch.of(start)], edits)
     sequences: Tensor = getattr(output, "sequences", output)
     kept = start.tokens.ids[encoding.prompt_length :]
-    known = start.inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    known = start.sequence.shape[1] if "input_ids" in inputs or "decoder_input_ids" in inputs else 0
     of_rows = chosen.log_probabilities(sequences) if scores else [None] * len(sequences)
     answers = []
     for row, scored in zip(sequences.tolist(), of_rows, strict=True):

@@ -17,6 +17,7 @@ from probe.backbones import Backbone, backbone_for
 from probe.batcher import TOKEN_BUDGET, AdaptiveBatcher
 from probe.errors import InvalidRead, LoadError, NotFinite
 from probe.inputs.encoding import Encoding
+from probe.inputs.media import image_positions
 from probe.inputs.patches import NO_TOKEN, patch_map
 from probe.tokens.layout import ImageLayout
 from probe.tokens.span import Span
@@ -145,7 +146,11 @@ class Runtime:
         leading = self.backbone.leading(self.model, inputs)
         if leading and not bool(mask[:, 0].all()):
             raise InvalidRead(f"{self.family} puts its images before input_ids, so padding has to lie behind them. Pad on the right.")
-        tokens = tuple(self._tokens(row[keep].tolist(), leading) for row, keep in zip(ids, mask, strict=True))
+        marks = inputs.get(self.backbone.image_mask)
+        tokens = tuple(
+            self._tokens(self.known_ids(ids[row, keep].tolist(), leading, None if marks is None else marks[row, keep].tolist()))
+            for row, keep in enumerate(mask)
+        )
         return Batch(inputs, tokens, tuple(SequenceSlot(row, int(keep.int().argmax())) for row, keep in enumerate(mask)))
 
     def _image_batch(self, encoding: Mapping[str, Tensor]) -> Batch:
@@ -160,10 +165,19 @@ class Runtime:
         tokens = tuple(patch_map(self.family, ImageLayout((grid,)) if grid else None) for grid in grids)
         return Batch(inputs, tokens, tuple(SequenceSlot(row) for row in range(len(tokens))))
 
-    def _tokens(self, ids: Sequence[int], leading: int) -> TokenMap:
+    def known_ids(self, ids: Sequence[int], leading: int, marks: Sequence[int] | None) -> tuple[int, ...]:
+        """The ids of a sequence, NO_TOKEN where the model itself puts an image.
+
+        Args:
+            leading: positions before `ids`.
+            marks: the row of `Backbone.image_mask`, in families that have one: the ids of image tokens are those of words there.
+        """
+        own = ids if marks is None else [NO_TOKEN if mark == 1 else token for token, mark in zip(ids, marks, strict=True)]
+        return (NO_TOKEN,) * leading + tuple(own)
+
+    def _tokens(self, known: tuple[int, ...]) -> TokenMap:
         """The positions of a row of a plain encoding: `image`, and `audio` if there is any. Its images have no layout."""
-        known = (NO_TOKEN,) * leading + tuple(ids)
-        image = tuple(position for position, token in enumerate(known) if token in (NO_TOKEN, self.modules.image_token_id))
+        image = image_positions(known, self.modules.image_token_id)
         images = (image,) if image else ()
         spans, audio = image_spans(images), tuple(position for position, token in enumerate(known) if token == self.modules.audio_token_id)
         if audio:

@@ -9,9 +9,10 @@ from pkgutil import iter_modules
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import backbone_for, register, registered
 
-__all__ = ["SHARING", "Backbone", "ProcessedImage", "backbone_for", "register", "registered"]
+__all__ = ["SHARING", "Backbone", "ProcessedImage", "ProcessedVideo", "backbone_for", "register", "registered"]
 
 for _module in iter_modules(__path__, f"{__name__}."):
     import_module(_module.name)

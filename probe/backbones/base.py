@@ -9,12 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.errors import NoDirectResize
 from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.video import VideoLayout
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, ProcessorMixin
+
+    from probe.inputs.videos import Video
 
 Factor: TypeAlias = "float | Tensor"
 """What a block multiplies a part by: a number, or a tensor that broadcasts to (batch, token, feature)."""
@@ -50,7 +54,14 @@ class Backbone:
     """The prompt of checkpoints without a chat template: a name or text as `encode(template=...)` takes it."""
 
     marks_images: ClassVar[bool] = True
-    """Whether a prompt has one image token for each image; False: the processor itself puts the image tokens before the prompt."""
+    """Whether a prompt has one image token for each image; False: the processor itself puts the image tokens before the prompt, or there are
+    none."""
+
+    image_limit: ClassVar[int | None] = None
+    """How many images a prompt can have; None: any number."""
+
+    image_mask: ClassVar[str] = ""
+    """The input that is 1 at the image tokens, in a family where no token id says which they are."""
 
     class_tokens: ClassVar[Literal["first", "last", "kept"]] = "first"
     """Where the tower puts its class tokens. "first" or "last": `Vision` leaves them out; "kept": they lie between the patches, and `Vision`
@@ -129,12 +140,41 @@ class Backbone:
         """What the model's forward needs beside the ids of one token of text, in a family whose forward insists on an image or a place."""
         return {}
 
+    def processor_arguments(
+        self, processor: ProcessorMixin, images: Sequence[Image.Image], videos: Sequence[Video], prompt: str
+    ) -> dict[str, object]:
+        """The arguments of the processor's call for a prompt, its images and its videos, of which it is to take every frame.
+
+        Raises:
+            TemplateError, ImageError: it cannot take them.
+        """
+        arguments: dict[str, object] = {"images": list(images) or None, "text": prompt}
+        if videos:
+            arguments |= {"videos": [video.frames for video in videos], "do_sample_frames": False, "return_metadata": True}
+        if videos and all(video.metadata for video in videos):
+            arguments["video_metadata"] = [video.metadata for video in videos]
+        return arguments
+
+    def prompt_inputs(self, model: PreTrainedModel, processed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's inputs of a prompt, from what the processor returned for it.
+
+        Those of a model with an encoder have `decoder_input_ids`: what its answers begin with.
+
+        Raises:
+            TemplateError: the model needs more than a prompt.
+        """
+        return dict(processed)
+
     def layout(self, image: ProcessedImage) -> ImageLayout | None:
         """Where the image tokens of one image lie on it, as the checkpoint's own processor made them.
 
         Returns:
             the layout, its boxes in pixels of the original image; None: not known.
         """
+        return None
+
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout | None:
+        """Where the tokens of one video lie on its frames, as the checkpoint's own processor made them; None: not known."""
         return None
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_layout import square_grid
@@ -17,6 +19,7 @@ class Blip2(SquareTower):
     template = "Question: {question} Answer:"
     marks_images = False
     no_prefix_reason = "its forward takes no text without an image"
+    image_limit: ClassVar[int | None] = 1
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         side = patches_per_side(image.model)

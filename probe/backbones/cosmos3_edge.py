@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @register("cosmos3_edge")
 class Cosmos3Edge(UnsharedMergedPatches):
-    """Image tokens have the type 1, of which M-RoPE makes their positions."""
+    """Image tokens have the type 1 and video tokens 2, of which M-RoPE makes their positions."""
 
     def forward_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, object]:
-        if "mm_token_type_ids" in inputs or "image_grid_thw" not in inputs:
+        if "mm_token_type_ids" in inputs or not {"image_grid_thw", "video_grid_thw"} & inputs.keys():
             return dict(inputs)
-        return {**inputs, "mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).int()}
+        images, videos = (inputs["input_ids"] == token for token in (model.config.image_token_id, model.config.video_token_id))
+        return {**inputs, "mm_token_type_ids": images.int() + 2 * videos.int()}

@@ -17,6 +17,7 @@ class Fuyu(Backbone):
 
     template = "{question}\n"
     marks_images = False
+    image_limit = 1
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         images, (height, width) = image.image_processor, image.size

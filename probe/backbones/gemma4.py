@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import register
 from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.video import VideoLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +31,18 @@ class Gemma4(Backbone):
         patches = self.patches_across_cell(image)
         return ImageLayout((Grid.whole((last_row + 1) // patches, (last_col + 1) // patches, image.size),))
 
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout:
+        """Frames are laid out as images, by a processor with a budget of its own."""
+        first = sum(video.inputs["num_frames_per_video"][: video.index])
+        last_col, last_row = video.inputs["video_position_ids"][int(first)].amax(dim=0).tolist()
+        patches = self.patches_across_frame_cell(video)
+        frame = Grid.whole((last_row + 1) // patches, (last_col + 1) // patches, video.size, name="video")
+        return VideoLayout.repeated(frame, video.frames)
+
+    def patches_across_frame_cell(self, video: ProcessedVideo) -> int:
+        """How many of the video processor's patches lie across one token."""
+        return int(video.video_processor.pooling_kernel_size)
+
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         pooled = model.config.vision_config.pooling_kernel_size
         return Grid.whole(view.rows * pooled, view.cols * pooled, view.image_size) if view else None
@@ -43,3 +57,6 @@ class Gemma4Unified(Gemma4):
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> None:
         return None
+
+    def patches_across_frame_cell(self, video: ProcessedVideo) -> int:
+        return 1

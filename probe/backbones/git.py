@@ -26,6 +26,9 @@ class Git(Backbone):
     part_paths: ClassVar[Mapping[str, str]] = POST_NORM_PARTS
     sum_reason = POST_NORM
     unreadable: ClassVar[Mapping[str, str]] = NO_INTERFACE
+    template = "{question}"
+    marks_images = False
+    image_limit = 1
 
     def leading(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
         pixels = inputs["pixel_values"]

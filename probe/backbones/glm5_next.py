@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import floor
 from typing import ClassVar
 
+from probe.backbones.base import Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.native_resolution import UnsharedMergedPatches
@@ -20,6 +21,8 @@ class Glm5Next(ResidualStreams, UnsharedMergedPatches):
 
     axes = ("batch", "token", "stream", "feature")
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "self_attn", "mlp": "mlp"}
+
+    video_layout = Backbone.video_layout  # frames are padded to whole cells as images are, by another budget
 
     def covered_box(self, image: ProcessedImage) -> Box:
         images, (height, width) = image.image_processor, image.size

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from probe.backbones.blip_2 import Blip2
-from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
-from probe.tokens.layout import ImageLayout
+from probe.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import ProcessorMixin
+
+    from probe.inputs.videos import Video
+
+FRAMES = 4
+"""The frames of a video, for each of which its processor writes its query tokens."""
 
 
 @register("instructblip")
@@ -18,8 +29,17 @@ class InstructBlip(Blip2):
 
 @register("instructblipvideo")
 class InstructBlipVideo(InstructBlip):
-    """The query tokens of each frame, one frame after the other."""
+    """The query tokens of four frames, one frame after the other."""
 
-    def layout(self, image: ProcessedImage) -> ImageLayout:
-        frames = image.inputs["pixel_values"].shape[1]
-        return ImageLayout((), tuple(range(frames * image.processor.num_query_tokens)), self.no_grid_reason)
+    image_limit = 0
+
+    def processor_arguments(
+        self, processor: ProcessorMixin, images: Sequence[Image.Image], videos: Sequence[Video], prompt: str
+    ) -> dict[str, object]:
+        """The processor calls its frames images, and writes the query tokens of four."""
+        counts = [len(video.frames) for video in videos]
+        if counts != [FRAMES]:
+            raise ImageError(
+                f"instructblipvideo takes one video of {FRAMES} frames, given were videos of {counts} frames. Choose {FRAMES}."
+            )
+        return {"images": [videos[0].frames], "text": prompt}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import register
+from probe.backbones.shared.square_layout import square_grid
 from probe.backbones.shared.tiled_layout import TiledLayout
+from probe.tokens.video import VideoLayout
 
 
 @register("internvl", "qianfan_ocr")
@@ -21,6 +24,11 @@ class InternVL(TiledLayout):
             return 1, 1
         images = image.image_processor
         return self.best_canvas(image, images.min_patches, images.max_patches)
+
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout:
+        """Each frame is one tile; texts of other tokens name them."""
+        side = round(video.processor.image_seq_length**0.5)
+        return VideoLayout.repeated(square_grid(side, video.size, name="video"), video.frames)
 
     def best_canvas(self, image: ProcessedImage, fewest: int, most: int) -> tuple[int, int]:
         """The canvas, of `fewest` to `most` tiles, that the image processor chooses: tiles down and across."""

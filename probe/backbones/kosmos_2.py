@@ -15,6 +15,10 @@ class Kosmos2(Backbone):
     """Discovery finds image tokens by their id, so these are not found."""
 
     no_grid_reason = QUERIES
+    template = "Question: {question} Answer:"
+    marks_images = False
+    image_limit = 1
+    image_mask = "image_embeds_position_mask"
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "no token id marks its image tokens. Read Hidden(0, at=[...]) at the positions of image_embeds_position_mask instead."
     }

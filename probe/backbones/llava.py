@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ProcessorMixin
 
 
-@register("llava", "vipllava", "video_llava")
+@register("llava", "vipllava")
 class Llava(SquareTower):
     """The tower's patches in order. The stock processor shows it the central square of the image."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@register("llava_next", "llava_next_video")
+@register("llava_next")
 class LlavaNext(Llava):
     """With `tiles=False` the base view alone: as many tokens as the tower has patches, without the newline embedding."""
 

@@ -8,10 +8,13 @@ from math import ceil, floor, sqrt
 
 from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import register
+from probe.backbones.shared.square_layout import square_grid
 from probe.backbones.shared.square_tower import SquareTower, tower_size
 from probe.backbones.shared.unpadded_tiles import base_view, grid_with_newlines, unpadded_tiles
 from probe.tokens.layout import ImageLayout, Intervals
+from probe.tokens.video import VideoLayout
 
 
 @register("llava_onevision")
@@ -31,6 +34,13 @@ class LlavaOnevision(SquareTower):
             down, across = (shrunk(tiles.intervals(axis), int(count // ratio)) for axis, count in enumerate((tiles.rows, tiles.cols)))
             tiles, newlines = grid_with_newlines(down, across, image.size, first)
         return ImageLayout((base, tiles), newlines)
+
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout:
+        """A frame's patches are interpolated to half as many down and across; a newline token ends the video."""
+        patches = round(video.processor.num_image_tokens**0.5)
+        side, (edge, patch) = ceil(patches / 2), tower_size(video.model)
+        frame = square_grid(side, video.size, covered=patches * patch / edge, name="video")
+        return VideoLayout.repeated(frame, video.frames, last=1)
 
 
 def shrunk(intervals: Intervals, count: int) -> Intervals:

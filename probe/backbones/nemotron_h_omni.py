@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from probe.backbones.base import Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.native_resolution import RowMajorPatches
@@ -19,6 +20,8 @@ class NemotronHOmni(RowMajorPatches):
 
     prefix = ()
     no_prefix_reason = "its blocks have recurrent states whose copies were not tried"
+
+    video_layout = Backbone.video_layout  # its processor says nothing of a frame's rows and columns
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         rows, cols = image.inputs["image_grid_hw"][image.index].tolist()

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import register
 from probe.backbones.shared.square_layout import square_grid
 from probe.backbones.shared.tiled_layout import tiled_grid
 from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.video import VideoLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +38,10 @@ class PerceptionLM(Backbone):
             cols, rows = fitting or images._find_closest_aspect_ratio(width, height, images.tile_size)
         base = square_grid(side, image.size, covered=covered, name="base")
         return ImageLayout((base, tiled_grid(rows, cols, side, image.size, first=side**2, covered=covered)))
+
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout:
+        rows, cols = video.patches(video.processor.patch_size, video.processor.pooling_ratio)
+        return VideoLayout.repeated(Grid.whole(rows, cols, video.size, name="video"), video.frames)
 
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         pooled = model.config.projector_pooling_ratio

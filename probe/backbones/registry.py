@@ -102,3 +102,17 @@ def registered() -> tuple[str, ...]:
     """
     load_entry_points()
     return tuple(sorted(BACKBONES))
+
+
+def families_of_videos() -> tuple[str, ...]:
+    """The model types that transformers has a video processor for, and that say where a video's tokens lie.
+
+    Example:
+        >>> "qwen2_vl" in probe.backbones.registry.families_of_videos()
+        True
+    """
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+    load_entry_points()
+    laid_out = {name for name, kind in BACKBONES.items() if kind.video_layout is not Backbone.video_layout}
+    return tuple(sorted(laid_out & set(VIDEO_PROCESSOR_MAPPING_NAMES)))

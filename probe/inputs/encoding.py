@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -95,21 +95,43 @@ class Encoding:
         return self.tokens, self.prompt, self.prompt_length, self._fill, self.inputs
 
     @property
+    def sequence(self) -> Int[Tensor, "batch token"]:
+        """The ids of the sequence that `tokens` describes and an answer continues: `input_ids`, or `decoder_input_ids` if an encoder reads those.
+
+        Example:
+            >>> model.encode(image, "Is there a cat?").sequence.shape
+            torch.Size([1, 210])
+        """
+        return self.inputs[self._ids_name]
+
+    @property
+    def _ids_name(self) -> str:
+        return f"{self._prefix}input_ids"
+
+    @property
+    def _prefix(self) -> str:
+        """What the names of the decoder's inputs begin with."""
+        return "decoder_" if "decoder_input_ids" in self.inputs else ""
+
+    @property
     def token_inputs(self) -> frozenset[str]:
-        """The inputs with a value for each token: integers or booleans whose first two axes are those of `input_ids`.
+        """The inputs with a value for each token: integers or booleans whose first two axes are those of `sequence`.
 
         Example:
             >>> sorted(model.encode(image, "Is there a cat?").token_inputs)
             ['attention_mask', 'input_ids']
         """
-        if "input_ids" not in self.inputs:  # an image alone
+        if self._ids_name not in self.inputs:  # an image alone
             return frozenset()
-        shape = self.inputs["input_ids"].shape
+        shape, own = self.sequence.shape, self._prefix
         return frozenset(
             name
             for name, value in self.inputs.items()
             # Rows and columns of an image's patches, which may be as many as the tokens, have another axis.
-            if _is_integral(value) and value.shape[:2] == shape and not (name.startswith("image_") and value.ndim > 2)
+            if name.startswith(own)
+            and _is_integral(value)
+            and value.shape[:2] == shape
+            and not (name.startswith("image_") and not name.endswith("mask") and value.ndim > 2)
         )
 
     def with_answer(self, text: str) -> Answer:
@@ -139,7 +161,7 @@ class Encoding:
             >>> answer.with_answer_ids(answer.tokens.ids[answer.prompt_length:]) == answer
             True
         """
-        if "input_ids" not in self.inputs:
+        if self._ids_name not in self.inputs:
             raise TemplateError("This encoding is of an image alone, for a vision encoder, which answers nothing. Run it as it is.")
         self._refuse_image_tokens(ids)
         length = self.prompt_length
@@ -147,7 +169,7 @@ class Encoding:
         return Answer(self._inputs_with(ids), tokens, self.prompt, length, self._suffix, self._fill, margin, log_probabilities)
 
     def _refuse_image_tokens(self, ids: tuple[int, ...]) -> None:
-        image_tokens = {self.tokens.ids[position] for image in self.tokens.images for position in image}
+        image_tokens = {self.tokens.ids[position] for position in self.tokens.shown}
         if image_tokens & set(ids):
             raise TemplateError(
                 f"The answer's ids hold the image token, {min(image_tokens & set(ids))}. Leave it out: the images are those of the prompt."
@@ -155,12 +177,14 @@ class Encoding:
 
     def _inputs_with(self, ids: tuple[int, ...]) -> dict[str, Tensor]:
         """The prompt's inputs, those with a value for each token extended over an answer."""
-        inputs, length = dict(self.inputs), self.prompt_length
-        prompt = inputs["input_ids"][:, :length]
-        inputs["input_ids"] = torch.cat([prompt, torch.tensor([ids], dtype=prompt.dtype, device=prompt.device)], dim=1)
-        for name in self.token_inputs - {"input_ids"}:
+        inputs, ids_name = dict(self.inputs), self._ids_name
+        leading = len(self.tokens) - self.sequence.shape[1]  # positions that the model itself puts before the ids
+        length = self.prompt_length - leading
+        prompt = inputs[ids_name][:, :length]
+        inputs[ids_name] = torch.cat([prompt, torch.tensor([ids], dtype=prompt.dtype, device=prompt.device)], dim=1)
+        for name in self.token_inputs - {ids_name}:
             # An input that the family does not declare gets the value of the prompt's last token, which is text.
-            fill, prompt = self._fill.get(name), inputs[name][:, :length]
+            fill, prompt = self._fill.get(name.removeprefix(self._prefix)), inputs[name][:, :length]
             last = prompt[:, -1:] if fill is None else prompt.new_full((1, 1), fill)
             inputs[name] = torch.cat([prompt, last.expand(-1, len(ids), *prompt.shape[2:])], dim=1)
         return inputs

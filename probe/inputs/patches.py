@@ -9,7 +9,7 @@ from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap, image_spans
 
 NO_TOKEN = -1
-"""The id of positions that are in no `input_ids`: those that the model itself makes of an image."""
+"""The id of positions that are in no `input_ids`, or whose ids mean nothing there: those that the model itself makes of an image."""
 
 
 def patch_map(family: str, layout: ImageLayout | None) -> TokenMap:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
-from probe.errors import ImageError, ProcessorNeeded
+from probe.errors import ProcessorNeeded
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from transformers import BatchFeature
+    pass
 
 Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase | BaseImageProcessor"
 """What `AutoProcessor` loads: a processor, or a tokenizer or an image processor of a checkpoint that has no more."""
@@ -43,19 +41,3 @@ def image_processor_of(processor: Processor) -> BaseImageProcessor:
     if image_processor is None:
         raise ProcessorNeeded(f"{type(processor).__name__} prepares no images. Load the model with the processor that does.")
     return image_processor
-
-
-def prompt_inputs(processor: Processor, images: Sequence[Image.Image], prompt: str, *, special: bool) -> BatchFeature:
-    """What a processor makes of a prompt and its images.
-
-    Args:
-        special: whether special tokens are put around the prompt.
-
-    Raises:
-        ImageError: there are images, and a tokenizer by itself takes none.
-    """
-    if not images:  # a tokenizer, and the processor of a model of sound, have no such argument
-        return processor(text=prompt, return_tensors="pt", add_special_tokens=special)
-    if isinstance(processor, PreTrainedTokenizerBase):
-        raise ImageError(f"{len(images)} images were given with a tokenizer, which prepares none. Load the model with its processor.")
-    return processor(images=list(images), text=prompt, return_tensors="pt", add_special_tokens=special)

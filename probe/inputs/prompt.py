@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,21 +23,59 @@ Part = Mapping[str, object]
 _MARK = "\x02words\x03"  # put in place of the user's words, to find out where a chat template puts them
 
 
+_ONE = {"image": "an image", "video": "a video"}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a prompt shows of one kind.
+
+    Attributes:
+        kind: "image" or "video".
+        count: how many of them the prompt marks.
+        token: the token that stands for each; "" if there is none.
+        replaced: whether the processor puts as many tokens as the model needs in its place; False: the prompt has them all.
+    """
+
+    kind: Literal["image", "video"]
+    count: int
+    token: str
+    replaced: bool = True
+
+    def check(self, prompt: str) -> None:
+        """Raise TemplateError unless the prompt marks each of them."""
+        if self.count and not self.token:
+            raise TemplateError(
+                f"{self.count} {self.kind}s were given, and the processor has no token that stands for {_ONE[self.kind]} in a prompt. Encode "
+                "text alone."
+            )
+        tokens = prompt.count(self.token) if self.token else 0
+        if tokens != self.count if self.replaced or not self.count else tokens < self.count:
+            raise TemplateError(
+                f"The prompt has {tokens} {self.kind} token{'' if tokens == 1 else 's'} ({self.token}); {self.kind}s given: {self.count}. "
+                f"Give each {self.kind} one token."
+            )
+
+
 def build_prompt(
-    processor: Processor, text: str | Messages, images: int, *, chat: bool = True, template: str | None = None
+    processor: Processor,
+    text: str | Messages,
+    images: Marks,
+    videos: Marks,
+    *,
+    chat: bool = True,
+    template: str | None = None,
 ) -> tuple[str, Words | None]:
-    """The prompt as text, with one image token for each image, and the user's words in it.
+    """The prompt as text, with the tokens that the processor looks for, and the user's words in it.
 
     Args:
         text: the user's words, chat messages, or, with chat=False, the whole prompt.
-        images: how many image tokens the prompt needs.
         template: a template by name or as text; None: the processor's own chat template.
 
     Raises:
-        TemplateError: no template, one that does not fit, another number of image tokens than images, or the image token in the user's
+        TemplateError: no template, one that does not fit, another number of tokens than images or videos, or such a token in the user's
             words.
     """
-    token = image_token(processor)
     if not chat:
         if not isinstance(text, str):
             raise TemplateError("chat=False takes the raw prompt as a string, not messages.")
@@ -43,26 +83,48 @@ def build_prompt(
     elif template is not None:
         if not isinstance(text, str):
             raise TemplateError("Messages are rendered by the processor's chat template; template= is for a single question.")
-        check_text(text, token)
-        prompt, start = render(template, text, images, token)
+        for marks in (images, videos):
+            check_text(text, marks.token)
+        prompt, start = render(template, text, images.count, images.token, videos.count, videos.token)
         words = Words.at(prompt, text, start)
     else:
-        prompt, words = _chat(processor, text, images)
-    if images and not token:
-        raise TemplateError(
-            f"{images} images were given, and {type(processor).__name__} has no token that stands for an image in a prompt. Encode text alone."
-        )
-    tokens = prompt.count(token) if token else 0
-    if tokens != images:
-        raise TemplateError(
-            f"The prompt has {tokens} image token{'' if tokens == 1 else 's'} ({token}); images given: {images}. Give each image one token."
-        )
+        prompt, words = _chat(processor, text, images, videos)
+    for marks in (images, videos):
+        marks.check(prompt)
     return prompt, words
 
 
-def image_token(processor: Processor) -> str:
-    """The text of the token that stands for an image in a prompt, "" if there is none; some processors hold an `AddedToken`."""
-    return str(getattr(processor, "image_token", None) or "")
+def image_marks(processor: Processor, count: int, token_id: int | None) -> Marks:
+    """The images of a prompt.
+
+    Args:
+        token_id: the model's image token.
+    """
+    return Marks("image", count, image_token(processor, token_id), bool(_placeholder(processor)))
+
+
+def video_marks(processor: Processor, count: int) -> Marks:
+    """The videos of a prompt."""
+    return Marks("video", count, str(getattr(processor, "video_token", None) or ""))
+
+
+def image_token(processor: Processor, token_id: int | None = None) -> str:
+    """The text of the token that stands for an image in a prompt; "" if there is none.
+
+    Args:
+        token_id: the model's image token, for a processor that names none: its chat template, or the processor, writes that itself.
+    """
+    return _placeholder(processor) or token_text(tokenizer_of(processor), getattr(processor, "image_token_id", None) or token_id)
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int | None) -> str:
+    """The text of a special token; "" if there is none of this id."""
+    return "" if token_id is None else str(tokenizer.convert_ids_to_tokens(token_id) or "")
+
+
+def _placeholder(processor: Processor) -> str:
+    """The token that a processor replaces by as many as an image needs; some hold an `AddedToken`, some write another than they look for."""
+    return str(getattr(processor, "image_placeholder_token", None) or getattr(processor, "image_token", None) or "")
 
 
 def refuse_special_tokens(processor: Processor, text: str) -> None:
@@ -78,15 +140,16 @@ def refuse_special_tokens(processor: Processor, text: str) -> None:
             raise TemplateError(f"The text holds {token!r}, a special token of this model, which it does not read as words: {text[:80]!r}.")
 
 
-def _chat(processor: Processor, text: str | Messages, images: int) -> tuple[str, Words | None]:
+def _chat(processor: Processor, text: str | Messages, images: Marks, videos: Marks) -> tuple[str, Words | None]:
     """The prompt under the processor's own chat template, and the user's last words in it."""
     if processor.chat_template is None:
         raise TemplateError(f"This checkpoint has no chat template. Name one: template={EXAMPLE!r}, or pass chat=False and a raw prompt.")
     if isinstance(text, str):
-        text = [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
+        shown = [{"type": marks.kind} for marks in (images, videos) for _ in range(marks.count)]
+        text = [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}]
     messages = [_checked(message) for message in (text if isinstance(text, (list, tuple)) else [text])]
-    for part in (part for message in messages for part in message.parts):
-        check_text(str(part.get("text", "")), image_token(processor))
+    for part, marks in product((part for message in messages for part in message.parts), (images, videos)):
+        check_text(str(part.get("text", "")), marks.token)
     prompt = _rendered(processor, messages)
     marked, words = _mark_last_words(messages)
     if not words.strip():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from probe.errors import TemplateError
 
 PLACEHOLDER = "<image>"
+VIDEO_PLACEHOLDER = "<video>"
+_FIELDS = re.compile(f"{PLACEHOLDER}|{VIDEO_PLACEHOLDER}")
 QUESTION = "{question}"
 
 TEMPLATES: Mapping[str, str] = {
@@ -22,7 +25,7 @@ EXAMPLE = next(iter(TEMPLATES))
 """The name that error messages suggest."""
 
 
-def render(template: str, question: str, images: int, image_token: str) -> tuple[str, int]:
+def render(template: str, question: str, images: int, image_token: str, videos: int = 0, video_token: str = "") -> tuple[str, int]:
     """The prompt of one question under a template, and the character at which the question begins in it.
 
     Args:
@@ -30,6 +33,7 @@ def render(template: str, question: str, images: int, image_token: str) -> tuple
         question: put in as it is, whatever characters it holds.
         images: how many images the prompt shows; each gets an image token in place of `<image>`.
         image_token: the model's own image token.
+        videos, video_token: the same of videos, in place of `<video>`.
 
     Raises:
         TemplateError: no such name, or a text without its fields.
@@ -40,13 +44,15 @@ def render(template: str, question: str, images: int, image_token: str) -> tuple
         ('[INST] <image>\\nIs there a cat? [/INST]', 15)
     """
     text = TEMPLATES.get(template, template)
-    if QUESTION not in text or (images and PLACEHOLDER not in text):
+    shown = [field for field, count in ((PLACEHOLDER, images), (VIDEO_PLACEHOLDER, videos)) if count]
+    if QUESTION not in text or not all(field in text for field in shown):
+        fields = shown or [PLACEHOLDER]
         raise TemplateError(
-            f"No template {template!r}. Names: {', '.join(TEMPLATES)}. A template of your own holds {QUESTION} and {PLACEHOLDER}, "
-            f"as in 'USER: {PLACEHOLDER}\\n{QUESTION} ASSISTANT:'."
+            f"No template {template!r}. Names: {', '.join(TEMPLATES)}. A template of your own holds {QUESTION} and {' and '.join(fields)}, "
+            f"as in 'USER: {''.join(fields)}\\n{QUESTION} ASSISTANT:'."
         )
-    image_tokens = "\n".join([image_token] * images)
-    before, after = (part.replace(PLACEHOLDER, image_tokens) for part in text.split(QUESTION, 1))
+    tokens = {PLACEHOLDER: "\n".join([image_token] * images), VIDEO_PLACEHOLDER: "\n".join([video_token] * videos)}
+    before, after = (re.sub(_FIELDS, lambda field: tokens[field.group()], part) for part in text.split(QUESTION, 1))
     return before + question + after, len(before)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from probe.errors import GridMismatch
+from probe.inputs.media import Media, image_positions
+from probe.inputs.patches import NO_TOKEN
 from probe.inputs.templates import refuse_image_token
 from probe.tokens.layout import ImageLayout
 from probe.tokens.offsets import Detokenizer
-from probe.tokens.spans import Span, TokenMap, image_spans
+from probe.tokens.spans import Span, TokenMap, image_spans, video_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,45 +43,29 @@ def token_map(
     ids: Sequence[int],
     layouts: Sequence[ImageLayout | None],
     words: Words | None,
+    media: Media | None = None,
 ) -> TokenMap:
     """Name the positions of an encoded prompt: `image` (and `image 0`, `image 1`...), `prompt`, `question`.
 
     Args:
-        image_token_id: None: the model has none, and there are no images.
+        image_token_id: None: the model has none.
+        ids: NO_TOKEN where the model itself puts an image.
         layouts: one for each image, in order.
         words: the user's own, which become the span `question`; None: there is no such span.
+        media: its videos, and what the processor put in for each image and video, where that is known.
 
     Raises:
-        GridMismatch: the ids do not hold as many images as there are layouts.
+        GridMismatch: the ids do not hold as many images and videos as there are.
     """
-    images = _image_positions(ids, image_token_id, [layout.tokens if layout else None for layout in layouts])
-    if len(images) != len(layouts):
-        raise GridMismatch(
-            f"{len(layouts)} images were given, and {family}'s input_ids show {len(images)} that can be told apart. Give fewer at once."
-        )
-    spans = {"prompt": Span(tuple(range(len(ids))), "prompt"), **image_spans(images)}
-    special = frozenset(tokenizer.all_special_ids) | ({image_token_id} if image_token_id is not None else set())
-    tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, Detokenizer(tokenizer), family)
+    media = media or Media()
+    positions = image_positions(ids, image_token_id, media.video_token_id)
+    images, videos = media.divided(family, positions, [layout.tokens if layout else None for layout in layouts])
+    shown = {**image_spans(images), **video_spans(videos, media.layouts)}
+    spans = {"prompt": Span(tuple(range(len(ids))), "prompt"), **shown}
+    special = frozenset(tokenizer.all_special_ids) | {NO_TOKEN, *media.known(image_token_id)}
+    tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, Detokenizer(tokenizer), family, videos, tuple(media.layouts))
     question = _span_of(words, tokens) if words is not None else None
     return tokens if question is None else replace(tokens, spans={**spans, "question": replace(question, name="question")})
-
-
-def _image_positions(ids: Sequence[int], image_token_id: int | None, counts: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
-    """The positions of each image's tokens: by the layouts' counts if these add up, else by runs of image tokens."""
-    positions = [i for i, token in enumerate(ids) if token == image_token_id]
-    if len(counts) <= 1:
-        return (tuple(positions),) * len(counts)
-    known = [count for count in counts if count is not None]
-    if len(known) == len(counts) and sum(known) == len(positions):
-        edges = [sum(known[:i]) for i in range(len(known) + 1)]
-        return tuple(tuple(positions[a:b]) for a, b in pairwise(edges))
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and runs[-1][-1] == position - 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    return tuple(map(tuple, runs))
 
 
 def _span_of(words: Words, tokens: TokenMap) -> Span | None:

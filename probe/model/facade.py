@@ -17,6 +17,7 @@ from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.inputs.processors import Processor
 from probe.inputs.prompt import Messages
+from probe.inputs.videos import VideoLike
 from probe.inspection import Inspection, inspect_model
 from probe.model.analysis import Analysis
 from probe.runtime import Runtime
@@ -129,26 +130,30 @@ class Probe(Analysis):
         images: ImageLike | Sequence[ImageLike] | PreparedImages | None,
         text: str | Messages,
         *,
+        videos: VideoLike | Sequence[VideoLike] | None = None,
         chat: bool = True,
         template: str | None = None,
     ) -> Encoding:
-        """Images and a prompt as the model takes them, with a name for every position.
+        """Images, videos and a prompt as the model takes them, with a name for every position.
 
         Args:
-            images: one image (PIL, path or array), a list of them, or the result of `prepare`. None or []: text alone.
+            images: one image (PIL, path or array), a list of them, or the result of `prepare`. None or []: no image.
             text: the user's words, or a list of chat messages; "" for a vision encoder, whose positions are its image's patches.
+            videos: one video, or a list of them, in families that take videos: a list of frames (each as an image is given), an array
+                (frame, height, width, 3), or the path of a file, whose frames the checkpoint's processor samples. All frames given are used.
+                They come after the images in the prompt.
             chat: False takes `text` as the whole raw prompt, image tokens included.
             template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template, or if it has
                 none the family's.
 
         Raises:
-            ImageError, TemplateError, ProcessorNeeded, GridMismatch.
+            ImageError, TemplateError, ProcessorNeeded, GridMismatch; PackageNeeded: a package that the processor needs is not installed.
 
         >>> x = model.encode(image, "Is there a cat in the image?")
         >>> x.tokens.text("question")
         'Is there a cat in the image?'
         """
-        return self.encoder.encode(images, text, chat=chat, template=template)
+        return self.encoder.encode(images, text, videos=videos, chat=chat, template=template)
 
     @overload
     def generate(

@@ -87,6 +87,12 @@ def measure(name: str) -> Parity:
     )
 
 
+def hidden_difference(model: probe.Probe, trace: probe.Trace, inputs: Mapping[str, Any]) -> float:
+    """How far every hidden state that was read is from plain Hugging Face's of the same inputs."""
+    output = _plain(model.model, inputs, output_hidden_states=True)
+    return _hidden(model, trace, _recorded(model.model, inputs, output, "hidden_states"))
+
+
 def _plain(hf: Any, inputs: Mapping[str, Any], **outputs: bool) -> Any:
     with torch.no_grad():
         return hf(**inputs, **outputs, use_cache=False)

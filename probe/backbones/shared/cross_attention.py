@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import Tensor
 
 from probe.backbones.base import Backbone
 from probe.backbones.registry import register
+from probe.errors import TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,7 +33,6 @@ NO_INTERFACE: Mapping[str, str] = dict.fromkeys(
 )
 
 
-@register("idefics")
 class CrossAttention(Backbone):
     """The prompt is in the decoder's sequence, the image is not; the tower's states can be read."""
 
@@ -41,14 +42,9 @@ class CrossAttention(Backbone):
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "the image is not in the sequence: blocks attend across to it. Read Vision() instead."
     }
-
-    def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
-        """IDEFICS' forward takes no text alone: a black image, which its last hidden state is free of where that is replaced."""
-        if model.config.model_type != "idefics":
-            return {}
-        size = model.config.vision_config.image_size
-        pixels = torch.zeros(1, 1, 3, size, size, dtype=model.dtype, device=model.device)
-        return {"pixel_values": pixels, "image_attention_mask": torch.ones(1, 1, 1, dtype=torch.long, device=model.device)}
+    template = "{question}"
+    marks_images = False
+    image_limit: ClassVar[int | None] = 1
 
 
 @register("blip")
@@ -60,7 +56,30 @@ class Blip(CrossAttention):
     unreadable: ClassVar[Mapping[str, str]] = {**CrossAttention.unreadable, **NO_INTERFACE}
 
 
-@register("pp_formulanet", "vision-encoder-decoder")
+def starting_answer(model: PreTrainedModel, processed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A processor's output with what Hugging Face's `generate` begins the answer with: the decoder's start token, then `decoder_input_ids`.
+
+    Raises:
+        TemplateError: neither the model nor its generation settings name a start token.
+    """
+    configs = (model.generation_config, model.config, model.config.get_text_config(decoder=True))
+    found = [getattr(config, name, None) for name in ("decoder_start_token_id", "bos_token_id") for config in configs]
+    known = [token for token in found if token is not None]
+    if not known:
+        raise TemplateError(
+            f"{model.config.model_type} has no decoder_start_token_id, with which its answers begin. Set it in the configuration."
+        )
+    start = torch.tensor([known[:1]])
+    given = processed.get("decoder_input_ids", start)
+    if given.shape[1] and given[0, 0] == start[0, 0]:
+        return {**processed, "decoder_input_ids": given}
+    joined = {"decoder_input_ids": torch.cat([start, given.long()], dim=1)}
+    if "decoder_attention_mask" in processed:
+        mask = processed["decoder_attention_mask"]
+        joined["decoder_attention_mask"] = torch.cat([torch.ones_like(start, dtype=mask.dtype), mask], dim=1)
+    return {**processed, **joined}
+
+
 class EncoderDecoder(Backbone):
     """The prompt, if there is one, goes into the encoder, too; the tower's states can be read."""
 
@@ -68,16 +87,13 @@ class EncoderDecoder(Backbone):
     no_prefix_reason = "the image goes into an encoder, and the prompt, if there is one, with it"
 
     unreadable: ClassVar[Mapping[str, str]] = {"Projected": f"{ANSWER_ALONE} Read Vision() instead."}
+    template: ClassVar[str | None] = "<image> {question}"
 
-    def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
-        """PP-FormulaNet's encoder takes nothing but an image: what it would return for one."""
-        if model.config.model_type != "pp_formulanet":
-            return {}
-        states = torch.zeros(1, 1, model.config.get_text_config(decoder=True).hidden_size, dtype=model.dtype, device=model.device)
-        return {"encoder_outputs": [states, states], "input_ids": None}
+    def prompt_inputs(self, model: PreTrainedModel, processed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return starting_answer(model, processed)
 
 
-@register("t5gemma2", "diffusion_gemma")
+@register("t5gemma2")
 class MergedAttention(EncoderDecoder):
     """One softmax over the encoder's keys and the answer's own."""
 
@@ -88,16 +104,22 @@ class MergedAttention(EncoderDecoder):
 
 @register("florence2")
 class Florence2(EncoderDecoder):
-    """A BART decoder."""
+    """A BART decoder. The processor puts the image tokens before the encoder's text."""
 
+    template = "{question}"
+    marks_images = False
+    image_limit = 1
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "self_attn", "cross_attention": "encoder_attn", "mlp": "fc2"}
     sum_reason = POST_NORM
 
 
 @register("pix2struct")
 class Pix2Struct(EncoderDecoder):
-    """A T5 decoder."""
+    """A T5 decoder. The prompt begins the answer."""
 
+    template = "{question}"
+    marks_images = False
+    image_limit = 1
     part_paths: ClassVar[Mapping[str, str]] = {
         "attention": "self_attention.attention",
         "cross_attention": "encoder_decoder_attention.attention",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import register
 from probe.backbones.shared.square_tower import upper_left
 from probe.backbones.shared.tiled_layout import tiled_grid
 from probe.tokens.layout import Box, Grid, ImageLayout, whole_box
+from probe.tokens.video import VideoLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +31,15 @@ class NativeResolution(Backbone):
         _, rows, cols = image.inputs["image_grid_thw"][image.index].tolist()
         merge = image.image_processor.merge_size
         return ImageLayout((Grid.whole(rows // merge, cols // merge, image.size, box=self.covered_box(image)),))
+
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout | None:
+        depth, rows, cols = video.inputs["video_grid_thw"][video.index].tolist()
+        merge, merged = video.video_processor.merge_size, video.video_processor.temporal_patch_size
+        steps = ceil(video.frames / merged)
+        if depth not in (steps, steps * merged):  # a long video that is cut into chunks has several rows
+            return None
+        frame = Grid.whole(rows // merge, cols // merge, video.size, name="video")
+        return VideoLayout.repeated(frame, video.frames, merged=merged)
 
     def covered_box(self, image: ProcessedImage) -> Box:
         """What the patches cover, in pixels of the original image; it reaches past the image where that is padded."""
@@ -80,7 +92,7 @@ class UnsharedMergedPatches(MergedPatches):
     no_prefix_reason = "it chooses keys in blocks of the sequence's own, which a mask over a shared prefix does not follow"
 
 
-@register("paddleocr_vl", "video_llama_3")
+@register("paddleocr_vl")
 class RowMajorPatches(NativeResolution):
     """In the tower the patches are row by row."""
 
@@ -91,6 +103,14 @@ class RowMajorPatches(NativeResolution):
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         merge = self.merge_size(model)
         return Grid.whole(view.rows * merge, view.cols * merge, view.image_size, box=view.box) if view else None
+
+
+@register("video_llama_3")
+class CompressedFrames(RowMajorPatches):
+    """Cells of a frame that hardly differ from those of the frame before get no token."""
+
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout | None:
+        return super().video_layout(video) if bool(video.inputs["video_compression_mask"].all()) else None
 
 
 @register("mistral3", "llava/pixtral", "lighton_ocr", "mistral_large4")

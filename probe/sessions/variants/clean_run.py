@@ -93,8 +93,8 @@ class CleanRun:
 
     def _packed(self, position: int, count: int) -> PackedInputs:
         """The tokens from a position on, after the cache; from the beginning on without one, each copy in a row."""
-        images = {index for image in self.tokens.images for index in image}  # the streams have their states: any word does
-        ids = [0 if index in images else token for index, token in enumerate(self.tokens.ids)][position:]
+        shown = self.tokens.shown  # the streams have their states: any word does
+        ids = [0 if index in shown else token for index, token in enumerate(self.tokens.ids)][position:]
         if position:
             return self.policy(self.runtime, self._prefix(position), count).next_inputs([ids] * count)
         model = self.runtime.model

@@ -150,8 +150,7 @@ def _last_image_token(clean: CleanRun) -> int:
     """The last position of which it has to be found out whether a forward can begin there; 0 without an image."""
     if clean.runtime.modules.image_token_id is None:
         return len(clean.tokens)
-    image = clean.tokens.spans.get("image")
-    return max(image.positions) if image is not None else 0
+    return max(clean.tokens.shown, default=0)
 
 
 def _traces(clean: CleanRun, plan: ReadPlan, start: Start, edits: Sequence[EditPlan]) -> list[Trace]:
@@ -254,7 +253,7 @@ def _has_hooks(module: nn.Module) -> bool:
 def _image_reason(clean: CleanRun) -> str:
     """Why no forward can begin within or before the image; "": it can, as runs of all tokens from the projected image and from the last block on have shown."""
     runtime = clean.runtime
-    kernel = f"{runtime.model.config.get_text_config(decoder=True)._attn_implementation} {bool(clean.tokens.images)}"
+    kernel = f"{runtime.model.config.get_text_config(decoder=True)._attn_implementation} {bool(clean.tokens.shown)}"
     known = _IMAGE_REASONS.setdefault(runtime, {})
     if kernel not in known:
         depth = len(runtime.modules.layers)
