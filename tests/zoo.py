@@ -63,7 +63,7 @@ def enliven(model: Any) -> Any:
             else:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
             if name.endswith("dt_bias"):
-                parameter.sub_(4)  # a recurrent state is forgotten slowly: a step's decay is softplus of about this
+                parameter.sub_(4.5)  # a recurrent state is forgotten slowly: a step's decay is softplus of about this
     return model.eval()
 
 

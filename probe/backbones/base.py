@@ -122,9 +122,10 @@ class Backbone:
     def next_position(self, model: PreTrainedModel, length: int) -> int:
         """The rotary position of the token after a prefix of `length` tokens.
 
-        It is called right after the forward over the prefix, and may read state that this forward left in the model.
+        It is called right after the forward over the prefix, and may read state that this forward left in the model: M-RoPE gives image
+        tokens positions by row and column, so that the text after them continues from a smaller number.
         """
-        return length
+        return length + int(model.model.rope_deltas) if _takes_rows_and_columns(model) else length
 
     def suffix_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Tensor, length: int) -> dict[str, Tensor]:
         """The forward's inputs for tokens after a cached prefix, in addition to ids, mask and cache.
@@ -134,7 +135,7 @@ class Backbone:
             positions: (row, token), the tokens' rotary positions.
             length: tokens of a row, those in the cache included.
         """
-        return {"position_ids": positions}
+        return {"position_ids": positions.expand(3, -1, -1) if _takes_rows_and_columns(model) else positions}
 
     def text_inputs(self, model: PreTrainedModel) -> dict[str, object]:
         """What the model's forward needs beside the ids of one token of text, in a family whose forward insists on an image or a place."""
@@ -218,6 +219,11 @@ class Backbone:
     def forward_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, object]:
         """The arguments of the model's forward and generate for these encoded inputs. It may run the vision tower."""
         return dict(inputs)
+
+
+def _takes_rows_and_columns(model: PreTrainedModel) -> bool:
+    """Whether the decoder has M-RoPE, with positions of time, row and column."""
+    return hasattr(getattr(model, "model", None), "get_rope_index")
 
 
 def no_direct_resize(family: str) -> NoDirectResize:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from probe.backbones.registry import register
-from probe.backbones.shared.native_resolution import UnsharedMergedPatches
+from probe.backbones.shared.native_resolution import MergedPatches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @register("cosmos3_edge")
-class Cosmos3Edge(UnsharedMergedPatches):
+class Cosmos3Edge(MergedPatches):
     """Image tokens have the type 1 and video tokens 2, of which M-RoPE makes their positions."""
 
     def forward_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, object]:

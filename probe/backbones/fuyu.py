@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import padded_canvas
@@ -18,6 +18,7 @@ class Fuyu(Backbone):
     template = "{question}\n"
     marks_images = False
     image_limit = 1
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         images, (height, width) = image.image_processor, image.size

@@ -9,14 +9,14 @@ from typing import ClassVar
 from probe.backbones.base import Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
-from probe.backbones.shared.native_resolution import UnsharedMergedPatches
+from probe.backbones.shared.native_resolution import MergedPatches
 from probe.backbones.shared.residual_streams import ResidualStreams
 from probe.backbones.shared.tiled_layout import padded_canvas
 from probe.tokens.layout import Box
 
 
 @register("glm5_next")
-class Glm5Next(ResidualStreams, UnsharedMergedPatches):
+class Glm5Next(ResidualStreams, MergedPatches):
     """The streams are the last axis but one. The image is padded to the right and below to whole cells."""
 
     axes = ("batch", "token", "stream", "feature")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_layout import square_grid
@@ -18,6 +18,7 @@ class Granite4Vision(Backbone):
     """A query begins as the mean of its own patches, or as one of them, and attends to the window around it."""
 
     tiled = True
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         tile, patch = tower_size(image.model)

@@ -34,4 +34,6 @@ _OF_BLOCKS = ("Hidden", "Attention", "AttentionOutput", "MLPOutput", "HeadOutput
 class Inkling2Loop(Inkling2):
     """Some blocks are passed through several times."""
 
+    prefix = ()
+    no_prefix_reason = "its decoder runs some blocks several times, each time with keys of their own"
     unreadable: ClassVar[Mapping[str, str]] = dict.fromkeys(_OF_BLOCKS, _LOOPED)

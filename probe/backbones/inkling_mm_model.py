@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil, floor
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import padded_canvas
@@ -14,6 +14,9 @@ from probe.tokens.layout import Grid, ImageLayout
 @register("inkling_mm_model")
 class Inkling(Backbone):
     """A last column is padding alone where the image's width is a whole number of squares."""
+
+    prefix = SHARING
+    counts_cached = True  # the relative positions of its attention
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         filled, edge = _resized(image), image.image_processor.size["height"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import tiled_grid
@@ -14,6 +14,7 @@ class MiniCPMV(Backbone):
     """Squares of patches are merged twice, "16x", or once, "4x". Slices that are resized one by one, "adaptive", have no common grid."""
 
     tiled = True
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout | None:
         images, upsize = image.image_processor, getattr(image.image_processor, "small_image_upsize", "always")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import padded_canvas
@@ -18,6 +18,7 @@ class Molmo2(Backbone):
 
     tiled = True
     projected_states = False
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         from transformers.models.molmo2.image_processing_molmo2 import compute_crop_geometry

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 class NemotronHOmni(RowMajorPatches):
     """`image_grid_hw` counts the patches; the tower's are row by row."""
 
-    prefix = ()
-    no_prefix_reason = "its blocks have recurrent states whose copies were not tried"
-
     video_layout = Backbone.video_layout  # its processor says nothing of a frame's rows and columns
 
     def layout(self, image: ProcessedImage) -> ImageLayout:

@@ -118,6 +118,9 @@ _KINDS = {
     "chunked_attention": ("chunked_attention",),
     "linear_attention": ("linear_attention",),
     "conv": ("conv",),
+    "minimax_m3_sparse": (FULL,),
+    "moe": (),
+    "mlp": (),
     "hybrid": (FULL, "linear_attention"),
     "hybrid_sliding": ("sliding_attention", "linear_attention"),
 }

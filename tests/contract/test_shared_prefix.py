@@ -11,6 +11,8 @@ from probe.backbones.registry import BACKBONES, load_entry_points
 from probe.sessions.policies import offered_policies
 from tests import processors, zoo
 from tests.processors.native import NATIVE
+from tests.processors.square import SQUARE
+from tests.processors.tiled import TILED
 
 TOLERANCE = 1e-5  # float32, max abs: the same sums in another order, over states of size 1 to 10
 QUESTIONS = [
@@ -99,10 +101,17 @@ SHARED = {
             "video_llama_3",
         )
     },
+    **{
+        name: NATIVE[name]
+        for name in ("cosmos3_edge", "nemotron_h_omni", "inkling_mm_model", "qwen4_exp", "glm5_next", "minimax_m3_vl", "fuyu")
+    },
+    "video_llava": SQUARE["video_llava"],
+    **{name: TILED[name] for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")},
     "muse_spark": lambda: _double(NATIVE["muse_spark"]()),
 }
 SHARED_IN_OTHER_TESTS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in NATIVE and name not in processors.FAMILIES else name for name in SHARED
+    pytest.param(name, marks=pytest.mark.slow) if name in {**NATIVE, **SQUARE, **TILED} and name not in processors.FAMILIES else name
+    for name in SHARED
 ]
 """For tests of what builds on sharing: images of real size, which take long there, are shared here each time."""
 FEWEST_DIFFERENT = {"hunyuan_vl": 2}
@@ -115,13 +124,15 @@ def _opened(name: str) -> probe.Probe:
     return probe.load(model=model, processor=processor)
 
 
-def test_every_family_that_declares_sharing_is_asked_here() -> None:
+def test_every_backbone_that_declares_sharing_is_asked_here() -> None:
     load_entry_points()
-    declared = {name.rpartition("/")[2] for name, backbone in BACKBONES.items() if backbone.prefix}
-    assert declared <= SHARED.keys()
+    asked = {backbone for name, backbone in BACKBONES.items() if name.rpartition("/")[2] in SHARED}
+    assert {backbone for backbone in BACKBONES.values() if backbone.prefix} <= asked
 
 
-@pytest.fixture(scope="module", params=SHARED)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name in {**SQUARE, **TILED} else name for name in SHARED]
+)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     return _opened(request.param)
 
@@ -150,7 +161,10 @@ def test_answers_and_activations_are_those_of_each_question_alone(
     assert [answer.tokens.ids for answer in together] == [answer.tokens.ids for answer in answers]
     assert len({answer.tokens.ids[answer.prompt_length :] for answer in answers}) >= FEWEST_DIFFERENT.get(model.family, 3)
     for (_, expected), trace in zip(alone, traces, strict=True):
-        pairs = [(trace.hidden(at), expected.hidden(at)) for at in ("image", "prompt", "answer")]
+        layers = range(len(model.modules.layers) + 1)
+        pairs = [
+            (trace.hidden(at, layer=layer), expected.hidden(at, layer=layer)) for at in ("image", "prompt", "answer") for layer in layers
+        ]
         pairs += [(trace.logits(), expected.logits()), (trace.attention(), expected.attention())]
         for ours, theirs in pairs:
             assert ours.dims == theirs.dims

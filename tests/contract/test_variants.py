@@ -23,15 +23,26 @@ TOLERANCE = 1e-5
 edit = probe.edit
 
 ALONE = {
+    "glm5_next": "its blocks pass on several residual streams",
     "paligemma": "its image tokens attend to the question",
     "instructblip": "its Q-Former reads the question",
 }
-FROM_THE_FIRST_TOKEN = {"lfm2_vl", "lfm3_vl", "dots3_note", "mistral_large4"}
+FROM_THE_FIRST_TOKEN = {
+    "inkling_mm_model",
+    "minimax_m3_vl",
+    "minicpmv4_6",
+    "minicpm_ocr",
+    "lfm2_vl",
+    "lfm3_vl",
+    "dots3_note",
+    "mistral_large4",
+}
 """Families of which a cache holds the end of the sequence alone; that a run from the first token on is exact takes two passes to find out."""
-RECURRENT = {"qwen3_5", "qwen3_5_moe", "inkling2"}
+RECURRENT = {"qwen4_exp", "minicpmv4_7", "qwen3_5", "qwen3_5_moe", "inkling2"}
 """Those where it is not, for the reasons below, or because blocks take earlier blocks' states."""
 WHOLE_WITHIN_THE_IMAGE = {
     *RECURRENT,
+    *("cosmos3_edge", "granite4_vision"),
     *("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
     *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "ernie4_5_vl_moe", "hunyuan_vl"),
     *("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga", "paddleocr_vl", "gemma3", "gemma4", "gemma4_unified", "mllama"),

@@ -117,7 +117,14 @@ native(
 native("lfm3_vl", "Lfm3VlProcessor", QWEN, **QWEN_IMAGES)
 native("glm46v", "Glm46VProcessor", GLM, image_processor=hf.Glm46VImageProcessor, video_processor=hf.Glm46VVideoProcessor)
 native("glmga", "Glm46VProcessor", GLM, image_processor=hf.GlmgaImageProcessor, video_processor=hf.Glm46VVideoProcessor)
-native("glm5_next", "Glm5NextProcessor", GLM, image_processor=hf.Glm5NextImageProcessor, video_processor=hf.Glm5NextVideoProcessor)
+native(
+    "glm5_next",
+    "Glm5NextProcessor",
+    GLM,
+    ids={"text_config": {"index_n_heads": 16}},
+    image_processor=hf.Glm5NextImageProcessor,
+    video_processor=hf.Glm5NextVideoProcessor,
+)
 for family in ("glm4v", "glm4v_moe", "glm_ocr"):
     native(family, "Glm4vProcessor", GLM, image_processor=hf.Glm4vImageProcessor, video_processor=hf.Glm4vVideoProcessor)
 native(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import ceil
 from typing import TYPE_CHECKING
-
-from torch import Tensor
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
@@ -45,18 +42,6 @@ class NativeResolution(Backbone):
         """What the patches cover, in pixels of the original image; it reaches past the image where that is padded."""
         return whole_box(image.size)
 
-    def next_position(self, model: PreTrainedModel, length: int) -> int:
-        # M-RoPE gives image tokens positions by row and column, so the text after them continues from a smaller number.
-        return length + int(model.model.rope_deltas) if _takes_rows_and_columns(model) else length
-
-    def suffix_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Tensor, length: int) -> dict[str, Tensor]:
-        return {"position_ids": positions.expand(3, -1, -1) if _takes_rows_and_columns(model) else positions}
-
-
-def _takes_rows_and_columns(model: PreTrainedModel) -> bool:
-    """Whether the decoder has M-RoPE, with positions of time, row and column."""
-    return hasattr(model.model, "get_rope_index")
-
 
 @register(
     "qwen2_vl",
@@ -82,14 +67,6 @@ class MergedPatches(NativeResolution):
     def vision_grid(self, model: PreTrainedModel, view: Grid | None) -> Grid | None:
         merge = model.config.vision_config.spatial_merge_size
         return tiled_grid(view.rows, view.cols, merge, view.image_size, name=view.name, canvas=view.box) if view else None
-
-
-@register("minimax_m3_vl")
-class UnsharedMergedPatches(MergedPatches):
-    """A decoder that chooses keys in blocks."""
-
-    prefix = ()
-    no_prefix_reason = "it chooses keys in blocks of the sequence's own, which a mask over a shared prefix does not follow"
 
 
 @register("paddleocr_vl")

@@ -237,6 +237,8 @@ def _whole_reason(runtime: Runtime, batch: Batch, plan: ReadPlan) -> str:
     tokens, *others = batch.tokens
     if others or batch.slots != (SequenceSlot(0),) or len(tokens) != batch.inputs["input_ids"].shape[1]:
         return "the input has several rows, or padding"
+    if "stream" in runtime.backbone.axes:
+        return "its blocks pass on several residual streams"
     if plan.modules:
         return f"{plan.modules[0]!r} is read, of which it is not known where it is reached"
     if len(tokens) > max_rope_length(runtime.model.config):
