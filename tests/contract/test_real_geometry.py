@@ -26,6 +26,7 @@ SLOW = {
     *("perception_lm", "qianfan_ocr", "smolvlm", "step3p7", "unlimited_ocr"),
     *("chameleon", "deepseek_vl_hybrid", "emu3", "gemma3", "shieldgemma2"),
 }
+PAINTED_ELSEWHERE = {"apertus1p5", "hy_v4_vl"}  # which came with transformers 5.24: test_newer_families
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in REAL]
 # (height, width): a photograph, a wide strip, a tall one, and an image smaller than most processors' least size.
 SHAPES = {"photograph": (480, 640), "wide": (100, 1000), "tall": (1000, 100), "small": (40, 56)}
@@ -71,7 +72,7 @@ Project = Callable[[Image.Image], probe.Activation]
 
 def test_every_family_that_declares_a_grid_is_painted_here() -> None:
     declared = {name.split("/")[-1] for name, backbone in BACKBONES.items() if declares_a_grid(backbone)}
-    assert declared & set(FAMILIES) == {name for name in REAL if "/" not in name}
+    assert declared & set(FAMILIES) - PAINTED_ELSEWHERE == {name for name in REAL if "/" not in name}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -106,7 +106,10 @@ SHARED = {
         for name in ("cosmos3_edge", "nemotron_h_omni", "inkling_mm_model", "qwen4_exp", "glm5_next", "minimax_m3_vl", "fuyu")
     },
     "video_llava": SQUARE["video_llava"],
-    **{name: TILED[name] for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")},
+    **{
+        name: TILED[name]
+        for name in ("llava_next_video", "qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")
+    },
     "muse_spark": lambda: _double(NATIVE["muse_spark"]()),
 }
 SHARED_IN_OTHER_TESTS = [
@@ -114,7 +117,7 @@ SHARED_IN_OTHER_TESTS = [
     for name in SHARED
 ]
 """For tests of what builds on sharing: images of real size, which take long there, are shared here each time."""
-FEWEST_DIFFERENT = {"hunyuan_vl": 2}
+FEWEST_DIFFERENT = {"hunyuan_vl": 2, "llava_next_video": 1}
 """How many of the answers differ at least: random weights make some families say little; their states are compared all the same."""
 ALONE = ("paligemma", "instructblip")
 

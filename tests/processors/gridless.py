@@ -65,5 +65,5 @@ native(
     {"image_token": "<image>"},
     vision={"sam_config": {"image_size": 1024, "patch_size": 16}, "encoder_config": {"max_position_embeddings": 1024}},
     table=RESAMPLED,
-    image_processor=hf.DeepseekOcr2ImageProcessor,
+    image_processor=lambda: hf.DeepseekOcr2ImageProcessor(),
 )

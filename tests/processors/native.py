@@ -112,7 +112,11 @@ for family, kind in (
 ):
     native(family, kind, QWEN, vision={"window_size": 112}, **QWEN_IMAGES)
 native(
-    "cosmos3_edge", "Cosmos3EdgeProcessor", QWEN, image_processor=hf.Cosmos3EdgeImageProcessor, video_processor=hf.Cosmos3EdgeVideoProcessor
+    "cosmos3_edge",
+    "Cosmos3EdgeProcessor",
+    QWEN,
+    image_processor=lambda: hf.Cosmos3EdgeImageProcessor(),
+    video_processor=lambda: hf.Cosmos3EdgeVideoProcessor(),
 )
 native("lfm3_vl", "Lfm3VlProcessor", QWEN, **QWEN_IMAGES)
 native("glm46v", "Glm46VProcessor", GLM, image_processor=hf.Glm46VImageProcessor, video_processor=hf.Glm46VVideoProcessor)
@@ -122,8 +126,8 @@ native(
     "Glm5NextProcessor",
     GLM,
     ids={"text_config": {"index_n_heads": 16}},
-    image_processor=hf.Glm5NextImageProcessor,
-    video_processor=hf.Glm5NextVideoProcessor,
+    image_processor=lambda: hf.Glm5NextImageProcessor(),
+    video_processor=lambda: hf.Glm5NextVideoProcessor(),
 )
 for family in ("glm4v", "glm4v_moe", "glm_ocr"):
     native(family, "Glm4vProcessor", GLM, image_processor=hf.Glm4vImageProcessor, video_processor=hf.Glm4vVideoProcessor)
@@ -279,8 +283,8 @@ native(
         "vision_end_token": "]<]end of image[>[",
     },
     written="]<]image[>[",
-    image_processor=hf.MiniMaxM3VLImageProcessor,
-    video_processor=hf.MiniMaxM3VLVideoProcessor,
+    image_processor=lambda: hf.MiniMaxM3VLImageProcessor(),
+    video_processor=lambda: hf.MiniMaxM3VLVideoProcessor(),
 )
 native(
     "nemotron_h_omni",
@@ -294,8 +298,8 @@ native(
     },
     written="<image>",
     vision={"max_img_size": 2048, "patch_dim": 3 * 16**2, "video_patch_dim": 2 * 3 * 16**2},
-    image_processor=hf.NemotronH_Omni_Reasoning_V3ImageProcessor,
-    video_processor=hf.NemotronH_Omni_Reasoning_V3VideoProcessor,
+    image_processor=lambda: hf.NemotronH_Omni_Reasoning_V3ImageProcessor(),
+    video_processor=lambda: hf.NemotronH_Omni_Reasoning_V3VideoProcessor(),
     feature_extractor=hf.ParakeetFeatureExtractor,
 )
 native(
@@ -309,8 +313,8 @@ native(
     },
     written="<|content_image|><|unused_200054|>",
     vision={"patch_size": 40},
-    image_processor=hf.InklingImageProcessor,
-    feature_extractor=hf.InklingFeatureExtractor,
+    image_processor=lambda: hf.InklingImageProcessor(),
+    feature_extractor=lambda: hf.InklingFeatureExtractor(),
 )
 NATIVE["emu3"] = quantised.emu3
 

@@ -181,7 +181,7 @@ tiled(
     },
     written="<image>",
     vision={"image_size": 512, "patch_size": 16, "scale_factor": 4},
-    image_processor=hf.GraniteDoclingImageProcessor,
+    image_processor=lambda: hf.GraniteDoclingImageProcessor(),
 )
 tiled(
     "granite4_vision",
@@ -204,16 +204,14 @@ MINICPM = {
     "image_id_start_token": "<image_id>",
     "image_id_end_token": "</image_id>",
 }
-for family, kind in (("minicpmv4_6", "MiniCPMV4_6"), ("minicpmv4_7", "MiniCPMV4_7"), ("minicpm_ocr", "MiniCPMOcr")):
-    tiled(
-        family,
-        f"{kind}Processor",
-        MINICPM,
-        written="<|image_pad|>",
-        vision={"image_size": 980, "patch_size": 14},
-        image_processor=getattr(hf, f"{'MiniCPMOcr' if family == 'minicpm_ocr' else 'MiniCPMV4_6'}ImageProcessor"),
-        video_processor=getattr(hf, f"{'MiniCPMOcr' if family == 'minicpm_ocr' else 'MiniCPMV4_6'}VideoProcessor"),
-    )
+MINICPM_IMAGES = {"image_processor": lambda: hf.MiniCPMV4_6ImageProcessor(), "video_processor": lambda: hf.MiniCPMV4_6VideoProcessor()}
+OCR_IMAGES = {"image_processor": lambda: hf.MiniCPMOcrImageProcessor(), "video_processor": lambda: hf.MiniCPMOcrVideoProcessor()}
+for family, kind, parts in (
+    ("minicpmv4_6", "MiniCPMV4_6", MINICPM_IMAGES),
+    ("minicpmv4_7", "MiniCPMV4_7", MINICPM_IMAGES),
+    ("minicpm_ocr", "MiniCPMOcr", OCR_IMAGES),
+):
+    tiled(family, f"{kind}Processor", MINICPM, written="<|image_pad|>", vision={"image_size": 980, "patch_size": 14}, **parts)
 
 
 def ovis2() -> Pair:
@@ -232,7 +230,7 @@ tiled(
     IMAGE,
     vision={"sam_config": {"image_size": 1024, "patch_size": 16}},
     smooth=True,
-    image_processor=hf.UnlimitedOcrImageProcessor,
+    image_processor=lambda: hf.UnlimitedOcrImageProcessor(),
 )
 tiled(
     "step3p7",
@@ -248,7 +246,7 @@ tiled(
     written="<im_patch>",
     vision={"image_size": 728, "patch_size": 14, "max_position_embeddings": 52**2},
     smooth=True,
-    image_processor=hf.Step3p7ImageProcessor,
+    image_processor=lambda: hf.Step3p7ImageProcessor(),
 )
 tiled(
     "molmo2",
@@ -268,6 +266,6 @@ tiled(
     written="<|image|>",
     vision={"image_size": [378, 378], "patch_size": 14, "num_position_embeddings": 27**2},
     ids={"image_patch_id": "<im_patch>"},
-    image_processor=hf.Molmo2ImageProcessor,
-    video_processor=hf.Molmo2VideoProcessor,
+    image_processor=lambda: hf.Molmo2ImageProcessor(),
+    video_processor=lambda: hf.Molmo2VideoProcessor(),
 )
