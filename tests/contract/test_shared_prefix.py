@@ -108,7 +108,7 @@ SHARED = {
     "video_llava": SQUARE["video_llava"],
     **{
         name: TILED[name]
-        for name in ("llava_next_video", "qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")
+        for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")
     },
     "muse_spark": lambda: _double(NATIVE["muse_spark"]()),
 }
@@ -117,7 +117,7 @@ SHARED_IN_OTHER_TESTS = [
     for name in SHARED
 ]
 """For tests of what builds on sharing: images of real size, which take long there, are shared here each time."""
-FEWEST_DIFFERENT = {"hunyuan_vl": 2, "llava_next_video": 1}
+FEWEST_DIFFERENT = {"hunyuan_vl": 2}
 """How many of the answers differ at least: random weights make some families say little; their states are compared all the same."""
 ALONE = ("paligemma", "instructblip")
 
