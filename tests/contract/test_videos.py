@@ -71,7 +71,7 @@ def test_painting_a_cell_of_a_frame_moves_the_token_of_that_frame_and_cell_most(
         moved = (projected(name, painted).grid().data - maps.data)[0].norm(dim=-1)
         step, *cell = np.unravel_index(int(moved.argmax()), moved.shape)
         assert frame in layout.frames[step]
-        assert tuple(cell) == (row, col)
+        assert [int(index) for index in cell] == [row, col]
 
 
 @pytest.mark.parametrize("name", VIDEOS)
@@ -221,3 +221,16 @@ def test_frames_that_hardly_change_have_fewer_tokens_in_video_llama_3() -> None:
     assert tokens.video_layouts == (None,)
     assert "frame 0" not in tokens.spans
     assert len(tokens.span("video")) < 4 * 135
+
+
+@pytest.mark.parametrize(("name", "count", "tokens"), [("minicpmv4_6", 2, 76), ("instructblipvideo", 4, 16)])
+def test_a_video_without_a_layout_is_a_span_that_does_not_fold(name: str, count: int, tokens: int) -> None:
+    model = test_encode.opened(name)
+    written = None if name == "instructblipvideo" else "<video>{question}"
+    encoding = model.encode(None, "What happens?", videos=frames(count), template=written)
+    assert len(encoding.tokens.span("video 0")) == tokens  # 38 for each frame's view and slices; 4 queries for each frame
+    assert "frame 0" not in encoding.tokens.spans
+    trace = model.run(encoding, probe.Hidden("all", at=None))
+    assert hidden_difference(model, trace, encoding.inputs) == 0
+    with pytest.raises(GridUnknown, match="does not say where"):
+        model.run(encoding, probe.Hidden([1], at="video")).hidden(layer=1).grid()
