@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 import transformers
 
+from probe.backbones import backbone_for
+from probe.runtime import Runtime
+from probe.sessions.policies import exact_policies
 from tests import families
 from tests.contract.edited import measure as measure_edits
 from tests.contract.edited import tower_rows
@@ -37,20 +40,26 @@ input, and what `probe` reads is compared with plain Hugging Face's tensors: the
   that do the same. *Block*: the logits under blocked keys, against eager attention with the mask written by hand ("–": the family computes
   its attention without transformers' interface, or over an encoder's states too).
 - *Tower*: `VisionAttention`, against the weights of eager attention ("–": no call of the interface, or several).
-- *Grid*: whether a backbone says where image tokens lie on the image ([how to add one](backbones.md)); "none" where they lie nowhere.
+- *Grid*: whether a backbone says where image tokens lie on the image ([how to add one](backbones.md)); "none" where they lie nowhere, for the
+  reason in the remarks. Each grid was painted cell by cell at the real geometry of its processor (`tests/contract/test_real_geometry.py`).
+- *Shares*: how questions share the image's part of the prompt, each answered as it would be alone; "–": each is asked alone.
 
 `mistral4` (text alone), `evolla` (proteins) and `pi0` (a robot's actions) are listed by transformers too, and take no image and words. `inkling2_loop`
 passes through some blocks several times, so that no block has one state; its image tokens, tower and logits can be read. `apertus1p5` and
-`hy_v4_vl` came with transformers 5.24.
+`hy_v4_vl` came with transformers 5.24; under an older one the command keeps their rows.
 
-| family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Parts | Calls | Edits | Block | Tower | Grid | remarks |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| family | class | Hidden | Rows | Law 5 | Vision | Projected | Logits | Parts | Calls | Edits | Block | Tower | Grid | Shares | remarks |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
 def lines() -> Iterator[str]:
-    """A row for each family."""
+    """A row for each family; of one that the installed transformers lacks, the page's own."""
+    written = {line.split("`")[1]: line for line in PAGE.read_text().splitlines() if line.startswith("| `")}
     for name in sorted(families.FAMILIES):
+        if families.is_lacking(name):
+            yield written[name]
+            continue
         found, edited, tower = measure(name), measure_edits(name), tower_rows(name)
         cells = [
             f"`{name}`",
@@ -67,6 +76,7 @@ def lines() -> Iterator[str]:
             _bound(edited.block),
             "–" if isinstance(tower, str) else _bound(tower),
             found.grid,
+            _shares(name),
             _remarks(found),
         ]
         yield f"| {' | '.join(cells)} |"
@@ -79,9 +89,16 @@ def _bound(difference: float | None) -> str:
     return "0" if difference == 0 else f"< 1e{math.floor(math.log10(difference)) + 1}"
 
 
+def _shares(name: str) -> str:
+    offered, _ = exact_policies(Runtime(families.build(name)[0]))
+    return ", ".join(offered) or "–"
+
+
 def _remarks(found: Parity) -> str:
     said = [" ".join((families.FAMILIES[found.family].__doc__ or "").split())]
     said += [f"*{read}*: {reason}" for read, reason in found.unreadable.items()]
+    if reason := backbone_for(families.build(found.family)[0].config).no_grid_reason:
+        said.append(f"*Grid*: {reason}.")
     if found.family in NOT_THE_FEATURES:
         said.append(f"*Projected* is not what `get_image_features` returns: {NOT_THE_FEATURES[found.family]}.")
     return " ".join(filter(None, said))

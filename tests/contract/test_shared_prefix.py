@@ -106,10 +106,7 @@ SHARED = {
         for name in ("cosmos3_edge", "nemotron_h_omni", "inkling_mm_model", "qwen4_exp", "glm5_next", "minimax_m3_vl", "fuyu")
     },
     "video_llava": SQUARE["video_llava"],
-    **{
-        name: TILED[name]
-        for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")
-    },
+    **{name: TILED[name] for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")},
     "muse_spark": lambda: _double(NATIVE["muse_spark"]()),
 }
 SHARED_IN_OTHER_TESTS = [

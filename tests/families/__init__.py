@@ -27,5 +27,10 @@ def build(name: str) -> Built:
 
 def skip_if_lacking(name: str) -> None:
     """Skip the running test if the installed transformers does not have this `config.model_type`."""
-    if name != "pixtral" and name not in CONFIG_MAPPING_NAMES:  # pixtral is a tower of llava
+    if is_lacking(name):
         pytest.skip(f"transformers {transformers.__version__} does not have {name}")
+
+
+def is_lacking(name: str) -> bool:
+    """Whether the installed transformers does not have this `config.model_type`."""
+    return name != "pixtral" and name not in CONFIG_MAPPING_NAMES  # pixtral is a tower of llava
