@@ -27,7 +27,9 @@ SLOW = {
     *("chameleon", "deepseek_vl_hybrid", "emu3", "gemma3", "shieldgemma2"),
 }
 PAINTED_ELSEWHERE = {"apertus1p5", "hy_v4_vl"}  # which came with transformers 5.24: test_newer_families
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in REAL]
+FIRST_OF_ITS_BACKBONE = {BACKBONES.get(name.rpartition("/")[2], name): name for name in reversed(REAL)}.values()
+"""Of families with one backbone class the first is painted in each run, the others in the slow tests: together they take minutes."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW or name not in FIRST_OF_ITS_BACKBONE else ()) for name in REAL]
 # (height, width): a photograph, a wide strip, a tall one, and an image smaller than most processors' least size.
 SHAPES = {"photograph": (480, 640), "wide": (100, 1000), "tall": (1000, 100), "small": (40, 56)}
 BLOCKS = ((14.0, 6.0, 28.0, 20.0), (28.0, 20.0, 42.0, 34.0))

@@ -113,7 +113,7 @@ SHARED_IN_OTHER_TESTS = [
     pytest.param(name, marks=pytest.mark.slow) if name in {**NATIVE, **SQUARE, **TILED} and name not in processors.FAMILIES else name
     for name in SHARED
 ]
-"""For tests of what builds on sharing: images of real size, which take long there, are shared here each time."""
+"""Images of real size take long: of the families that have no others, all are asked in the slow tests."""
 FEWEST_DIFFERENT = {"hunyuan_vl": 2}
 """How many of the answers differ at least: random weights make some families say little; their states are compared all the same."""
 ALONE = ("paligemma", "instructblip")
@@ -130,9 +130,7 @@ def test_every_backbone_that_declares_sharing_is_asked_here() -> None:
     assert {backbone for backbone in BACKBONES.values() if backbone.prefix} <= asked
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name in {**SQUARE, **TILED} else name for name in SHARED]
-)
+@pytest.fixture(scope="module", params=SHARED_IN_OTHER_TESTS)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     return _opened(request.param)
 

@@ -25,7 +25,12 @@ STATES_BEHIND = {
 }  # Hugging Face's hidden_states begin with the first block's output: ours, which begin with the embeddings, are one on
 
 
-@pytest.fixture(scope="module", params=text_models.TEXT_MODELS)
+QUICK = ("llama", "gpt2", "mixtral", "mamba")  # a dense one, one of another shape, experts, a recurrent one
+
+
+@pytest.fixture(
+    scope="module", params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in text_models.TEXT_MODELS]
+)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     tokenizer = copy.deepcopy(zoo.tokenizer())
     tokenizer.chat_template = TEMPLATE

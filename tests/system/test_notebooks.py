@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 
 from examples.execute import FOLDER, NOTEBOOKS, executed
 
-SLOW = {"causal_trace", "linear_probe"}  # over ten seconds alone on one core; the others take seven to ten
+QUICK = {"logit_lens"}  # each takes seven to eleven seconds alone on one core
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
@@ -33,7 +33,7 @@ def test_the_readme_lists_the_notebooks_that_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else (), id=path.stem) for path in NOTEBOOKS]
+    "path", [pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS]
 )
 def test_it_runs_and_ends_in_one_picture(path: Path) -> None:
     notebook = executed(path)  # raises where a cell fails

@@ -266,7 +266,9 @@ def _image_reason(clean: CleanRun) -> str:
         differs = False
         for layer in (0, depth - 1):
             (states,) = clean.forward(Start(0, layer), [EditPlan()], every).states[address, None]
-            differs = differs or float((states.float() - expected).abs().max()) > tolerance
+            differs = float((states.float() - expected).abs().max()) > tolerance
+            if differs:
+                break
         known[kernel] = (
             "image tokens attend to later ones, have positions of their own, or get more of the image in later blocks, or blocks take more "
             "than the residual stream"

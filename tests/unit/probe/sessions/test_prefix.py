@@ -265,7 +265,7 @@ def test_tokens_that_the_checkpoint_never_says_are_never_said(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("layer_types", ["minimax_m3_sparse", "full_attention"] * 2), ("use_bidirectional_attention", True)]
+    ("name", "value"), [("layer_types", ["a_kind_of_its_own", "full_attention"] * 2), ("use_bidirectional_attention", True)]
 )
 def test_decoders_that_our_masks_do_not_fit_are_asked_alone(name: str, value: object, wide_image: Image.Image) -> None:
     other = opened()
