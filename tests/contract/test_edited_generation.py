@@ -22,7 +22,12 @@ LENGTH = 8
 QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?", "Why?"]
 
 
-@pytest.fixture(scope="module", params=SHARED_IN_OTHER_TESTS)
+# The hook that is written here by hand adds to one residual stream; test_edits compares edits of several.
+SEVERAL_STREAMS = ("qwen4_exp", "glm5_next")
+ASKED = [one for one in SHARED_IN_OTHER_TESTS if (one if isinstance(one, str) else one.values[0]) not in SEVERAL_STREAMS]
+
+
+@pytest.fixture(scope="module", params=ASKED)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     opened = _opened(request.param)
     opened.model.generation_config.eos_token_id = None
