@@ -42,7 +42,7 @@ RECURRENT = {"qwen4_exp", "minicpmv4_7", "qwen3_5", "qwen3_5_moe", "inkling2"}
 """Those where it is not, for the reasons below, or because blocks take earlier blocks' states."""
 WHOLE_WITHIN_THE_IMAGE = {
     *RECURRENT,
-    *("cosmos3_edge", "granite4_vision"),
+    *("cosmos3_edge", "granite4_vision", "molmo2"),
     *("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
     *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "ernie4_5_vl_moe", "hunyuan_vl"),
     *("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga", "paddleocr_vl", "gemma3", "gemma4", "gemma4_unified", "mllama"),
@@ -50,7 +50,14 @@ WHOLE_WITHIN_THE_IMAGE = {
 """Families whose image tokens have positions by row and column, attend to later ones, or are read by blocks of cross-attention."""
 
 
-@pytest.fixture(scope="module", params=[*SHARED_IN_OTHER_TESTS, *ALONE])
+ASKED = [
+    one
+    for one in (*SHARED_IN_OTHER_TESTS, *ALONE)
+    if (one if isinstance(one, str) else one.values[0]) != "nemotron_h_omni"  # these edits are of parts that its blocks have in turns
+]
+
+
+@pytest.fixture(scope="module", params=ASKED)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     built, processor = SHARED[request.param]() if request.param in SHARED else processors.build(request.param)
     loaded = probe.load(model=built, processor=processor)
