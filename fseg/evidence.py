@@ -239,10 +239,10 @@ class Evidence:
     def _patches(self) -> probe.Activation:
         """The tower's patches at the layer of the reads, dims (batch, row, col, feature)."""
         if self.scope is None:
-            layer, read = None, self._traced.vision()
-            if "layer" in read.dims:
+            layer, features = None, self._traced.vision()
+            if "layer" in features.dims:
                 raise NotScoped(
-                    f"{self.name}: layers {', '.join(map(str, read.coords['layer']))} of the vision tower were read. "
+                    f"{self.name}: layers {', '.join(map(str, features.coords['layer']))} of the vision tower were read. "
                     "Choose one: evidence.scoped([probe.Vision(layers=...)]).vision()."
                 )
         else:
@@ -250,7 +250,7 @@ class Evidence:
             if len(layers) != 1 or layers[0] == "all" or len(layers[0]) != 1:
                 raise self._not_scoped("one single layer of the vision tower")
             layer = layers[0][0]
-        features = self._traced.vision(layer=layer)
+            features = self._traced.vision(layer=layer)
         if features.layout is None:
             features = self._traced.vision(layer=layer, view="base")
         return features.grid()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
 from probe.errors import ProcessorNeeded
-
-if TYPE_CHECKING:
-    pass
 
 Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase | BaseImageProcessor"
 """What `AutoProcessor` loads: a processor, or a tokenizer or an image processor of a checkpoint that has no more."""

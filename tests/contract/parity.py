@@ -58,11 +58,6 @@ class Parity:
     report: str
 
 
-def declares_a_grid(backbone: type[probe.Backbone]) -> bool:
-    """Whether a backbone says where image tokens lie on the image."""
-    return not backbone.no_grid_reason and backbone.layout is not probe.Backbone.layout
-
-
 @cache
 def measure(name: str) -> Parity:
     """Read everything that a family gives, and compare it."""
@@ -81,7 +76,7 @@ def measure(name: str) -> Parity:
         formula=max(trace.row_differences.values()),
         seen=_seen(model, trace, inputs),
         rows=_rows(model, trace, inputs),  # the last: it leaves the model under eager attention
-        grid="none" if model.backbone.no_grid_reason else "yes" if declares_a_grid(type(model.backbone)) else "no",
+        grid="none" if model.backbone.no_grid_reason else "yes" if model.backbone.has_grid else "no",
         unreadable=missing,
         report=str(model.inspect()),
     )

@@ -20,7 +20,7 @@ from probe.backbones.registry import BACKBONES
 from probe.inputs.encoding import Encoding
 from probe.tokens.spans import TokenMap
 from tests import families
-from tests.contract.parity import NOT_THE_FEATURES, declares_a_grid, measure
+from tests.contract.parity import NOT_THE_FEATURES, measure
 
 NO_IMAGES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's actions
 LOOPED = {"inkling2_loop"}  # blocks that are passed through several times have no one state: test_newer_families.py
@@ -49,7 +49,7 @@ def test_the_table_lists_the_zoo() -> None:
 
 def test_every_image_text_to_text_model_of_transformers_has_a_grid_or_a_reason_why_not() -> None:
     backbones = {name: BACKBONES.get(name, probe.Backbone) for name in set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - NO_IMAGES}
-    assert sorted(name for name, backbone in backbones.items() if not (backbone.no_grid_reason or declares_a_grid(backbone))) == []
+    assert sorted(name for name, backbone in backbones.items() if not (backbone.no_grid_reason or backbone().has_grid)) == []
 
 
 @pytest.mark.parametrize("name", sorted(families.FAMILIES))

@@ -13,7 +13,6 @@ from PIL import Image
 import probe
 from probe.backbones.registry import BACKBONES
 from probe.verification.painting import PAINTINGS, check_grid, image_tokens, inner_cells, paint_cell
-from tests.contract.parity import declares_a_grid
 from tests.families import FAMILIES
 from tests.processors.native import NATIVE
 from tests.processors.square import SQUARE, WITHOUT_IMAGE_TOKEN
@@ -73,7 +72,7 @@ Project = Callable[[Image.Image], probe.Activation]
 
 
 def test_every_family_that_declares_a_grid_is_painted_here() -> None:
-    declared = {name.split("/")[-1] for name, backbone in BACKBONES.items() if declares_a_grid(backbone)}
+    declared = {name.split("/")[-1] for name, backbone in BACKBONES.items() if backbone().has_grid}
     assert declared & set(FAMILIES) - PAINTED_ELSEWHERE == {name for name in REAL if "/" not in name}
 
 
