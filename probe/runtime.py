@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from jaxtyping import Float
@@ -74,6 +74,8 @@ class Runtime:
         self.backbone: Backbone = backbone_for(model.config)
         self.modules: Modules = discover(model)
         self.engine = Engine(model, self.modules)
+        # A model's widths do not change, and an edit of all layers asks for each.
+        self._width = lru_cache(maxsize=None)(partial(state_width, model, self.modules))
         # transformers 5.24 gives it another name, family by family, and warns of the old one.
         self.cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._batchers: dict[tuple[str, str], AdaptiveBatcher] = {}
@@ -208,7 +210,7 @@ class Runtime:
         Raises:
             InvalidEdit, InvalidRead, InvalidLayer, NoAttention, SpanNotFound, GridMismatch.
         """
-        return resolve_edits(edits, self.modules, tokens, self._vision_layout(tokens), partial(state_width, self.model, self.modules))
+        return resolve_edits(edits, self.modules, tokens, self._vision_layout(tokens), self._width)
 
     def run(self, batch: Batch, reads: Iterable[Read], edits: Sequence[Edit] = ()) -> Trace:
         """One forward over a batch: see `Probe.run`."""

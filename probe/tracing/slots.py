@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class SequenceSlot:
@@ -25,25 +28,36 @@ class SequenceSlot:
     passed: int = 0
     own_keys: tuple[int, ...] | None = None
 
-    def tokens(self, positions: Sequence[int]) -> list[int]:
+    def tokens(self, positions: Sequence[int]) -> tuple[int, ...]:
         """Token-axis indices of the positions that are in this pass."""
-        return list(self.numbered_tokens(positions)[1])
+        return self.numbered_tokens(positions)[1]
 
     def numbered_tokens(self, positions: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of the positions whose states are computed in this pass: their places among the given ones, and their token-axis indices."""
         return _numbered(self.shared + self.passed, self.start - self.shared, tuple(positions))
 
-    def keys(self, positions: Sequence[int]) -> list[int]:
+    def keys(self, positions: Sequence[int]) -> tuple[int, ...]:
         """Key-axis indices of the positions."""
         if self.own_keys is None:
-            return [position if position < self.shared else self.start + position for position in positions]
-        return [position if position < self.shared else self.own_keys[position - self.shared] for position in positions]
+            return tuple(position if position < self.shared else self.start + position for position in positions)
+        return tuple(position if position < self.shared else self.own_keys[position - self.shared] for position in positions)
 
 
 @lru_cache(maxsize=256)  # every block of a forward asks for the same positions
 def _numbered(first: int, offset: int, positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     numbers = tuple(number for number, position in enumerate(positions) if position >= first)
     return numbers, tuple(positions[number] + offset for number in numbers)
+
+
+def as_indices(indices: Sequence[int], device: torch.device) -> Tensor:
+    """Indices as an int64 tensor on a device. It may be shared: do not write to it."""
+    return _index_tensor(tuple(indices), device)
+
+
+@lru_cache(maxsize=64)  # every block of a forward selects the same positions
+def _index_tensor(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of inference mode could not be saved for a later backward
+        return torch.tensor(indices, dtype=torch.long, device=device)
 
 
 def batch_rows(slots: Sequence[SequenceSlot]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probe.errors import InvalidRead, NotFinite, UnmodelledAttention
 from probe.tracing.attention import AttentionCall, AttentionWeights, ReturnedWeights, RunningAttention, first_tensor
-from probe.tracing.capturing.captured import Captured, as_indices, select_logits, select_positions
+from probe.tracing.capturing.captured import Captured, select_logits, select_positions
 from probe.tracing.capturing.finite import FiniteCheck, is_finite
 from probe.tracing.reads import Module, Position, as_positions, position_name
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices
@@ -28,7 +28,7 @@ from probe.tracing.sites import (
     tower_input_site,
     tower_site,
 )
-from probe.tracing.slots import SequenceSlot, batch_rows
+from probe.tracing.slots import SequenceSlot, as_indices, batch_rows
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput

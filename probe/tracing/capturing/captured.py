@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from probe.tokens.equality import equal_fields
 from probe.tracing.reads import Module, Position
 from probe.tracing.resolving import AttentionSelection, RowIndices
 from probe.tracing.sites import StateAddress
-from probe.tracing.slots import SequenceSlot
+from probe.tracing.slots import SequenceSlot, as_indices
 
 
 @dataclass(eq=False)
@@ -72,8 +71,3 @@ def select_logits(logits: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot
     number = {index: place for place, index in enumerate(computed)}
     indices = [[number[index] for index in slot.tokens(positions)] for slot, positions in zip(slots, rows, strict=True)]
     return [logits[slot.row].index_select(0, as_indices(row, logits.device)) for slot, row in zip(slots, indices, strict=True)]
-
-
-def as_indices(indices: Sequence[int], device: torch.device) -> Tensor:
-    """Indices as a tensor on a device."""
-    return torch.tensor(indices, dtype=torch.long, device=device)

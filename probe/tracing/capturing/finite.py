@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Generic, TypeVar
 
 import torch
@@ -15,26 +16,27 @@ class FiniteCheck(Generic[Name]):
 
     def __init__(self) -> None:
         self._names: list[Name] = []
-        self._marks: list[Tensor] = []
+        self._ends: list[tuple[Tensor, Tensor]] = []
 
     def add(self, name: Name, values: Tensor) -> None:
-        """Check a tensor. Only two of its numbers are kept, on its device.
+        """Check a tensor. Only its smallest and largest number are kept, on its device.
 
         Args:
             name: identifies the tensor in `failed`.
         """
         if values.numel():
-            low, high = torch.aminmax(values.detach())
             self._names.append(name)
-            self._marks.append(low * 0 + high * 0)  # NaN where either end is not finite, else 0
+            self._ends.append(torch.aminmax(values.detach()))
 
     def failed(self) -> list[Name]:
         """The names of the tensors that are not finite, in the order in which they were added."""
-        if not self._marks:
+        if not self._ends:
             return []
-        device = self._marks[0].device
-        bad: list[bool] = torch.stack([mark.to(device, torch.float32) for mark in self._marks]).isnan().tolist()
-        return [name for name, is_bad in zip(self._names, bad, strict=True) if is_bad]
+        device = self._ends[0][0].device
+        dtype = reduce(torch.promote_types, (low.dtype for low, _ in self._ends))
+        ends = torch.stack([end.to(device, dtype) for pair in self._ends for end in pair])
+        finite: list[bool] = ends.isfinite().view(-1, 2).all(1).tolist()
+        return [name for name, is_whole in zip(self._names, finite, strict=True) if not is_whole]
 
 
 def is_finite(values: Tensor) -> bool:

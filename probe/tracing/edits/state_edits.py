@@ -19,7 +19,7 @@ from probe.tracing.modules import Modules
 from probe.tracing.reads import Module
 from probe.tracing.resolving import Indices, RowIndices
 from probe.tracing.sites import StateSite, Step, module_site, token_states, tower_site
-from probe.tracing.slots import SequenceSlot, batch_rows
+from probe.tracing.slots import SequenceSlot, as_indices, batch_rows
 
 Places = tuple[Indices, Indices]
 """Positions of a sequence that are in a forward: their places among those of the edit, and their indices on the tensor's axis."""
@@ -78,7 +78,7 @@ class StateEdit:
 
     def _edit_row(self, states: Tensor, row: int, slot: SequenceSlot, here: Indices, indices: Indices) -> None:
         """Edit the states of one sequence in place."""
-        at = torch.tensor(indices, dtype=torch.long, device=states.device)
+        at = as_indices(indices, states.device)
         values = states[slot.row].index_select(0, at)
         if values.ndim == 2:
             states[slot.row, at] = changed_values(self.edit, values, _tokens(self.operand, self.number, row, -2, here))
