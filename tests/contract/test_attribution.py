@@ -18,6 +18,7 @@ from probe.attribution.decomposition import output_head
 from tests import families
 from tests.contract.test_parts import IMAGE_BETWEEN_BLOCKS, NORMED_SUMS, STREAMS
 from tests.contract.test_parts import _scale as scale_factors
+from tests.families.daily import daily
 
 TOLERANCE = 1e-5
 PLUS, MINUS = 7, 5
@@ -52,7 +53,7 @@ def plain_logits(name: str) -> Tensor:
         return hf(**model.backbone.forward_inputs(hf, inputs), use_cache=False).logits[0, position(name)].double()
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES.keys() - REFUSED))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES.keys() - REFUSED)))
 def test_the_parts_sum_to_the_difference_of_the_logits(name: str) -> None:
     model, inputs = built(name)
     found = model.attribute_logits(inputs, plus=PLUS, minus=MINUS, at=position(name))
@@ -78,7 +79,7 @@ def test_families_that_add_nothing_up_are_refused_before_any_forward(name: str, 
         model.attribute_logits(inputs, plus=PLUS, minus=MINUS)
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES.keys() - REFUSED - MIXED_HEADS))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES.keys() - REFUSED - MIXED_HEADS)))
 def test_the_heads_and_the_bias_behind_them_are_the_attention(name: str) -> None:
     """Without its projection's bias an attention is its heads alone: to 1e-5 of the largest."""
     model, inputs = built(name)

@@ -21,6 +21,7 @@ from probe.inputs.encoding import Encoding
 from probe.tokens.spans import TokenMap
 from tests import families
 from tests.contract.parity import NOT_THE_FEATURES, measure
+from tests.families.daily import daily
 
 NO_IMAGES = {"mistral4", "evolla", "pi0"}  # text alone, proteins, a robot's actions
 LOOPED = {"inkling2_loop"}  # blocks that are passed through several times have no one state: test_newer_families.py
@@ -52,7 +53,7 @@ def test_every_image_text_to_text_model_of_transformers_has_a_grid_or_a_reason_w
     assert sorted(name for name, backbone in backbones.items() if not (backbone.no_grid_reason or backbone().has_grid)) == []
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_reads_equal_hugging_face(name: str) -> None:
     found = measure(name)
     assert found.hidden == 0
@@ -66,12 +67,12 @@ def test_reads_equal_hugging_face(name: str) -> None:
         assert found.rows < 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_the_image_reaches_the_states(name: str) -> None:
     assert measure(name).seen > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_what_a_family_cannot_give_is_listed_here(name: str) -> None:
     # What cannot be read of a block's parts is listed in test_parts.py.
     assert set(measure(name).unreadable) - {"Queries", "Keys", "Values"} == {read for family, read in UNREADABLE if family == name}

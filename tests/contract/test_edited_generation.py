@@ -16,7 +16,8 @@ from torch import Tensor
 import probe
 from probe.sessions.policies import offered_policies
 from probe.tracing.attention import first_tensor, with_first_tensor
-from tests.contract.test_shared_prefix import SHARED_IN_OTHER_TESTS, _opened
+from tests.contract.test_shared_prefix import SHARED, _opened
+from tests.families.daily import daily
 
 LENGTH = 8
 QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?", "Why?"]
@@ -24,7 +25,7 @@ QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?",
 
 # The hook that is written here by hand adds to one residual stream; test_edits compares edits of several.
 SEVERAL_STREAMS = ("qwen4_exp", "glm5_next")
-ASKED = [one for one in SHARED_IN_OTHER_TESTS if (one if isinstance(one, str) else one.values[0]) not in SEVERAL_STREAMS]
+ASKED = daily(name for name in SHARED if name not in SEVERAL_STREAMS)
 
 
 @pytest.fixture(scope="module", params=ASKED)

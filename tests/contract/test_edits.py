@@ -14,6 +14,7 @@ import pytest
 
 from tests import families
 from tests.contract.edited import measure, tower_rows
+from tests.families.daily import daily
 
 NO_INTERFACE = {"blip", "git"}  # attention that computes its weights itself: no queries and keys, and no mask to block them in
 OTHER_KEYS = {"diffusion_gemma", "t5gemma2"}  # the decoder attends to an encoder's states and its own in one softmax
@@ -33,7 +34,7 @@ TOWER_UNREADABLE = {
 """Families whose tower's attention rows cannot be read, and words of the reason."""
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_attention_rows_of_the_tower_are_its_eager_weights(name: str) -> None:
     found = tower_rows(name)
     if name in TOWER_UNREADABLE:
@@ -44,7 +45,7 @@ def test_attention_rows_of_the_tower_are_its_eager_weights(name: str) -> None:
         assert found < 1e-6  # our float32 softmax against eager's
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_parts_and_edits_equal_hooks(name: str) -> None:
     found = measure(name)
     assert found.parts == 0
@@ -54,7 +55,7 @@ def test_parts_and_edits_equal_hooks(name: str) -> None:
     assert found.restored == 0
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_blocked_keys_and_scaled_weights_equal_eager_attention_changed_by_hand(name: str) -> None:
     found = measure(name)
     if name in NO_INTERFACE | OTHER_KEYS:

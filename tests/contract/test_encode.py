@@ -19,6 +19,7 @@ import probe
 from probe.errors import ImageError, PackageNeeded, TemplateError
 from tests import families, processors
 from tests.contract.parity import hidden_difference
+from tests.families.daily import daily
 from tests.processors.encoded import ENCODED
 from tests.processors.native import NATIVE
 
@@ -76,7 +77,7 @@ def test_every_family_is_encoded_or_refused() -> None:
     assert set(families.FAMILIES) - newer <= set(BUILT)
 
 
-@pytest.mark.parametrize("name", sorted(set(BUILT) - set(REFUSED)))
+@pytest.mark.parametrize("name", daily(sorted(set(BUILT) - set(REFUSED))))
 def test_the_inputs_are_the_processors_and_the_states_hugging_faces(name: str) -> None:
     model, image = opened(name), picture(WIDE)
     encoding = model.encode(image, question(name))
@@ -102,7 +103,7 @@ def test_a_family_that_takes_more_than_an_image_and_a_prompt_says_what(name: str
         opened(name).encode(picture(WIDE), "What is this?")
 
 
-@pytest.mark.parametrize("name", sorted(set(BUILT) - {*REFUSED, *ONE_IMAGE, *NO_TOKENS, "vision-encoder-decoder"}))
+@pytest.mark.parametrize("name", daily(sorted(set(BUILT) - {*REFUSED, *ONE_IMAGE, *NO_TOKENS, "vision-encoder-decoder"})))
 def test_two_images_of_different_sizes_are_told_apart(name: str) -> None:
     model = opened(name)
     first = picture(WIDE)

@@ -12,6 +12,7 @@ from PIL import Image
 import probe
 from probe.errors import LoadError
 from tests import processors
+from tests.families.daily import daily
 
 SHAPES = {"wide": (96, 160), "tall": (200, 64), "small": (24, 20)}
 
@@ -76,7 +77,7 @@ def test_every_family_that_has_grids_has_them_written_down() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", EXPECTED_GRIDS)
+@pytest.mark.parametrize("name", daily(EXPECTED_GRIDS))
 def test_painting_a_cell_moves_its_own_token_most(name: str, shape: str) -> None:
     model = opened(name)
     report = probe.verify(model, noise_image(shape, times=4 if name == "got_ocr2" else 1), cells=2)
@@ -87,7 +88,7 @@ def test_painting_a_cell_moves_its_own_token_most(name: str, shape: str) -> None
     assert grids == [f"Grid {view!r}, {size.replace('x', ' x ')}" for view, size in wanted]
 
 
-@pytest.mark.parametrize("name", EXPECTED_GRIDS)
+@pytest.mark.parametrize("name", daily(EXPECTED_GRIDS))
 def test_the_image_span_is_every_image_token_of_the_layout(name: str) -> None:
     model = opened(name)
     encoding = model.encode(noise_image("wide"), "What is this?")
@@ -99,7 +100,7 @@ def test_the_image_span_is_every_image_token_of_the_layout(name: str) -> None:
     assert encoding.tokens.text("question") == "What is this?"
 
 
-@pytest.mark.parametrize("name", EXPECTED_GRIDS)
+@pytest.mark.parametrize("name", daily(EXPECTED_GRIDS))
 def test_each_of_two_images_has_its_own_tokens(name: str) -> None:
     second = "wide" if name == "perception_lm" else "tall"  # its processor stacks images of as many tiles
     model, wide = opened(name), noise_image("wide")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import probe
 from tests import families
+from tests.families.daily import daily
 
 STREAMS = {"gemma3n": range(5), "glm5_next": range(4), "hy_v4_vl": range(4), "qwen4_exp": range(4)}
 """Families with several residual streams -> the layers whose states are not one, which no head takes."""
@@ -101,7 +102,7 @@ def lens_of_all(model: probe.Probe, states: probe.Activation, size: int, **optio
     return model.lens(states, words=range(size), **options).data
 
 
-@pytest.mark.parametrize("name", sorted(set(families.FAMILIES) - {"gemma3n"}))
+@pytest.mark.parametrize("name", daily(sorted(set(families.FAMILIES) - {"gemma3n"})))
 def test_the_lens_is_the_models_own_distribution(name: str) -> None:
     hf, inputs = build(name)
     model = probe.load(model=hf)

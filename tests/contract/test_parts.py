@@ -21,6 +21,7 @@ import probe
 from probe.backbones import Backbone, backbone_for
 from probe.tracing.modules import Modules, discover
 from tests import families
+from tests.families.daily import daily
 
 TOLERANCE = 1e-6
 
@@ -155,7 +156,7 @@ def _inner(found: Seen, path: str, number: int) -> str:
     return path.removeprefix(f"{found.modules.layers[number]}.")
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_a_block_adds_its_parts_to_what_it_takes(name: str) -> None:
     found = seen(name)
     if found.modules.sum_reason:
@@ -174,7 +175,7 @@ def test_families_whose_states_are_not_sums_are_listed_here() -> None:
     assert {name for name in families.FAMILIES if seen(name).modules.sum_reason} == NOT_SUMS
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_every_block_has_its_parts(name: str) -> None:
     found = seen(name)
     assert len(found.modules.parts) == len(found.modules.layers)
@@ -186,14 +187,14 @@ def test_every_block_has_its_parts(name: str) -> None:
             assert parts.mlp is not None
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_what_else_blocks_add_is_listed_here(name: str) -> None:
     found = seen(name)
     others = {_inner(found, path, number) for number, parts in enumerate(found.modules.parts) for path in parts.others}
     assert others == OTHERS.get(name, set())
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_the_projection_takes_the_heads_and_gives_the_attention(name: str) -> None:
     found = seen(name)
     blocks = [number for number, parts in enumerate(found.modules.parts) if parts.attention is not None]
@@ -206,7 +207,7 @@ def test_the_projection_takes_the_heads_and_gives_the_attention(name: str) -> No
         assert not bool(found.zeroed[parts.attention].any())
 
 
-@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+@pytest.mark.parametrize("name", daily(sorted(families.FAMILIES)))
 def test_the_final_norm_of_the_last_block_is_the_last_hidden_state(name: str) -> None:
     """`last` gives Hugging Face's last hidden state (test_discovered_families.py). Same module, same input: 0."""
     found = seen(name)

@@ -14,6 +14,7 @@ import probe
 from probe.backbones.registry import BACKBONES
 from probe.verification.painting import PAINTINGS, check_grid, image_tokens, inner_cells, paint_cell
 from tests.families import FAMILIES
+from tests.families.daily import DAILY, daily
 from tests.processors.native import NATIVE
 from tests.processors.square import SQUARE, WITHOUT_IMAGE_TOKEN
 from tests.processors.tiled import TILED
@@ -26,9 +27,7 @@ SLOW = {
     *("chameleon", "deepseek_vl_hybrid", "emu3", "gemma3", "shieldgemma2"),
 }
 PAINTED_ELSEWHERE = {"apertus1p5", "hy_v4_vl"}  # which came with transformers 5.24: test_newer_families
-FIRST_OF_ITS_BACKBONE = {BACKBONES.get(name.rpartition("/")[2], name): name for name in reversed(REAL)}.values()
-"""Of families with one backbone class the first is painted in each run, the others in the slow tests: together they take minutes."""
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW or name not in FIRST_OF_ITS_BACKBONE else ()) for name in REAL]
+NAMES = daily(REAL, DAILY - SLOW)
 # (height, width): a photograph, a wide strip, a tall one, and an image smaller than most processors' least size.
 SHAPES = {"photograph": (480, 640), "wide": (100, 1000), "tall": (1000, 100), "small": (40, 56)}
 BLOCKS = ((14.0, 6.0, 28.0, 20.0), (28.0, 20.0, 42.0, 34.0))
@@ -131,7 +130,7 @@ NO_TOWER = {
     "chameleon",
     "fast_vlm",
 }
-WITH_VISION_GRIDS = [param for param in NAMES if param.values[0] in {*NATIVE, *SQUARE} - NO_TOWER]
+WITH_VISION_GRIDS = daily((name for name in {**NATIVE, **SQUARE} if name not in NO_TOWER), DAILY - SLOW)
 
 
 @pytest.mark.parametrize("name", WITH_VISION_GRIDS)

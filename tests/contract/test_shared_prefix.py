@@ -10,6 +10,7 @@ import probe
 from probe.backbones.registry import BACKBONES, load_entry_points
 from probe.sessions.policies import offered_policies
 from tests import processors, zoo
+from tests.families.daily import daily
 from tests.processors.native import NATIVE
 from tests.processors.square import SQUARE
 from tests.processors.tiled import TILED
@@ -109,11 +110,6 @@ SHARED = {
     **{name: TILED[name] for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")},
     "muse_spark": lambda: _double(NATIVE["muse_spark"]()),
 }
-SHARED_IN_OTHER_TESTS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in {**NATIVE, **SQUARE, **TILED} and name not in processors.FAMILIES else name
-    for name in SHARED
-]
-"""Images of real size take long: of the families that have no others, all are asked in the slow tests."""
 FEWEST_DIFFERENT = {"hunyuan_vl": 2}
 """How many of the answers differ at least: random weights make some families say little; their states are compared all the same."""
 ALONE = ("paligemma", "instructblip")
@@ -130,7 +126,7 @@ def test_every_backbone_that_declares_sharing_is_asked_here() -> None:
     assert {backbone for backbone in BACKBONES.values() if backbone.prefix} <= asked
 
 
-@pytest.fixture(scope="module", params=SHARED_IN_OTHER_TESTS)
+@pytest.fixture(scope="module", params=daily(SHARED))
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     return _opened(request.param)
 

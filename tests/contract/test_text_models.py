@@ -17,6 +17,7 @@ import probe
 from probe import edit
 from tests import hooked, zoo
 from tests.families import text_models
+from tests.families.daily import daily
 
 QUESTION = "Is there a cat in the garden? It was there a moment ago."
 TEMPLATE = "{% for m in messages %}[INST] {{ m['content'] | trim }} [/INST]{% endfor %}"
@@ -28,9 +29,7 @@ STATES_BEHIND = {
 QUICK = ("llama", "gpt2", "mixtral", "mamba")  # a dense one, one of another shape, experts, a recurrent one
 
 
-@pytest.fixture(
-    scope="module", params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in text_models.TEXT_MODELS]
-)
+@pytest.fixture(scope="module", params=daily(text_models.TEXT_MODELS, QUICK))
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     tokenizer = copy.deepcopy(zoo.tokenizer())
     tokenizer.chat_template = TEMPLATE

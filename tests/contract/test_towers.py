@@ -14,6 +14,7 @@ from PIL import Image
 import probe
 from probe.errors import GridMismatch, GridUnknown
 from tests import zoo
+from tests.families.daily import daily
 from tests.families.tiny import VISION
 from tests.processors import build, real
 from tests.processors.offline import Pair
@@ -98,7 +99,7 @@ def astray(model: probe.Probe, size: tuple[int, int], starts: int | None, images
                     yield f"{grid.name} {row}, {col}"
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", daily(REAL, REAL.keys() - {"onevision-shrunk"}))
 def test_painted_cells_move_their_own_tokens_at_the_real_geometry(name: str) -> None:
     build_pair, options, size = REAL[name]
     assert list(astray(opened(build_pair(), **options), size, starts=2, images=3 if "shrunk" in name else 1)) == []
@@ -162,7 +163,7 @@ TOWERS: dict[str, tuple[Any, int]] = {
 
 @pytest.mark.parametrize("options", [{}, STRETCHED], ids=["processor", "stretch"])
 @pytest.mark.parametrize("strategy", ["full", "default"])
-@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("tower", daily(TOWERS, ("clip", "siglip")))
 def test_class_and_register_tokens_are_counted_where_the_tower_has_them(tower: str, strategy: str, options: dict[str, Any]) -> None:
     config, extra = TOWERS[tower]
     report = probe.verify(opened(real.llava(strategy, config, extra), **options), blocks((96, 160), 0))
@@ -170,7 +171,7 @@ def test_class_and_register_tokens_are_counted_where_the_tower_has_them(tower: s
     assert report.checks[-1].what == ("Grid 'image', 3 x 4" if (extra, strategy) == (0, "default") else "Grid 'image', 4 x 4")
 
 
-@pytest.mark.parametrize("name", UNEVEN)
+@pytest.mark.parametrize("name", daily(UNEVEN))
 def test_what_a_tile_has_behind_its_last_patch_is_in_no_cell(name: str) -> None:
     # Tiles of 34 pixels hold 4 patches of 7.
     model = opened(build(name, tile=34))

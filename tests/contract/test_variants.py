@@ -17,7 +17,8 @@ import probe
 from probe.sessions.variants.clean_run import CleanRun
 from probe.tracing.capturing.captured import Captured
 from tests import processors
-from tests.contract.test_shared_prefix import SHARED, SHARED_IN_OTHER_TESTS
+from tests.contract.test_shared_prefix import SHARED
+from tests.families.daily import daily
 
 TOLERANCE = 1e-5
 edit = probe.edit
@@ -50,11 +51,8 @@ WHOLE_WITHIN_THE_IMAGE = {
 """Families whose image tokens have positions by row and column, attend to later ones, or are read by blocks of cross-attention."""
 
 
-ASKED = [
-    one
-    for one in (*SHARED_IN_OTHER_TESTS, *ALONE)
-    if (one if isinstance(one, str) else one.values[0]) != "nemotron_h_omni"  # these edits are of parts that its blocks have in turns
-]
+# The edits here are of parts that the blocks of nemotron_h_omni have in turns.
+ASKED = daily(name for name in (*SHARED, *ALONE) if name != "nemotron_h_omni")
 
 
 @pytest.fixture(scope="module", params=ASKED)

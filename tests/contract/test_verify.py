@@ -20,6 +20,7 @@ from probe.backbones.llava_next import LlavaNext
 from probe.tokens.layout import Grid, ImageLayout
 from tests import processors, zoo
 from tests.contract.test_grids import noise_image
+from tests.families.daily import daily
 from tests.processors.native import NATIVE
 from tests.processors.square import SQUARE
 from tests.processors.tiled import TILED
@@ -44,7 +45,7 @@ def test_models_that_are_read_rightly_pass(name: str) -> None:
     assert grids == (["Grid 'base', 4 x 4", "Grid 'tiles', 4 x 8"] if name == "llava_next-tiles" else ["Grid 'image', 4 x 4"])
 
 
-@pytest.mark.parametrize("name", ["video_llava", "llava_next_video"])
+@pytest.mark.parametrize("name", daily(["video_llava", "llava_next_video"]))
 def test_families_laid_out_like_llava_can_be_stretched(name: str) -> None:
     hf, processor = (SQUARE | TILED)[name]()
     report = probe.verify(probe.load(model=hf, processor=processor, resize="stretch", tiles=False), noise_image("wide"), cells=2)
@@ -53,7 +54,7 @@ def test_families_laid_out_like_llava_can_be_stretched(name: str) -> None:
 
 
 # What Hugging Face returns as projected tokens is not what the first block takes (molmo2); the tower is called twice (step3p7).
-@pytest.mark.parametrize("name", ["molmo2", "step3p7"])
+@pytest.mark.parametrize("name", daily(["molmo2", "step3p7"]))
 def test_families_with_states_of_their_own_pass(name: str) -> None:
     hf, processor = TILED[name]()
     report = probe.verify(probe.load(model=hf, processor=processor), noise_image("wide"), cells=1)
@@ -150,7 +151,7 @@ def test_two_rows_exchanged_in_the_layout_are_found(monkeypatch: pytest.MonkeyPa
 QUICK = ("chameleon", "gemma3", "internvl", "mllama", "qwen2_5_vl")  # of each kind one; the others take half a minute
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in processors.FAMILIES])
+@pytest.mark.parametrize("name", daily(processors.FAMILIES, QUICK))
 def test_a_saved_checkpoint_of_every_declared_family_passes(name: str, tmp_path: Path) -> None:
     report = probe.verify(probe.load(zoo.save(processors.build(name), tmp_path)), cells=1)
     assert report.passed, str(report)
@@ -159,7 +160,7 @@ def test_a_saved_checkpoint_of_every_declared_family_passes(name: str, tmp_path:
     assert any(check.what.startswith("Grid") for check in report.checks) != gridless
 
 
-@pytest.mark.parametrize("name", ["llama4", "perception_lm", "janus", "fast_vlm", "got_ocr2", "chameleon"])
+@pytest.mark.parametrize("name", daily(["llama4", "perception_lm", "janus", "fast_vlm", "got_ocr2", "chameleon"]))
 def test_a_layout_turned_on_its_side_is_found_in_every_family(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hf, processor = processors.build(name)
     model = probe.load(model=hf, processor=processor)

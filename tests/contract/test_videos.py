@@ -19,6 +19,7 @@ from probe.backbones.registry import families_of_videos
 from probe.errors import GridUnknown, ImageError, PackageNeeded, TemplateError
 from tests.contract import test_encode
 from tests.contract.parity import hidden_difference
+from tests.families.daily import daily
 from tests.processors.videos import VIDEOS, template
 
 SIZE = (120, 200)
@@ -52,7 +53,7 @@ def test_every_family_that_lays_out_videos_is_painted() -> None:
     assert set(families_of_videos()) - UNPROVEN <= set(VIDEOS)
 
 
-@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("name", daily(VIDEOS))
 def test_painting_a_cell_of_a_frame_moves_the_token_of_that_frame_and_cell_most(name: str) -> None:
     video = frames()
     before = projected(name, video)
@@ -74,7 +75,7 @@ def test_painting_a_cell_of_a_frame_moves_the_token_of_that_frame_and_cell_most(
         assert [int(index) for index in cell] == [row, col]
 
 
-@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("name", daily(VIDEOS))
 def test_inputs_are_the_processors_and_states_hugging_faces(name: str) -> None:
     model, video = opened(name), frames()
     encoding = encode(name, video)

@@ -91,4 +91,4 @@ def exchanges(n: int, folder: Path, rng: np.random.Generator) -> Iterator[Outcom
         yield Outcome(f"{name}: noticed", f"{name}, {finished} images finished: {missed}" if missed else "")
 
 
-CAMPAIGNS = [Campaign("exchange", "contents of the same size, under a run", full=100, short=5, trials=exchanges)]
+CAMPAIGNS = [Campaign("exchange", "contents of the same size, under a run", full=100, short=2, trials=exchanges)]

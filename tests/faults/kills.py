@@ -162,7 +162,7 @@ CAMPAIGNS = [
         "kills",
         "SIGKILL at the system calls of a writer, and of the one that goes on",
         full=500,
-        short=15 if sys.platform == "linux" and os.uname().machine == "x86_64" else 0,
+        short=5 if sys.platform == "linux" and os.uname().machine == "x86_64" else 0,
         trials=trials,
     )
 ]

@@ -113,4 +113,4 @@ def merges(n: int, folder: Path, rng: np.random.Generator) -> Iterator[Outcome]:
     yield Outcome("whole parts merged", "" if same else "the parts as they were gave other results")
 
 
-CAMPAIGNS = [Campaign("merge", "parts that are not those of one set", full=260, short=13, trials=merges)]
+CAMPAIGNS = [Campaign("merge", "parts that are not those of one set", full=260, short=6, trials=merges)]

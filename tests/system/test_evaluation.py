@@ -226,8 +226,8 @@ def test_ctrl_c_ends_a_run_and_its_workers_in_one_line_that_says_how_to_go_on(pl
     ("script", "slow", "line"),
     [
         ("fseg.cli", "fseg.pipeline.Segmenter", ["fseg", "segment", "a.png", "--classes", "cat", "--out", "out"]),
-        ("probe.cli", "probe.model.load", ["probe", "inspect", "llava"]),
-        ("probe.cli", "probe.cli.app", ["probe"]),
+        pytest.param("probe.cli", "probe.model.load", ["probe", "inspect", "llava"], marks=pytest.mark.slow),
+        pytest.param("probe.cli", "probe.cli.app", ["probe"], marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_ends_every_command_in_one_line(tmp_path: Path, script: str, slow: str, line: list[str]) -> None:

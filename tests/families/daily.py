@@ -1,0 +1,27 @@
+"""Which of the families the daily tests ask: of each kind one. The slow tests ask all."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+import pytest
+from _pytest.mark import ParameterSet
+
+DAILY = frozenset(
+    {
+        *("llava", "llava_next", "llava_onevision", "video_llava"),  # a square; tiles; tiles with row ends, and videos
+        *("qwen2_5_vl", "qwen3_vl", "glm4v"),  # any size and three-part positions: windows; states added in the decoder; another order
+        *("internvl", "idefics3", "molmo2"),  # tiles with marks between them; overlapping crops
+        *("gemma3", "paligemma"),  # image tokens attend to later ones
+        *("mllama", "instructblip", "blip", "t5gemma2", "florence2"),  # cross-attention, queries, encoder and decoder
+        *("llama4", "gemma3n"),  # chunked attention, shared keys
+        *("qwen3_5", "nemotron_h_omni"),  # linear attention, a recurrent state
+        *("qwen4_exp", "diffusion_gemma"),  # several residual streams, no causal mask
+        *("fuyu", "chameleon"),  # no tower, image tokens of a vocabulary
+    }
+)
+
+
+def daily(names: Iterable[str], asked: Container[str] = DAILY) -> list[ParameterSet]:
+    """The names as parameters of a test, all but the daily ones marked slow."""
+    return [pytest.param(name, marks=() if name in asked else pytest.mark.slow) for name in names]
