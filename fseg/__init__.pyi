@@ -3,7 +3,7 @@ from . import glyphs as glyphs
 from .checkpoints import Backbone as Backbone
 from .errors import FsegError as FsegError
 from .evidence import Evidence as Evidence
-from .fusion_methods.registry import band as band
+from .fusion_methods.options import band as band
 from .fusion_methods.registry import fusion as fusion
 from .fusion_methods.registry import fusions as fusions
 from .fusion_methods.registry import get_fusion as get_fusion

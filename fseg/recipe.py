@@ -15,7 +15,8 @@ from attrs import Attribute, Factory, evolve, field, frozen, has
 from fseg.checkpoints import Backbone, as_backbone
 from fseg.checks import check_text, shown
 from fseg.errors import InvalidRecipe, UnknownRecipe
-from fseg.fusion_methods.registry import RESERVED, get_fusion
+from fseg.fusion_methods.options import RESERVED
+from fseg.fusion_methods.registry import get_fusion
 from fseg.plugins import GROUP, packages
 from fseg.stages.compose import Compose
 from fseg.stages.prompts import Prompt

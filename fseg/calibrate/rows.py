@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fseg.checks import check_number
 from fseg.errors import InvalidOption
-from fseg.fusion_methods.registry import band
+from fseg.fusion_methods.options import band
 from fseg.recipe import Recipe
 from fseg.stages.vgm import Refine
 

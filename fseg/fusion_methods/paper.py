@@ -13,7 +13,8 @@ from fseg.checks import check_bool, check_choice, check_int, check_number
 from fseg.evidence import Evidence
 from fseg.fusion_methods.attention import ENTROPIES, attention_map, attention_mask, select_rows
 from fseg.fusion_methods.distance import ALPHA, BETA, CLASS_TOKENS, class_distance, dynamic_threshold, suppress
-from fseg.fusion_methods.registry import band, fusion
+from fseg.fusion_methods.options import band
+from fseg.fusion_methods.registry import fusion
 
 
 def reliable_response(distance: Float[Tensor, "row col"], mask: Bool[Tensor, "row col"]) -> Float[Tensor, "row col"]:

@@ -11,7 +11,9 @@ import probe
 from fseg.checks import check_choice, checked
 from fseg.errors import NoMap
 from fseg.evidence import Evidence
-from fseg.fusion_methods.registry import Fusion, Option, Options, are_shares, band_at_depth, get_fusion
+from fseg.fusion_methods.declaration import Fusion
+from fseg.fusion_methods.options import Option, Options, are_shares, band_at_depth
+from fseg.fusion_methods.registry import get_fusion
 from probe.tokens.layout import Grid
 
 VIEWS = ("auto", "base", "tiles", "both")

@@ -8,7 +8,8 @@ import torch
 import probe
 from fseg.errors import InvalidBand, InvalidFusion, InvalidOption, UnknownFusion
 from fseg.fusion_methods import registry
-from fseg.fusion_methods.registry import Options, band, fusion, fusions, get_fusion
+from fseg.fusion_methods.options import Options, band
+from fseg.fusion_methods.registry import fusion, fusions, get_fusion
 from fseg.stages.tvr import Respond
 from tests.unit.fseg.fakes import FakeTrace, evidence
 
