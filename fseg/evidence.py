@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Literal, get_args
@@ -25,6 +25,19 @@ MAPS: tuple[MapName, ...] = get_args(MapName)
 
 RESPONSE_MAPS = MAPS[: MAPS.index("response") + 1]
 """The maps that a fusion may return; "response" is required."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a fusion may use beside the activations of its class.
+
+    Attributes:
+        lens: `Probe.lens` of the model.
+        questions: the traces of other questions about the same image, by the question.
+    """
+
+    lens: Callable[..., probe.Activation]
+    questions: Mapping[str, probe.Trace]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +69,7 @@ class Evidence:
         flags: deviations from the paper's procedure, one short word each, such as "no-description".
         scope: the reads that `hidden`, `attention_rows`, `attention_heads` and the features may use; None: all of the trace.
         views: the views of the image whose tokens are read, one after another; empty: `grid` alone. Of several, `fold` makes one map.
+        context: the model's head, and other questions about the image; None in results.
 
     >>> e = Evidence("cat", "cat", True, "yes, it contains a cat.", None, None, grid=probe.Grid.whole(2, 3, (20, 30)))
     >>> e.fold(torch.arange(6))
@@ -86,6 +100,7 @@ class Evidence:
     flags: tuple[str, ...] = ()
     scope: tuple[probe.Read, ...] | None = None
     views: tuple[probe.Grid, ...] = ()
+    context: Context | None = None
 
     def __eq__(self, other: object) -> bool:
         return equal_fields(self, other) if isinstance(other, Evidence) else NotImplemented
@@ -150,6 +165,39 @@ class Evidence:
             NotScoped: the reads in scope do not name that pair with heads="all", or the class was not traced.
         """
         return self._cells(self._attention(query, key, ("all",)))[:, 0].float()
+
+    def lens(self, at: probe.Position, words: str, *, logits: bool = False) -> Float[Tensor, "layer token word"]:
+        """Log-probabilities (or logits) that the model's head gives hidden states: of each token of a span, at some positions.
+
+        Equals `log_softmax(lm_head(norm(hidden_states[layer][0, at])))[..., ids of the span]` of Hugging Face, as float32.
+
+        Args:
+            at: positions that the reads of hidden states name.
+            words: a span, such as "class"; it may hold a token several times.
+
+        Raises:
+            NotScoped: the reads in scope do not name these positions, or the class was not traced.
+        """
+        layers = _union(
+            [read for read in self.scope or () if isinstance(read, probe.Hidden) and isinstance(read.at, tuple) and at in read.at]
+        )
+        if self.context is None or not layers:
+            raise self._not_scoped(f"the lens at {at!r}")
+        tokens = self._traced.tokens[0]
+        ids = [tokens.ids[position] for position in tokens.span(words).positions]
+        known = list(dict.fromkeys(ids))
+        found = self._cells(self.context.lens(self._traced.hidden(at, layers=layers), known, logits=logits))[:, 0]
+        return found[..., [known.index(token) for token in ids]]
+
+    def beside(self, question: str) -> Evidence:
+        """The same evidence with the activations of another question about the image, which the fusion declared.
+
+        Raises:
+            NotScoped: the question was not asked.
+        """
+        if self.context is None or question not in self.context.questions:
+            raise self._not_scoped(f"the question {question!r}")
+        return replace(self, trace=self.context.questions[question])
 
     def vision(self) -> Float[Tensor, "row col feature"]:
         """The vision tower's patch features at the layer of the reads: `hidden_states[layer]` of the tower, float32.

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -21,13 +22,13 @@ import probe
 from fseg.checkpoints import EMBEDDED, load_backbone
 from fseg.checks import shown
 from fseg.errors import InvalidClasses, InvalidRecipe
-from fseg.evidence import Evidence
+from fseg.evidence import Context, Evidence
 from fseg.recipe import Recipe, get_recipe
 from fseg.result import Failure, Result
 from fseg.sam.base import AnySam
 from fseg.sam.loading import load_sam
-from fseg.stages.qap import ClassAnswer
-from fseg.stages.tvr import best_synonym, chosen_views, grid_of_maps, in_view
+from fseg.stages.qap import ClassAnswer, asked
+from fseg.stages.tvr import best_name, chosen_views, grid_of_maps, in_view, views_of
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
 
@@ -139,7 +140,7 @@ class Segmenter:
     def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]]) -> list[Evidence]:
         """The stages ask, respond, refine and prompt, which use the language model. One entry for each class, in order."""
         answers = self.recipe.ask(session, classes)
-        return run_stages(self.recipe, collect_evidence(session, answers, self.reads))
+        return run_stages(self.recipe, collect_evidence(session, answers, self.reads, self.model.lens, questions_of([self.recipe])))
 
     def segment(
         self,
@@ -209,7 +210,7 @@ class Segmenter:
         (130.0, 0.0, 140.0, 5.0)
         """
         (layout,) = self.model.encode(image, "", template=self.recipe.ask.template).tokens.layouts
-        return grid_of_maps(chosen_views(_views(layout), self.recipe.respond.view))
+        return grid_of_maps(chosen_views(views_of(layout), self.recipe.respond.view))
 
     def model_names(self) -> dict[str, str]:
         """The names and dtypes of the models, for the record."""
@@ -228,6 +229,12 @@ def reads_of(recipes: Iterable[Recipe]) -> tuple[probe.Read, ...]:
     return probe.merge([read for recipe in recipes for read in (*recipe.respond.reads(), *recipe.refine.reads())])
 
 
+def questions_of(recipes: Iterable[Recipe]) -> dict[str, tuple[probe.Read, ...]]:
+    """The other questions about an image that the fusions of any of the recipes need, and what they read in each."""
+    asked = [pair for recipe in recipes for pair in recipe.respond.questions().items()]
+    return {question: probe.merge([read for other, reads in asked if other == question for read in reads]) for question, _ in asked}
+
+
 def single_image(prepared: probe.PreparedImages) -> Image.Image:
     """The only image of `prepared`, in its original size.
 
@@ -239,10 +246,23 @@ def single_image(prepared: probe.PreparedImages) -> Image.Image:
     return prepared.images[0]
 
 
-def collect_evidence(session: probe.Session, answers: Sequence[ClassAnswer], reads: Sequence[probe.Read]) -> list[Evidence]:
-    """The first evidence of each name: its answer and, for a yes, the activations of `reads`, in one teacher-forced pass each."""
-    traces = iter(session.trace([a.answer for a in answers if a.present], reads))
-    return [_first_evidence(a, next(traces) if a.present else None) for a in answers]
+def collect_evidence(
+    session: probe.Session,
+    answers: Sequence[ClassAnswer],
+    reads: Sequence[probe.Read],
+    lens: Callable[..., probe.Activation] | None = None,
+    questions: Mapping[str, Sequence[probe.Read]] = MappingProxyType({}),
+) -> list[Evidence]:
+    """The first evidence of each name: its answer and, for a yes, the activations of `reads`, in one teacher-forced pass each.
+
+    Args:
+        lens, questions: of the fusions that need them: `Probe.lens`, and other questions about the image with what is read in each.
+    """
+    present = [a.answer for a in answers if a.present]
+    traces = iter(session.trace(present, reads))
+    other = {question: session.trace([asked(session, question)], own)[0] for question, own in questions.items() if present}
+    context = Context(lens, other) if lens is not None else None
+    return [replace(_first_evidence(a, next(traces)), context=context) if a.present else _first_evidence(a, None) for a in answers]
 
 
 def segment_prompted(
@@ -263,7 +283,7 @@ def segment_prompted(
         labels=labels.numpy(),
         classes=classes,
         sam_masks=masks,
-        evidence={e.name: replace(e, trace=None, scope=None) for e in scored},
+        evidence={e.name: replace(e, trace=None, scope=None, context=None) for e in scored},
         recipe=recipe,
         models=models,
     )
@@ -273,7 +293,7 @@ def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:
     """The stages respond, refine and prompt of a recipe, with the best name of each class. One entry for each class, in order."""
     responded = [recipe.respond(e) if e.present else e for e in evidence]
     classes = dict.fromkeys(e.name for e in evidence)
-    best = {name: _best_name([e for e in responded if e.name == name]) for name in classes}
+    best = {name: best_name([e for e in responded if e.name == name]) for name in classes}
     refined = {e.name: e for e in recipe.refine([e for e in best.values() if e.present])}
     return [recipe.prompt(refined[name]) if name in refined else e for name, e in best.items()]
 
@@ -308,15 +328,9 @@ def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers
         raise source_error
 
 
-def _views(layout: probe.ImageLayout | None) -> tuple[probe.Grid, ...]:
-    """The views of an image, each without the cells that show padding alone."""
-    assert layout is not None, "a family with a grid lays out every image"
-    return tuple(grid.within_image() for grid in layout.grids if grid.tokens) or (layout.grid(),)
-
-
 def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None) -> Evidence:
     (layout,) = answer.answer.tokens.layouts
-    views = _views(layout)
+    views = views_of(layout)
     return Evidence(
         name=answer.name,
         asked_as=answer.asked_as,
@@ -328,9 +342,3 @@ def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None) -> Evidence:
         flags=answer.flags,
         views=views,
     )
-
-
-def _best_name(synonyms: Sequence[Evidence]) -> Evidence:
-    """The evidence of one class: of the best name that got a yes, or else of the first name."""
-    present = [e for e in synonyms if e.present]
-    return best_synonym(present) if present else synonyms[0]

@@ -8,7 +8,7 @@ from PIL import Image
 
 import probe
 from fseg.errors import InvalidRecipe
-from fseg.pipeline import Classes, Segmenter, collect_evidence, reads_of, run_stages, single_image
+from fseg.pipeline import Classes, Segmenter, collect_evidence, questions_of, reads_of, run_stages, single_image
 from fseg.recipe import Recipe
 from fseg.result import Result
 from fseg.sam.base import AnySam, SamMask, SamPrompt
@@ -53,9 +53,10 @@ class Sweep:
         sam = EmbeddedOnce(self.segmenter.sam)
         results: dict[str, Result] = {}
         for ask, group in self._groups.items():
-            reads = reads_of(self.rows[name] for name in group)
+            recipes = [self.rows[name] for name in group]
+            reads = reads_of(recipes)
             with self.segmenter.model.open(prepared, keep=reads, template=ask.template) as session:
-                evidence = collect_evidence(session, ask(session, names), reads)
+                evidence = collect_evidence(session, ask(session, names), reads, self.segmenter.model.lens, questions_of(recipes))
             for name in group:
                 recipe = self.rows[name]
                 results[name] = self.segmenter.segment(original, tuple(names), run_stages(recipe, evidence), recipe=recipe, sam=sam)

@@ -94,7 +94,9 @@ def observe(recipe: Recipe, evidence: Sequence[Evidence]) -> Observation:
         kept.append(replace(e, flags=responded.flags))
     first = next(e for e in evidence if e.present)
     features = recipe.refine.cell_features(first).flatten(0, 1)
-    return Observation(tuple(replace(e, trace=None, scope=None) for e in kept), torch.stack(distances), torch.stack(attention), features)
+    return Observation(
+        tuple(replace(e, trace=None, scope=None, context=None) for e in kept), torch.stack(distances), torch.stack(attention), features
+    )
 
 
 def save_observation(path: Path, observation: Observation) -> None:
@@ -134,7 +136,7 @@ def load_observation(path: Path) -> Observation:
 @cache
 def _converter() -> Converter:
     """Evidence to plain values and back, without its maps and activations."""
-    left_out = {name: override(omit=True) for name in (*MAPS, "scope")}
+    left_out = {name: override(omit=True) for name in (*MAPS, "scope", "context")}
     left_out["trace"] = override(unstruct_hook=lambda _: None, struct_hook=lambda *_: None)  # without a default, so it has to be there
     converter = Converter(detailed_validation=False)
     # mypy takes the overrides for the functions' own options.

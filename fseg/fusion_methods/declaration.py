@@ -24,6 +24,7 @@ class Fusion:
         name: its name in recipes.
         function: called with the evidence and the options; returns the response map, or a mapping of maps that contains it.
         reads_function: called with the options; returns the reads that the function uses.
+        questions_function: called with the options; returns other questions about the image, and what is read in each.
         defaults: its options with their default values.
         origin: the module and qualified name of the function.
 
@@ -36,6 +37,7 @@ class Fusion:
     reads_function: Callable[..., Sequence[probe.Read]]
     defaults: Options
     origin: str
+    questions_function: Callable[..., Mapping[str, Sequence[probe.Read]]] = lambda **_: {}
 
     def options(self, values: Mapping[str, object]) -> Options:
         """All options of this fusion: the values given, and defaults for the others.
@@ -58,6 +60,10 @@ class Fusion:
     def reads(self, options: Mapping[str, Option]) -> tuple[probe.Read, ...]:
         """The activations that the fusion needs with these options; known before any forward."""
         return tuple(self.reads_function(**options))
+
+    def questions(self, options: Mapping[str, Option]) -> dict[str, tuple[probe.Read, ...]]:
+        """The other questions about the image that the fusion needs, and what it reads in each."""
+        return {question: tuple(reads) for question, reads in self.questions_function(**options).items()}
 
     def __call__(self, e: Evidence, options: Mapping[str, Option]) -> Evidence:
         """The evidence with the response map, and with any other maps that the function returned.

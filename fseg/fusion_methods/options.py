@@ -89,7 +89,7 @@ def checked_option(name: str, value: Option, default: Option) -> Option:
     return value
 
 
-def band(layers: Sequence[int]) -> range:
+def band(layers: Sequence[float]) -> range:
     """The layers of a band (first, last), both included: (7, 13) is the paper's l_s = 7 to l_e = 13.
 
     >>> fseg.band((7, 13))
@@ -134,3 +134,19 @@ def band_at_depth(shares: tuple[float, float], depth: int) -> tuple[int, int]:
     """
     first, last = shares
     return round(first * depth), round(last * depth)
+
+
+def blocks(layers: Sequence[float]) -> range:
+    """The decoder blocks, counted from 0, that write the hidden states of a band: (7, 13) are blocks 6 to 12.
+
+    >>> from fseg.fusion_methods.options import blocks
+    >>> blocks((7, 13))
+    range(6, 13)
+
+    Raises:
+        InvalidBand: see `band`; or it holds the embeddings alone, which no block writes.
+    """
+    written = band(layers)
+    if written.stop < 2:
+        raise InvalidBand(f"layers={shown(layers)}: index 0 is the embeddings, which no block writes. Take a band from 1 on.")
+    return range(max(written.start, 1) - 1, written.stop - 1)

@@ -10,7 +10,8 @@ import probe
 from fseg.checks import shown
 from fseg.errors import InvalidFusion, InvalidOption, UnknownFusion
 from fseg.fusion_methods.declaration import Fusion
-from fseg.fusion_methods.options import RESERVED, Options
+from fseg.fusion_methods.options import RESERVED, Option, Options
+from fseg.fusion_methods.product import product
 from fseg.plugins import packages
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -19,12 +20,16 @@ REGISTRY: dict[str, Fusion] = {}
 """All registered fusions by name."""
 
 
-def fusion(name: str, *, reads: Callable[..., Sequence[probe.Read]]) -> Callable[[Function], Function]:
+def fusion(
+    name: str, *, reads: Callable[..., Sequence[probe.Read]], questions: Callable[..., Sequence[str]] = lambda **_: ()
+) -> Callable[[Function], Function]:
     """Register a function as an activation fusion; the function itself is returned unchanged.
 
     Args:
         name: its name in recipes.
         reads: called with all options by keyword; returns the reads that the function uses.
+        questions: called likewise; returns other questions about the image, in which the same is read: `e.beside(question)`. There the
+            only named positions are the image's, the question's and "before answer", the last token of the prompt.
 
     The function takes the evidence of one class, and options by keyword, each with a default. The options are keys of recipes, of their
     TOML and of sweeps. It returns the response map (row, col), or a mapping with the keys "response", any other of `RESPONSE_MAPS`, and
@@ -47,7 +52,11 @@ def fusion(name: str, *, reads: Callable[..., Sequence[probe.Read]]) -> Callable
         known = REGISTRY.get(name)
         if known is not None and known.origin != origin:
             raise InvalidFusion(f'The fusion "{name}" is {known.origin} already. Give {origin} another name.')
-        REGISTRY[name] = Fusion(name, function, reads, _defaults(name, function), origin)
+
+        def reads_of_questions(**options: Option) -> dict[str, Sequence[probe.Read]]:
+            return dict.fromkeys(questions(**options), reads(**options))
+
+        REGISTRY[name] = Fusion(name, function, reads, _defaults(name, function), origin, reads_of_questions)
         return function
 
     return register
@@ -65,12 +74,14 @@ def _defaults(name: str, function: Callable[..., object]) -> Options:
 
 
 def get_fusion(name: object) -> Fusion:
-    """The fusion of that name.
+    """The fusion of that name; of names joined by "*", the product of these fusions.
 
     If it is not registered yet, the packages with the entry point `fseg.recipes` are imported first: they may register it.
 
     >>> fseg.get_fusion("D*M_A").origin
     'fseg.fusion_methods.paper.distance_in_attention'
+    >>> list(fseg.get_fusion("D*lens").defaults)
+    ['layers', 'alpha', 'beta', 'class_token', 'lens_layers']
 
     Raises:
         InvalidOption: the name is not a string.
@@ -80,10 +91,12 @@ def get_fusion(name: object) -> Fusion:
         raise InvalidOption(f"respond.fusion={shown(name)}: takes the name of a fusion, such as {', '.join(map(repr, fusions()))}.")
     if name not in REGISTRY:
         packages().load_all()
+    if name not in REGISTRY and (factors := _factors(name)):
+        return product(name, [REGISTRY[factor] for factor in factors])
     if name not in REGISTRY:
         raise UnknownFusion(
-            f'No fusion "{name[:100]}". Registered: {", ".join(fusions()) or "none"}. One of your own is registered when its module is '
-            f"imported, on the command line by --import MODULE_OR_FILE.py.{packages().failures()}"
+            f'No fusion "{name[:100]}". Registered: {", ".join(fusions()) or "none"}; names joined by "*" are a product. One of your own is '
+            f"registered when its module is imported, on the command line by --import MODULE_OR_FILE.py.{packages().failures()}"
         )
     return REGISTRY[name]
 
@@ -92,6 +105,16 @@ def fusions() -> tuple[str, ...]:
     """The names of all registered fusions, sorted.
 
     >>> fseg.fusions()
-    ('D', 'D*M_A', 'M_A')
+    ('D', 'D*M_A', 'M_A', 'heads', 'lens', 'relative', 'tam')
     """
     return tuple(sorted(REGISTRY))
+
+
+def _factors(name: str) -> list[str] | None:
+    """The registered names that a product is made of, the longest first: "D*M_A*lens" is "D*M_A" times "lens". None: it is no product."""
+    if name in REGISTRY:
+        return [name]
+    for end in range(len(name) - 1, 0, -1):
+        if name[end] == "*" and name[:end] in REGISTRY and (others := _factors(name[end + 1 :])):
+            return [name[:end], *others]
+    return None

@@ -14,6 +14,7 @@ from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
 from fseg.vocabulary.questions import QUESTIONS, Article, affirmation, question
 from probe.inputs.templates import TEMPLATES
+from probe.tokens.spans import Span
 
 ARTICLES = ("a", "auto", "none")
 PRESENCES = ("ask", "assume", "gate")
@@ -49,7 +50,10 @@ def sentences(text: str, at: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
-    """The answer with its spans "class", the tokens of the name, and "description", the tokens of S_1 (possibly empty).
+    """The answer with spans for the fusions.
+
+    "class" are the tokens of the name, "description" those of S_1 (possibly none), "before answer" the last token of the prompt, which
+    predicts the answer's first, and "context" the text between the image and the name, without the name's own tokens.
 
     Returns:
         None if S_0 does not name the class.
@@ -60,12 +64,23 @@ def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
     description = sentences(text, occurrences[0]) if occurrences else None
     if description is None:
         return None
+    name_tokens = tokens.characters(*occurrences[0], within="answer")
+    pieces = {tokens.ids[position] for position in name_tokens.positions}
+    before_name = range(max(tokens.shown, default=-1) + 1, name_tokens.positions[0])
     return answer.with_spans(
         {
-            "class": tokens.characters(*occurrences[0], within="answer"),
+            "class": name_tokens,
             "description": tokens.characters(*description, within="answer"),
+            "before answer": Span(tokens.predicting("answer").positions[:1]),
+            "context": Span(tuple(position for position in before_name if tokens.ids[position] not in pieces)),
         }
     )
+
+
+def asked(session: probe.Session, question: str) -> probe.Answer:
+    """A question without an answer; "before answer" is the last token of its prompt, as in `name_spans`."""
+    (answer,) = session.ask([question], max_new_tokens=0)
+    return answer.with_spans({"before answer": Span(answer.tokens.span("prompt").positions[-1:])})
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Respond:
     """The respond stage (TVR): a fusion by name, with its options.
 
     Attributes:
-        fusion: a registered name: "D", "M_A" and "D*M_A" are the rows of Table 5.
+        fusion: a registered name: "D", "M_A" and "D*M_A" are the rows of Table 5; or names joined by "*", whose responses are multiplied.
         options: the fusion's options; those left out take their defaults. A band of layers may be given in shares of the model's depth, such
             as (0.22, 0.41).
         view: of an image in tiles, the view whose tokens respond: "base", the whole image; "tiles"; or "both", averaged on the
@@ -75,9 +75,19 @@ class Respond:
         """The activations that this stage needs."""
         return list(self._fusion.reads(self.options))
 
+    def questions(self) -> dict[str, tuple[probe.Read, ...]]:
+        """The other questions about the image that this stage needs, and what it reads in each."""
+        return self._fusion.questions(self.options)
+
     def __call__(self, e: Evidence) -> Evidence:
         """The evidence with its response map (D_f, Eq. 8), and the maps from which the fusion computed it."""
         return self._fusion(in_view(e, self.view), self.options)
+
+
+def views_of(layout: probe.ImageLayout | None) -> tuple[probe.Grid, ...]:
+    """The views of an image, each without the cells that show padding alone."""
+    assert layout is not None, "a family with a grid lays out every image"
+    return tuple(grid.within_image() for grid in layout.grids if grid.tokens) or (layout.grid(),)
 
 
 def chosen_views(offered: Sequence[Grid], view: str) -> tuple[Grid, ...]:
@@ -110,7 +120,7 @@ def in_view(e: Evidence, view: str) -> Evidence:
 
 
 def _is_band(default: Option) -> bool:
-    return isinstance(default, tuple) and [type(number) for number in default] == [int, int]
+    return isinstance(default, tuple) and (are_shares(default) or [type(number) for number in default] == [int, int])
 
 
 def best_synonym(synonyms: Sequence[Evidence]) -> Evidence:
@@ -122,6 +132,12 @@ def best_synonym(synonyms: Sequence[Evidence]) -> Evidence:
         NoMap: one of them has no response yet.
     """
     return max(synonyms, key=_peak)
+
+
+def best_name(synonyms: Sequence[Evidence]) -> Evidence:
+    """The evidence of one class: of the best name that got a yes, or else of the first name."""
+    present = [e for e in synonyms if e.present]
+    return best_synonym(present) if present else synonyms[0]
 
 
 def _peak(e: Evidence) -> float:

@@ -37,19 +37,21 @@ def word_lens(
     activation: Activation,
     words: Word | Sequence[Word],
     normed: bool | None = None,
+    logits: bool = False,
 ) -> Activation:
-    """Log-probabilities of words: see `Probe.lens`."""
+    """Log-probabilities or logits of words: see `Probe.lens`."""
     if isinstance(activation, RaggedActivation):
-        return RaggedActivation([word_lens(runtime, tokenizer, row, words, normed) for row in activation])
+        return RaggedActivation([word_lens(runtime, tokenizer, row, words, normed, logits) for row in activation])
     known = token_ids(words, tokenizer, _vocabulary(runtime))
     ids = torch.tensor(list(known))
     check_states(runtime, activation)
 
-    def log_probabilities(logits: Tensor) -> tuple[Tensor, ...]:
-        scores = logits.float()
-        return (scores[:, ids.to(scores.device)] - scores.logsumexp(-1, keepdim=True),)
+    def of_words(block: Tensor) -> tuple[Tensor, ...]:
+        scores = block.float()
+        found = scores[:, ids.to(scores.device)]
+        return (found if logits else found - scores.logsumexp(-1, keepdim=True),)
 
-    (found,) = _over_blocks(runtime, activation, normed, log_probabilities)
+    (found,) = _over_blocks(runtime, activation, normed, of_words)
     return _with_words(activation, found, {"word": tuple(known)}, tuple(known.values()))
 
 

@@ -42,13 +42,21 @@ class Analysis:
     encoder: Encoder
 
     @overload
-    def lens(self, activation: Activation, words: Word | Sequence[Word], *, normed: bool | None = None) -> Activation: ...
+    def lens(
+        self, activation: Activation, words: Word | Sequence[Word], *, normed: bool | None = None, logits: bool = False
+    ) -> Activation: ...
 
     @overload
     def lens(self, activation: Activation, *, top: int, normed: bool | None = None) -> LikelyTokens: ...
 
     def lens(
-        self, activation: Activation, words: Word | Sequence[Word] | None = None, *, top: int | None = None, normed: bool | None = None
+        self,
+        activation: Activation,
+        words: Word | Sequence[Word] | None = None,
+        *,
+        top: int | None = None,
+        normed: bool | None = None,
+        logits: bool = False,
     ) -> Activation | LikelyTokens:
         """The logit lens: what the model would say next, if these hidden states were its last ones.
 
@@ -60,9 +68,10 @@ class Analysis:
             words: words that are one token each, the one that they are in running text (" cat" for "cat"); or token ids.
             top: instead of words, how many of the likeliest tokens.
             normed: whether the states are after the final norm; None: as the activation says, `Activation.normed`.
+            logits: of words, the logits themselves: log-probabilities without the logarithm of the softmax's sum.
 
         Returns:
-            float32 log-probabilities, with the activation's axes and an axis `word`, the last, instead of `feature`; the tokens taken are
+            float32 log-probabilities (or logits), with the activation's axes and an axis `word`, the last, instead of `feature`; the tokens taken are
             its coordinates. With `top`: `LikelyTokens`.
 
         Raises:
@@ -79,7 +88,7 @@ class Analysis:
         processor = self.encoder.processor
         tokenizer = None if processor is None else tokenizer_of(processor)
         if words is not None:
-            return word_lens(self.runtime, tokenizer, activation, words, normed)
+            return word_lens(self.runtime, tokenizer, activation, words, normed, logits)
         assert top is not None
         return likely_tokens(self.runtime, tokenizer, activation, top, normed)
 
