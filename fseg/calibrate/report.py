@@ -10,6 +10,7 @@ from attrs import asdict
 
 from fseg.calibrate.calibration import OBSERVED, Calibration
 from fseg.calibrate.choice import Candidate
+from fseg.calibrate.heads import Ranking
 from fseg.drawing.bands import bands_figure
 from fseg.errors import OutputError
 from fseg.evaluation.run.manifest import MANIFEST
@@ -60,6 +61,39 @@ def write_calibration(out: Path, calibration: Calibration) -> None:
     comments = "".join(f"# {_in_one_line(line)}\n" for line in summary(calibration))
     text = f"{comments}\n{calibration.recipe.to_toml()}"
     write_atomically(recipe, lambda file: file.write(text.encode()))
+
+
+def check_free_for_heads(out: Path) -> Path:
+    """The folder of the run of `fseg heads` that writes `out`, after the check of `check_free`.
+
+    Raises:
+        OutputError: see `check_free`.
+    """
+    if out.suffix != ".toml":
+        raise OutputError(f"--out {str(out)!r}: it is the recipe to write, a file such as heads.toml.")
+    folder = out.with_suffix("")
+    if os.path.lexists(out) and not (folder / MANIFEST).is_file():
+        raise OutputError(
+            f"{str(out)!r} exists, and there is no run in {str(folder)!r} that wrote it. Name another file with --out, or move it away."
+        )
+    return folder
+
+
+def write_heads(out: Path, ranking: Ranking) -> list[str]:
+    """Write the recipe with the heads found, below a comment that says how often each was selected; returns the comment's lines.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    failed = f", {len(ranking.failures)} failed" if ranking.failures else ""
+    lines = [
+        f"Found by `fseg heads` on {ranking.images} images of {ranking.manifest.data_set}{failed}: {ranking.maps} maps of each head.",
+        f"Heads whose mean attention to the image is {ranking.threshold:.4f} or more; the share of the maps that selected each:",
+        ", ".join(f"({one.block}, {one.head}) {100 * one.selected:.0f} %" for one in ranking.heads[:10]),
+    ]
+    text = "".join(f"# {_in_one_line(line)}\n" for line in lines) + f"\n{ranking.recipe.to_toml()}"
+    write_atomically(out, lambda file: file.write(text.encode()))
+    return lines
 
 
 def _in_one_line(text: str) -> str:

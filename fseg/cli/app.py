@@ -15,6 +15,7 @@ from fseg.cli.calibrate import calibrate_command
 from fseg.cli.demo import demo_command
 from fseg.cli.evaluate import ablate_command, eval_command, merge_command
 from fseg.cli.figure import figure_command
+from fseg.cli.heads import heads_command
 from fseg.cli.listing import datasets_command, recipes_command, table_command
 from fseg.cli.segment import segment_command
 from probe.console import Commands, VersionOption, run
@@ -23,7 +24,7 @@ from probe.console import Commands, VersionOption, run
 class FsegCommands(Commands):
     """The commands of `fseg`."""
 
-    resumable = frozenset({"eval", "ablate", "calibrate"})
+    resumable = frozenset({"eval", "ablate", "calibrate", "heads"})
 
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command("eval")(eval_command)
 app.command("merge")(merge_command)
 app.command("ablate")(ablate_command)
 app.command("calibrate")(calibrate_command)
+app.command("heads")(heads_command)
 app.command("table")(table_command)
 
 

@@ -79,7 +79,7 @@ def calibrate_command(
     thresholds = Thresholds(**given)
     folder = check_free(out)
     imported = import_named(imports or ())
-    base = _base(recipe, imported, out.stem, backbone)
+    base = base_recipe(recipe, imported, out.stem, backbone)
     job = Job(
         data_set=dataset,
         root=root,
@@ -113,8 +113,8 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         raise InvalidOption(f"--{name} {text!r}: takes numbers separated by commas, such as 0.6,0.75.") from error
 
 
-def _base(recipe: str | None, imported: Sequence[str], name: str, backbone: str | None) -> Recipe:
-    """The recipe whose layers, alpha and beta are looked for.
+def base_recipe(recipe: str | None, imported: Sequence[str], name: str, backbone: str | None) -> Recipe:
+    """The recipe whose layers, alpha and beta, or heads, are looked for.
 
     Raises:
         InvalidRecipe: neither a recipe nor a backbone was named.
@@ -126,7 +126,7 @@ def _base(recipe: str | None, imported: Sequence[str], name: str, backbone: str 
     if recipe is not None:
         return recipe_of(recipe, imported)
     if backbone is None:
-        raise InvalidRecipe("Nothing to calibrate: name the model by --backbone ID_OR_DIR, or a recipe of it by --recipe.")
+        raise InvalidRecipe("No model to look into: name the model by --backbone ID_OR_DIR, or a recipe of it by --recipe.")
     return Recipe(name, backbone)
 
 
