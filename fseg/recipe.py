@@ -128,7 +128,7 @@ class Recipe:
         if not isinstance(changes, Mapping):
             raise InvalidRecipe(f"Changes of a recipe are a mapping, such as {{'prompt.kind': 'box'}}, not {shown(changes)}.")
         changes = {"backbone.checkpoint" if key == "backbone" else key: value for key, value in changes.items()}
-        base = self._with_fusion(changes.get("respond.fusion", self.respond.fusion))
+        base = self._with_fusion(changes.get("respond.fusion", self.respond.fusion), changes)
         known = base.keys()
         unknown = [key for key in changes if key not in known]
         if unknown:
@@ -176,14 +176,14 @@ class Recipe:
         fusion = values.get("respond", {}).get("fusion", Respond().fusion)  # from its own defaults, not from those of the default fusion
         return cls(values["name"], values["backbone"].get("checkpoint", ""), respond=Respond(fusion)).with_(_flat(values))
 
-    def _with_fusion(self, name: object) -> Recipe:
-        """The recipe with another fusion, which keeps the values of the options that both have.
+    def _with_fusion(self, name: object, changes: Mapping[str, object]) -> Recipe:
+        """The recipe with another fusion, which keeps the values of the options that both have and that do not change.
 
         While a fusion has no threshold, `refine` keeps that of the recipe.
         """
         fusion = get_fusion(name)
         values = {name: getattr(self.refine, name) for name in THRESHOLD} | dict(self.respond.options)
-        kept = {name: value for name, value in values.items() if name in fusion.defaults}
+        kept = {name: value for name, value in values.items() if name in fusion.defaults and f"respond.{name}" not in changes}
         return evolve(self, respond=Respond(fusion.name, kept, self.respond.view))
 
     def _threshold_changes(self, changes: Mapping[str, object]) -> dict[str, object]:

@@ -24,6 +24,7 @@ class FakeTrace:
     rows: Tensor | None = None
     features: Tensor | None = None
     image_size: tuple[int, int] | None = None
+    tokens: Sequence[TokenMap] = ()
 
     def hidden(self, at: str, layer: int | None = None, *, layers: Sequence[int] | None = None) -> Activation:
         wanted = sorted(self.states[at]) if layers is None else layers

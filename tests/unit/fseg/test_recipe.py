@@ -286,3 +286,10 @@ def test_the_view_is_no_option_of_the_fusion() -> None:
     assert "view" not in recipe.respond.options
     with pytest.raises(InvalidOption, match=r"respond\.view='all': takes 'auto', 'base', 'tiles', 'both'"):
         recipe.with_({"respond.view": "all"})
+
+
+def test_a_value_that_the_next_fusion_refuses_may_be_changed_with_it():
+    embeddings = get_recipe("glyphs").with_({"respond.layers": (0, 0)})
+    assert embeddings.with_({"respond.fusion": "relative", "respond.layers": (4, 4)}).respond.options["layers"] == (4, 4)
+    with pytest.raises(InvalidBand):
+        embeddings.with_({"respond.fusion": "relative"})
