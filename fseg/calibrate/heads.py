@@ -52,7 +52,7 @@ class Ranking:
 
     Attributes:
         recipe: with the first of them.
-        heads: all that were ever selected.
+        heads: all that may be selected.
         threshold: the least mean attention to the image of a head that may be selected.
         maps: how many pairs of an image and a class were counted.
         images: how many images; `failures`: the errors of the others.
@@ -117,9 +117,9 @@ def elbow(values: NDArray[np.float32]) -> float:
 def selected(
     mass: Float[NDArray[np.float32], "map block head"], entropy: Float[NDArray[np.float64], "map block head"], threshold: float
 ) -> list[tuple[tuple[int, int], float]]:
-    """The heads that are among the few of lowest entropy in any map, by the share of the maps that select them; ties: lower mean entropy.
+    """The heads that may be selected, by the share of the maps in which they are among the few of lowest entropy; ties: lower mean entropy.
 
-    A head is left out if its mean attention to the image is below the threshold, and of one map if its entropy there is infinite.
+    A head may be selected if its mean attention to the image reaches the threshold, and by a map if its entropy there is finite.
     """
     heads = mass.shape[2]
     admitted = np.flatnonzero(mass.mean(0).ravel() >= threshold)
@@ -129,7 +129,7 @@ def selected(
         order = np.lexsort((-own_mass, own_entropy))
         counts.update(admitted[[place for place in order if np.isfinite(own_entropy[place])][:per_map]].tolist())
     mean = np.where(np.isfinite(entropy), entropy, entropy[np.isfinite(entropy)].max(initial=0.0)).mean(0).ravel()
-    ranked = sorted(counts, key=lambda head: (-counts[head], mean[head], head))
+    ranked = sorted(admitted.tolist(), key=lambda head: (-counts[head], mean[head], head))
     return [(divmod(head, heads), counts[head] / len(mass)) for head in ranked]
 
 

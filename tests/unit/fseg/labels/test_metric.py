@@ -10,7 +10,7 @@ import torch
 from torchmetrics import JaccardIndex
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from fseg.labels.metric import Counts, Presence, bootstrap_difference, bootstrap_wins, stack
+from fseg.labels.metric import Counts, Presence, bootstrap_difference, bootstrap_interval, bootstrap_wins, stack
 
 assert probe.load
 
@@ -56,6 +56,14 @@ def test_a_row_that_is_better_in_every_image_is_surely_better() -> None:
     assert lower == pytest.approx(difference)
     assert upper == pytest.approx(difference)
     assert bootstrap_difference(good, good)[1] == 0
+
+
+def test_the_interval_of_a_mean_holds_it_and_is_a_point_where_all_images_agree() -> None:
+    good, bad = Counts.of(TRUE, TRUE, 2), Counts.of(PREDICTED, TRUE, 2)
+    assert bootstrap_interval(stack([bad, bad])) == pytest.approx((5 / 12,) * 3)
+    mean, lower, upper = bootstrap_interval(stack([good, bad]))
+    assert lower == pytest.approx(5 / 12)
+    assert lower < mean < upper == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("seed", range(10))

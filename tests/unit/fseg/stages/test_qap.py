@@ -35,6 +35,12 @@ def test_a_yes_names_the_class_and_the_description():
     assert result.answer.pieces("description") == [" The", " cat", " is", " red", "."]
 
 
+def test_the_token_before_the_answer_and_the_context_of_the_name_are_named():
+    result, _ = ask(answer("yes", ",", " it", " contains", " a", " cat", ".", " The", " cat"))
+    assert result.answer.pieces("before answer") == ["<question>"]
+    assert result.answer.pieces("context") == ["<question>", "yes", ",", " it", " contains", " a"]
+
+
 def test_a_no_is_kept_as_it_is():
     result, session = ask(NO)
     assert (result.present, result.text, result.flags) == (False, "No.", ())

@@ -55,6 +55,16 @@ def test_the_last_layer_gives_the_models_own_distribution(model: probe.Probe, tr
     assert float((ours.data[0] - theirs).abs().max()) < 1e-5  # the order of sums over 32,064 logits
 
 
+def test_the_logits_of_words_are_hugging_faces(model: probe.Probe, trace: probe.Trace) -> None:
+    """Exactly those of a forward, at the same positions at once or not: 1e-5, another order of float32 sums; log_softmax of them all is the lens."""
+    hidden = trace.hidden("image", layer=4)
+    own = trace.logits("image").data
+    every = tuple(range(own.shape[-1]))
+    torch.testing.assert_close(model.lens(hidden, (5, 7), logits=True).data, own[..., [5, 7]].float(), atol=1e-5, rtol=0)
+    logits = model.lens(hidden, every, logits=True).data
+    torch.testing.assert_close(logits.log_softmax(-1), model.lens(hidden, every).data, atol=1e-5, rtol=0)
+
+
 def test_every_layer_has_its_own_norm_or_none(model: probe.Probe, trace: probe.Trace, widest: list[int]) -> None:
     states = trace.hidden(layers=[4, 1, 2])  # the last one is normed already
     ours = model.lens(states, words=range(50))
