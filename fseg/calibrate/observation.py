@@ -26,8 +26,15 @@ from fseg.stages.tvr import in_view
 FUSIONS = ("D*M_A", "D")
 """The fusions whose response follows from D~ of each layer: Eq. 3 is a mean over layers, Eq. 4 and 5 a threshold, Eq. 8 a product."""
 
-READ = (probe.Hidden(layers="all", at=("image", "class")),)
-"""What is read beside the reads of the recipe."""
+
+def reads_to_observe(recipe: Recipe) -> tuple[probe.Read, ...]:
+    """The reads of the recipe, its hidden states in every layer.
+
+    >>> reads_to_observe(fseg.get_recipe("glyphs-fast"))
+    (Hidden(layers='all', at=('image', 'class')), Vision(layers=(-2,)))
+    """
+    own = [replace(read, layers="all") if isinstance(read, probe.Hidden) else read for read in recipe.respond.reads()]
+    return probe.merge([*own, *recipe.refine.reads()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +82,7 @@ def observe(recipe: Recipe, evidence: Sequence[Evidence]) -> Observation:
 
     Args:
         recipe: its respond and refine stages are used; layers, alpha and beta do not matter.
-        evidence: as `fseg.pipeline.collect_evidence` gives it, with the reads of the recipe and `READ`.
+        evidence: as `fseg.pipeline.collect_evidence` gives it, with `reads_to_observe`.
     """
     evidence = [in_view(e, recipe.respond.view) for e in evidence]
     if not any(e.present for e in evidence):
@@ -85,7 +92,7 @@ def observe(recipe: Recipe, evidence: Sequence[Evidence]) -> Observation:
         if not e.present or e.trace is None:
             kept.append(e)
             continue
-        layers = e.trace.hidden("class").coords["layer"]
+        layers = e.trace.hidden("image").coords["layer"]
         alone = [recipe.with_({"respond.fusion": "D", "respond.layers": (layer, layer)}).respond(e) for layer in layers]
         distances.append(torch.stack([one.raw_distance.flatten() for one in alone if one.raw_distance is not None]))
         responded = recipe.respond(e)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import probe
-from fseg.calibrate.observation import READ, Observation, observe, save_observation
+from fseg.calibrate.observation import Observation, observe, reads_to_observe, save_observation
 from fseg.calibrate.rows import band_distance, layers_of, refined_masks
 from fseg.calibrate.scoring import best_names
 from fseg.evaluation.datasets.readers import Sample
@@ -23,7 +23,7 @@ from fseg.evaluation.run.content import Prepared
 from fseg.evaluation.run.job import Job, Task, Work, open_sweep, records_of, task_of
 from fseg.evaluation.run.records import Expected, Record
 from fseg.evidence import Evidence
-from fseg.pipeline import Segmenter, collect_evidence, reads_of, segment_prompted, single_image
+from fseg.pipeline import Segmenter, collect_evidence, segment_prompted, single_image
 from fseg.recipe import Recipe
 from fseg.sam.base import AnySam
 from fseg.sam.loading import load_sam
@@ -69,7 +69,7 @@ class _Observer:
 
     def records(self, samples: Iterable[Sample], files: Path) -> Iterator[Record]:
         recipe, names = self.segmenter.recipe, self.segmenter.checked_names(self.task.classes)
-        reads = probe.merge([*READ, *reads_of([recipe])])
+        reads = reads_to_observe(recipe)
 
         def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
             original = single_image(read.image)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fseg.errors import InvalidOption
 
-CLASS_TOKENS = ("last", "first", "mean-feature", "mean-map")
+CLASS_TOKENS = ("last", "first", "mean-feature", "mean-map", "before")
 
 ALPHA, BETA = 0.75, 0.19
 """The paper's alpha and beta of Eq. 4, for its models with Vicuna."""
@@ -25,11 +25,12 @@ def class_distance(
     """D~ of Eq. 3 for a class name of several sub-tokens.
 
     Args:
-        class_token: "last" (the only one that has read the whole name), "first", "mean-feature" (one distance to the mean state), or
-            "mean-map" (the mean of the distances to each).
+        class_token: "last" (the only one that has read the whole name), "first", "mean-feature" (one distance to the mean state),
+            "mean-map" (the mean of the distances to each), or "before": `word` are the states that predict the sub-tokens, and the one that
+            predicts the last is taken, as who indexes the hidden states of a step-by-step generation by the answer's positions gets it.
     """
     match class_token:
-        case "last":
+        case "last" | "before":
             return distance_map(image, word[:, -1])
         case "first":
             return distance_map(image, word[:, 0])

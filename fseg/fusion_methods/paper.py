@@ -23,7 +23,7 @@ def reliable_response(distance: Float[Tensor, "row col"], mask: Bool[Tensor, "ro
 
 
 def _distances(e: Evidence, alpha: float, beta: float, class_token: str) -> dict[str, Tensor]:
-    raw = e.fold(class_distance(e.hidden("image"), e.hidden("class"), class_token)).cpu()
+    raw = e.fold(class_distance(e.hidden("image"), e.hidden(_class_span(class_token)), class_token)).cpu()
     return {"raw_distance": raw, "distance": suppress(raw, dynamic_threshold(raw, alpha, beta))}
 
 
@@ -45,7 +45,12 @@ def _distance_reads(layers: Sequence[int], alpha: float, beta: float, class_toke
     check_number("alpha", alpha, at_least=0, at_most=1)
     check_number("beta", beta, at_least=0)
     check_choice("class_token", class_token, CLASS_TOKENS)
-    return [probe.Hidden(layers=band(layers), at=("image", "class"))]
+    return [probe.Hidden(layers=band(layers), at=("image", _class_span(class_token)))]
+
+
+def _class_span(class_token: str) -> str:
+    """The span whose states stand for the class."""
+    return "before class" if class_token == "before" else "class"
 
 
 def _attention_reads(

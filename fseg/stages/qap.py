@@ -52,8 +52,9 @@ def sentences(text: str, at: tuple[int, int]) -> tuple[int, int] | None:
 def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
     """The answer with spans for the fusions.
 
-    "class" are the tokens of the name, "description" those of S_1 (possibly none), "before answer" the last token of the prompt, which
-    predicts the answer's first, and "context" the text between the image and the name, without the name's own tokens.
+    "class" are the tokens of the name, "before class" those that predict them, and "description" those of S_1 (possibly none). "before answer"
+    is the last token of the prompt, which predicts the answer's first. "context" is the text between the image and the name, without the
+    name's own tokens.
 
     Returns:
         None if S_0 does not name the class.
@@ -72,6 +73,7 @@ def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
             "class": name_tokens,
             "description": tokens.characters(*description, within="answer"),
             "before answer": Span(tokens.predicting("answer").positions[:1]),
+            "before class": tokens.predicting(name_tokens),
             "context": Span(tuple(position for position in before_name if tokens.ids[position] not in pieces)),
         }
     )

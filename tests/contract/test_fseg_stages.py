@@ -67,6 +67,21 @@ def test_the_distance_is_that_of_hugging_faces_hidden_states_at_the_last_piece_o
     torch.testing.assert_close(e.raw_distance, torch.stack(cosines).mean(0).reshape(4, 4), atol=1e-5, rtol=1e-5)
 
 
+def test_before_the_class_token_is_what_a_generations_hidden_states_hold_at_its_step(found, plain, model):
+    """Step k of `generate(output_hidden_states=True)` holds the state of token k - 1, so the position before the last piece."""
+    answer, e = found["pottedplant"]
+    ids = answer.inputs["input_ids"][0].tolist()
+    pieces = zoo.tokenizer().convert_ids_to_tokens(ids)
+    last = max(place for place, piece in enumerate(pieces) if piece == "plant")
+    image = [place for place, number in enumerate(ids) if number == zoo.tokenizer().convert_tokens_to_ids("<image>")]
+    stage = Respond("D", {"layers": (1, 3), "class_token": "before"})
+    trace = model.run(answer, stage.reads())
+    before = stage(Evidence(e.name, e.asked_as, True, e.answer, None, trace, e.grid)).raw_distance
+    cosines = [torch.cosine_similarity(plain.hidden_states[k][0, image], plain.hidden_states[k][0, last - 1], dim=-1) for k in (1, 2, 3)]
+    torch.testing.assert_close(before, torch.stack(cosines).mean(0).reshape(4, 4), atol=1e-5, rtol=1e-5)
+    assert (before - e.raw_distance).abs().max() > 0.01
+
+
 def test_the_rows_are_those_of_hugging_faces_attentions(found, plain):
     answer, e = found["pottedplant"]
     description = list(answer.tokens.span("description").positions)

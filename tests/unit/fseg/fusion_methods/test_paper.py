@@ -57,6 +57,14 @@ def test_the_reference_mode_ranks_the_rows_of_single_heads():
     torch.testing.assert_close(e.attention, torch.tensor([[0.9, 0.0], [0.0, 0.0]]))
 
 
+def test_the_state_before_the_class_token_may_stand_for_it():
+    trace = FakeTrace({"image": {7: CELLS, 8: CELLS}, "before class": {7: NAME.flip(0), 8: NAME.flip(0)}})
+    stage = Respond("D", {**OPTIONS, "class_token": "before"})
+    assert stage.reads() == [probe.Hidden(layers=(7, 8), at=("image", "before class"))]
+    # The last of the two states is now (0, 1): cosines 0, 0.6, 0.8, 1.
+    torch.testing.assert_close(stage(evidence(trace=trace)).raw_distance, torch.tensor([[0.0, 0.6], [0.8, 1.0]]))
+
+
 def test_reads_follow_the_options():
     band, rows = Respond("D*M_A", {"layers": (7, 9)}).reads()
     assert band == probe.Hidden(layers=(7, 8, 9), at=("image", "class"))
