@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 import probe
@@ -7,6 +10,7 @@ from fseg.errors import UnknownRecipe
 from fseg.recipe import Recipe
 from recipes.ablations import TABLES, rows, table
 from recipes.fast import FAST
+from recipes.fusions import FUSIONS, METHODS
 from recipes.glyphs import GLYPHS
 from recipes.paper import LLAVA_1_5_VICUNA_7B, PAPER
 
@@ -22,7 +26,7 @@ def test_the_papers_settings_by_language_model():
     assert {(r.respond.options["alpha"], r.refine.alpha, r.sam.checkpoint) for r in PAPER} == {(0.75, 0.75, "facebook/sam-vit-huge")}
 
 
-@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *FAST, *rows()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *FAST, *FUSIONS, *rows()], ids=lambda recipe: recipe.name)
 def test_every_recipe_survives_its_toml(recipe):
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
@@ -50,3 +54,27 @@ def test_a_fast_recipe_generates_nothing_and_reads_no_attention():
     for recipe in FAST:
         assert recipe.ask.presence == "gate"
         assert [read for read in (*recipe.respond.reads(), *recipe.refine.reads()) if isinstance(read, probe.Attention)] == []
+
+
+def test_each_fusion_has_a_recipe_alone_and_times_d():
+    names = [recipe.name for recipe in FUSIONS]
+    bases = (GLYPHS.name, LLAVA_1_5_VICUNA_7B.name)
+    assert sorted(names) == sorted(f"{base}{part}{method}" for base in bases for part in ("-", "-d-") for method in METHODS)
+    for recipe in FUSIONS:
+        assert recipe.respond.fusion in METHODS or recipe.respond.fusion.removeprefix("D*") in METHODS
+        # A response that is a share of its peak has no ceiling; a product with D keeps D's.
+        assert recipe.refine.beta == (1.0 if recipe.respond.fusion in METHODS else recipe.respond.options["beta"])
+
+
+def test_the_fusions_of_a_7b_model_take_the_layers_of_their_papers():
+    layers = {recipe.name.rpartition("-")[2]: recipe.respond.options.get("layers") for recipe in FUSIONS if recipe.name.startswith("fseg-")}
+    assert (layers["lens"], layers["relative"], layers["tam"]) == ((7, 13), (7, 13), (7, 13))  # of the product: D's own
+    products = {recipe.respond.fusion: dict(recipe.respond.options) for recipe in FUSIONS if recipe.name.startswith("fseg-")}
+    assert products["D*relative"]["relative_layers"] == products["relative"]["layers"] == (15, 15)  # hidden_states[15]: block 14
+    assert products["D*lens"]["lens_layers"] == products["lens"]["layers"] == (0, 32)
+    assert products["D*tam"]["tam_layers"] == products["tam"]["layers"] == (32, 32)
+
+
+def test_the_entry_point_registers_them():
+    entries = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    assert entries["fseg.recipes"]["fusions"] == "recipes.fusions:FUSIONS"
