@@ -177,13 +177,16 @@ class Recipe:
         return cls(values["name"], values["backbone"].get("checkpoint", ""), respond=Respond(fusion)).with_(_flat(values))
 
     def _with_fusion(self, name: object, changes: Mapping[str, object]) -> Recipe:
-        """The recipe with another fusion, which keeps the values of the options that both have and that do not change.
+        """The recipe with another fusion, which keeps the values of the options that both have.
+
+        A value that is among the changes need not suit the new fusion.
 
         While a fusion has no threshold, `refine` keeps that of the recipe.
         """
         fusion = get_fusion(name)
         values = {name: getattr(self.refine, name) for name in THRESHOLD} | dict(self.respond.options)
-        kept = {name: value for name, value in values.items() if name in fusion.defaults and f"respond.{name}" not in changes}
+        stays = {name for name in fusion.defaults if name in THRESHOLD or f"respond.{name}" not in changes}
+        kept = {name: value for name, value in values.items() if name in stays}
         return evolve(self, respond=Respond(fusion.name, kept, self.respond.view))
 
     def _threshold_changes(self, changes: Mapping[str, object]) -> dict[str, object]:

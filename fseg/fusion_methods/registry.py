@@ -9,9 +9,8 @@ from typing import TypeVar
 import probe
 from fseg.checks import shown
 from fseg.errors import InvalidFusion, InvalidOption, UnknownFusion
-from fseg.fusion_methods.declaration import Fusion
+from fseg.fusion_methods.declaration import Fusion, product
 from fseg.fusion_methods.options import RESERVED, Option, Options
-from fseg.fusion_methods.product import product
 from fseg.plugins import packages
 
 Function = TypeVar("Function", bound=Callable[..., object])

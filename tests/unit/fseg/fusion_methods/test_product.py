@@ -8,7 +8,7 @@ import torch
 import probe
 from fseg.errors import UnknownFusion
 from fseg.fusion_methods import registry
-from fseg.fusion_methods.product import product
+from fseg.fusion_methods.declaration import product
 from fseg.fusion_methods.registry import fusion, get_fusion
 from fseg.recipe import Recipe
 from fseg.stages.tvr import Respond
