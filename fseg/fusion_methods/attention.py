@@ -18,29 +18,30 @@ CELLS_AT_ONCE = 1 << 23
 """The most cells that are labelled together: the maps of every head of a 32-layer model would take gigabytes."""
 
 
-def spatial_entropy(maps: Float[Tensor, "map row col"], mode: str = "probability") -> Float[Tensor, " map"]:
+def spatial_entropy(maps: Float[Tensor, "map row col"], mode: str = "probability", mean_factor: float = 1.0) -> Float[Tensor, " map"]:
     """The spatial entropy of each map in nats: 0 for a single blob, higher for scattered mass, +inf for a flat map.
 
-    B = relu(a - mean a); p is the share of B's mass in each 8-connected component of B > threshold; the entropy is -sum p ln p.
+    B = relu(a - mean_factor x mean a); p is the share of B's mass in each 8-connected component of B > threshold; the entropy is -sum p ln p.
 
     Args:
         mode: "probability" counts every cell above the mean; "reference" follows the work that the paper cites: a cell belongs to a
             component where B > 0.001, and the mass outside the components still counts in the total, so that the shares may sum to less
             than 1.
+        mean_factor: 1 as the cited work has it; public ports of it subtract twice the mean.
 
     Returns:
         float64 on the CPU.
     """
     values = maps.detach().double().cpu().numpy()
     at_once = max(1, CELLS_AT_ONCE // max(1, values[0].size)) if len(values) else 1
-    parts = [_entropies(values[start : start + at_once], ENTROPIES[mode]) for start in range(0, len(values), at_once)]
+    parts = [_entropies(values[start : start + at_once], ENTROPIES[mode], mean_factor) for start in range(0, len(values), at_once)]
     return torch.from_numpy(np.concatenate(parts or [np.zeros(0)]))
 
 
-def _entropies(maps: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+def _entropies(maps: NDArray[np.float64], threshold: float, mean_factor: float) -> NDArray[np.float64]:
     from scipy import ndimage  # imported with the first map: `import fseg` does not wait for SciPy
 
-    above = np.maximum(maps - maps.mean(axis=(1, 2), keepdims=True), 0)
+    above = np.maximum(maps - mean_factor * maps.mean(axis=(1, 2), keepdims=True), 0)
     labels, components = ndimage.label(above > threshold, structure=_EIGHT_NEIGHBOURS)
     mass = np.bincount(labels.ravel(), weights=above.ravel(), minlength=components + 1)[1:]
     owner = np.zeros(components + 1, dtype=np.intp)
@@ -61,6 +62,7 @@ def select_rows(
     drop_light_rows: bool = True,
     drop_sinks: bool = False,
     entropy: str = "probability",
+    mean_factor: float = 1.0,
 ) -> Int[Tensor, " kept"]:
     """The indices of the `top_k` attention rows of lowest spatial entropy, best first.
 
@@ -71,7 +73,7 @@ def select_rows(
         rows: attention from one text token to the image cells each, ordered by layer, then head, then token.
         drop_light_rows: leave out, first, the rows whose mass on the image is below the median.
         drop_sinks: leave out, next, the rows with over half of their mass in one cell.
-        entropy: mode of `spatial_entropy`.
+        entropy, mean_factor: of `spatial_entropy`.
     """
     mass = rows.sum(dim=(1, 2), dtype=torch.float64).cpu().numpy()
     kept = np.ones(len(rows), dtype=bool)
@@ -80,7 +82,7 @@ def select_rows(
     if drop_sinks and len(rows):
         kept &= rows.amax(dim=(1, 2)).double().cpu().numpy() <= mass / 2
     candidates = np.flatnonzero(kept)
-    scattered = spatial_entropy(rows[torch.from_numpy(candidates).to(rows.device)], entropy).numpy()
+    scattered = spatial_entropy(rows[torch.from_numpy(candidates).to(rows.device)], entropy, mean_factor).numpy()
     candidates, scattered = candidates[np.isfinite(scattered)], scattered[np.isfinite(scattered)]
     order = np.lexsort((candidates, -mass[candidates], scattered))
     return torch.from_numpy(candidates[order[:top_k]])

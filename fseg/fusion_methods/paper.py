@@ -28,13 +28,13 @@ def _distances(e: Evidence, alpha: float, beta: float, class_token: str) -> dict
 
 
 def _attentions(
-    e: Evidence, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str
+    e: Evidence, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str, mean_factor: float
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """A_v and M_A, and a flag where there was no attention to take them from."""
     per_head = entropy == "reference"
     read = e.attention_heads("description", "image") if per_head else e.attention_rows("description", "image")
     rows = e.fold_each(read).flatten(0, -3).cpu()
-    chosen = select_rows(rows, top_k, drop_light_rows=drop_light_rows, drop_sinks=drop_sinks, entropy=entropy)
+    chosen = select_rows(rows, top_k, drop_light_rows=drop_light_rows, drop_sinks=drop_sinks, entropy=entropy, mean_factor=mean_factor)
     if len(chosen):
         attention = attention_map(rows[chosen])
         return {"attention": attention, "attention_mask": attention_mask(attention)}, ()
@@ -54,12 +54,21 @@ def _class_span(class_token: str) -> str:
 
 
 def _attention_reads(
-    layers: Sequence[int], alpha: float, beta: float, class_token: str, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str
+    layers: Sequence[int],
+    alpha: float,
+    beta: float,
+    class_token: str,
+    top_k: int,
+    drop_light_rows: bool,
+    drop_sinks: bool,
+    entropy: str,
+    mean_factor: float,
 ) -> list[probe.Read]:
     check_int("top_k", top_k, at_least=1)
     check_bool("drop_light_rows", drop_light_rows)
     check_bool("drop_sinks", drop_sinks)
     check_choice("entropy", entropy, tuple(ENTROPIES))
+    check_number("mean_factor", mean_factor, at_least=0)
     rows = probe.Attention(layers="all", query="description", key="image", heads="all" if entropy == "reference" else "mean")
     return [*_distance_reads(layers, alpha, beta, class_token), rows]
 
@@ -86,10 +95,11 @@ def attention_alone(
     drop_light_rows: bool = True,
     drop_sinks: bool = False,
     entropy: str = "probability",
+    mean_factor: float = 1.0,
 ) -> dict[str, object]:
     """Table 5's second row: D_f = M_A. D~ is still read: it ranks synonyms and scores the final masks."""
     distances = _distances(e, alpha, beta, class_token)
-    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy)
+    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy, mean_factor)
     return {**distances, **attentions, "response": attentions["attention_mask"], "flags": flags}
 
 
@@ -105,6 +115,7 @@ def distance_in_attention(
     drop_light_rows: bool = True,
     drop_sinks: bool = False,
     entropy: str = "probability",
+    mean_factor: float = 1.0,
 ) -> dict[str, object]:
     """The paper's fusion: D_f = D * M_A, Eq. 8.
 
@@ -117,8 +128,9 @@ def distance_in_attention(
         top_k: K of Eq. 6.
         drop_light_rows, drop_sinks: see `select_rows`.
         entropy: see `spatial_entropy`; "reference" ranks the rows of single heads, "probability" rows averaged over the heads.
+        mean_factor: how many times its mean is subtracted from a row before its entropy is taken, see `spatial_entropy`.
     """
     distances = _distances(e, alpha, beta, class_token)
-    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy)
+    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy, mean_factor)
     response = reliable_response(distances["distance"], attentions["attention_mask"])
     return {**distances, **attentions, "response": response, "flags": flags}

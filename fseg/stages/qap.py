@@ -12,17 +12,21 @@ import probe
 from fseg.checks import check_bool, check_choice, check_int, check_number, check_text, checked, shown
 from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
-from fseg.vocabulary.questions import QUESTIONS, Article, affirmation, question
+from fseg.vocabulary.questions import NAME, QUESTIONS, Article, affirmation, question
 from probe.inputs.templates import TEMPLATES
 from probe.tokens.spans import Span
 
 ARTICLES = ("a", "auto", "none")
 PRESENCES = ("ask", "assume", "gate")
+DESCRIPTIONS = ("all", "second")
+FULL_STOPS = ("spaced", "any")
 
 
 _FIRST_WORD = re.compile(r"\W*([^\W_]+)")
 _OPENING = re.compile(r"\W*[^\W_]+[\s.,!]*")
-_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")
+_ANY_END = r"[.!?]+[\"'”’)]*"
+_SENTENCE_END = re.compile(_ANY_END + r"(?=\s|$)")
+_ENDS = {"spaced": _SENTENCE_END, "any": re.compile(_ANY_END)}
 
 
 def says_yes(text: str) -> bool:
@@ -31,11 +35,14 @@ def says_yes(text: str) -> bool:
     return first is not None and first[1].casefold() == "yes"
 
 
-def sentences(text: str, at: tuple[int, int]) -> tuple[int, int] | None:
+def sentences(text: str, at: tuple[int, int], description: str = "all", full_stop: str = "spaced") -> tuple[int, int] | None:
     """The characters (start, stop) of S_1 of Eq. 2 in an answer, given those of the class name.
 
     S_0 ends at the first sentence-ending punctuation after the name, so a full stop within a name ("st. bernard") does not end it; S_1 is
     the rest. A bare "Yes." before the sentence that names the class belongs to S_0.
+
+    Args:
+        description, full_stop: see `Ask`.
 
     Returns:
         None if a whole sentence precedes the name: S_0 then does not name the class. Two equal numbers if nothing follows S_0.
@@ -43,18 +50,23 @@ def sentences(text: str, at: tuple[int, int]) -> tuple[int, int] | None:
     opening = _OPENING.match(text)
     if _SENTENCE_END.search(text, opening.end() if opening else 0, at[0]):
         return None
-    end = _SENTENCE_END.search(text, at[1])
+    end = _ENDS[full_stop].search(text, at[1])
     if end is None or not re.search(r"\w", text[end.end() :]):
         return len(text), len(text)
-    return end.end() + len(text[end.end() :]) - len(text[end.end() :].lstrip()), len(text)
+    start = len(text) - len(text[end.end() :].lstrip())
+    last = _SENTENCE_END.search(text, start) if description == "second" else None
+    return start, last.end() if last is not None else len(text)
 
 
-def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
+def name_spans(answer: probe.Answer, name: str, description: str = "all", full_stop: str = "spaced") -> probe.Answer | None:
     """The answer with spans for the fusions.
 
     "class" are the tokens of the name, "before class" those that predict them, and "description" those of S_1 (possibly none). "before answer"
     is the last token of the prompt, which predicts the answer's first. "context" is the text between the image and the name, without the
     name's own tokens.
+
+    Args:
+        description, full_stop: see `Ask`.
 
     Returns:
         None if S_0 does not name the class.
@@ -62,8 +74,8 @@ def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
     tokens = answer.tokens
     text = tokens.text("answer")
     occurrences = tokens.find(name, within="answer")
-    description = sentences(text, occurrences[0]) if occurrences else None
-    if description is None:
+    described = sentences(text, occurrences[0], description, full_stop) if occurrences else None
+    if described is None:
         return None
     name_tokens = tokens.characters(*occurrences[0], within="answer")
     pieces = {tokens.ids[position] for position in name_tokens.positions}
@@ -71,7 +83,7 @@ def name_spans(answer: probe.Answer, name: str) -> probe.Answer | None:
     return answer.with_spans(
         {
             "class": name_tokens,
-            "description": tokens.characters(*description, within="answer"),
+            "description": tokens.characters(*described, within="answer"),
             "before answer": Span(tokens.predicting("answer").positions[:1]),
             "before class": tokens.predicting(name_tokens),
             "context": Span(tuple(position for position in before_name if tokens.ids[position] not in pieces)),
@@ -120,12 +132,21 @@ def _check_template(_: object, field: Attribute[str | None], template: str | Non
         )
 
 
+def _check_question(_: object, field: Attribute[str], wording: str) -> None:
+    check_text(f"ask.{field.name}", wording)
+    if wording not in QUESTIONS and NAME not in wording:
+        raise InvalidOption(
+            f"ask.{field.name}={shown(wording)}: takes {', '.join(map(repr, QUESTIONS))}, or a text with {NAME} in it, and {{article}} before it "
+            "if you like."
+        )
+
+
 @frozen
 class Ask:
     """The ask stage (QAP).
 
     Attributes:
-        question: a key of `fseg.vocabulary.questions.QUESTIONS` (Table 2).
+        question: a key of `fseg.vocabulary.questions.QUESTIONS` (Table 2), or a text with `{name}` and, if you like, `{article}` in it.
         article: before the class name: "a", "auto" ("an" before a vowel) or "none".
         template: the chat template, by name or as text that contains `{question}` and `<image>`; None for the processor's own.
         max_new_tokens: the maximum length of an answer.
@@ -133,18 +154,22 @@ class Ask:
         threshold: of the gate, in logits.
         presence: "ask" the model; "assume" that every class is in the image and have the model describe it; or "gate": the gate alone
             decides, nothing is generated (`max_new_tokens` is unused), and S_0 is teacher-forced, without a description.
+        description: what S_1 is: "all" that follows S_0, or the "second" sentence alone.
+        full_stop: which one after the name ends S_0: a "spaced" one, before white space or the end; or "any", as in "a plant.It is green".
 
     >>> Ask(question="photo", gate=True).threshold
     0.0
     """
 
-    question: str = field(default="class", validator=checked(check_choice, tuple(QUESTIONS)))
+    question: str = field(default="class", validator=_check_question)
     article: Article = field(default="a", validator=checked(check_choice, ARTICLES))
     template: str | None = field(default=None, validator=_check_template)
     max_new_tokens: int = field(default=128, validator=checked(check_int, at_least=1))
     gate: bool = field(default=False, validator=checked(check_bool))
     threshold: float = field(default=0.0, validator=checked(check_number))
     presence: str = field(default="ask", validator=checked(check_choice, PRESENCES))
+    description: str = field(default="all", validator=checked(check_choice, DESCRIPTIONS))
+    full_stop: str = field(default="spaced", validator=checked(check_choice, FULL_STOPS))
 
     def __call__(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> list[ClassAnswer]:
         """Ask about every name of every class, in one batch of questions.
@@ -171,7 +196,7 @@ class Ask:
     def _by_answer(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice | None) -> list[ClassAnswer]:
         """A class is present if its answer's first word is yes. If S_0 does not name the class, S_0 is forced and S_1 generated again."""
         answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, gate=gate)
-        spanned = {i: name_spans(answer, names[i][1]) for i, answer in enumerate(answers) if says_yes(answer.text)}
+        spanned = {i: self._spans(answer, names[i][1]) for i, answer in enumerate(answers) if says_yes(answer.text)}
         unnamed = [i for i, answer in spanned.items() if answer is None]
         forced = dict(zip(unnamed, self._described(session, [names[i] for i in unnamed]), strict=True))
         result = []
@@ -190,7 +215,7 @@ class Ask:
         passing = [i for i, answer in enumerate(scored) if answer.margin is not None and answer.margin > gate.threshold]
         passing_names = [names[i] for i in passing]
         written = session.answer(self._questions(passing_names), self._affirmations(passing_names))
-        yes = dict(zip(passing, _with_spans(passing_names, written), strict=True))
+        yes = dict(zip(passing, self._with_spans(passing_names, written), strict=True))
         return [
             _present(*pair, yes[i], answer.margin, "presence-by-gate") if i in yes else _absent(*pair, answer)
             for i, (pair, answer) in enumerate(zip(names, scored, strict=True))
@@ -201,7 +226,7 @@ class Ask:
         if not names:
             return []
         answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, begin=self._affirmations(names))
-        return _with_spans(names, answers)
+        return self._with_spans(names, answers)
 
     def _questions(self, names: Sequence[tuple[str, str]]) -> list[str]:
         return [question(synonym, self.question, self.article) for _, synonym in names]
@@ -209,19 +234,21 @@ class Ask:
     def _affirmations(self, names: Sequence[tuple[str, str]]) -> list[str]:
         return [affirmation(synonym, self.article) for _, synonym in names]
 
+    def _spans(self, answer: probe.Answer, name: str) -> probe.Answer | None:
+        return name_spans(answer, name, self.description, self.full_stop)
 
-def _with_spans(names: Sequence[tuple[str, str]], answers: Sequence[probe.Answer]) -> list[probe.Answer]:
-    """Answers that name their classes, with the spans "class" and "description"."""
-    result = []
-    for (name, synonym), answer in zip(names, answers, strict=True):
-        spanned = name_spans(answer, synonym)
-        if spanned is None:
-            raise InvalidClasses(
-                f'The name "{synonym}" of class "{name}" is not found as a word in the answer that was written for it, '
-                f"{answer.text!r}. Ask about the class by a name of letters and digits."
-            )
-        result.append(spanned)
-    return result
+    def _with_spans(self, names: Sequence[tuple[str, str]], answers: Sequence[probe.Answer]) -> list[probe.Answer]:
+        """Answers that name their classes, with the spans "class" and "description"."""
+        result = []
+        for (name, synonym), answer in zip(names, answers, strict=True):
+            spanned = self._spans(answer, synonym)
+            if spanned is None:
+                raise InvalidClasses(
+                    f'The name "{synonym}" of class "{name}" is not found as a word in the answer that was written for it, '
+                    f"{answer.text!r}. Ask about the class by a name of letters and digits."
+                )
+            result.append(spanned)
+        return result
 
 
 def _present(name: str, asked_as: str, answer: probe.Answer, margin: float | None, *flags: str) -> ClassAnswer:

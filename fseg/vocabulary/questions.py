@@ -19,6 +19,9 @@ QUESTIONS: dict[str, str] = {
 }
 """The openings of Table 2 by name. "class" is the wording of section 3.2; Table 2's has no article and "for this question"."""
 
+NAME, ARTICLE = "{name}", "{article}"
+"""What a question of one's own holds in place of the class name and of the article before it."""
+
 
 def _article(name: str, article: Article) -> str:
     if article == "none":
@@ -29,10 +32,19 @@ def _article(name: str, article: Article) -> str:
 def question(name: str, wording: str = "class", article: Article = "a") -> str:
     """The question about one class name.
 
+    Args:
+        wording: a key of `QUESTIONS`; or a text of your own, in which `{name}` and `{article}` (with the space after it) are put in and any
+            other brace stays.
+
     >>> question("cat").split("?")[0]
     'Does the image have the class of a cat'
+    >>> question("umbrella", "Is there {article}{name}?", "auto")
+    'Is there an umbrella?'
     """
-    return QUESTIONS[wording].format(a=_article(name, article), c=name)
+    if wording in QUESTIONS:
+        return QUESTIONS[wording].format(a=_article(name, article), c=name)
+    # The article first: a name may hold any text, and is put in as it is.
+    return wording.replace(ARTICLE, _article(name, article)).replace(NAME, name)
 
 
 def affirmation(name: str, article: Article = "a") -> str:

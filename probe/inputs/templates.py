@@ -18,8 +18,16 @@ TEMPLATES: Mapping[str, str] = {
         "answers to the user's questions. USER: <image>\n{question} ASSISTANT:"
     ),
     "mistral_instruct": "[INST] <image>\n{question} [/INST]",
+    "llava_v1": (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+        "answers to the human's questions. USER: <image>\n{question} ASSISTANT:"
+    ),
+    "llava_hf": "USER: <image>\n{question} ASSISTANT:",
 }
-"""The templates that `encode(template=...)`, `open(template=...)` and a recipe's `ask.template` know by name."""
+"""The templates that `encode(template=...)`, `open(template=...)` and a recipe's `ask.template` know by name.
+
+LLaVA's code has `vicuna_v1`, `llava_v1` and `mistral_instruct` among its conversations; `llava_hf` is that of the llava-hf checkpoints.
+"""
 
 EXAMPLE = next(iter(TEMPLATES))
 """The name that error messages suggest."""

@@ -143,7 +143,7 @@ class Probe(Analysis):
                 (frame, height, width, 3), or the path of a file, whose frames the checkpoint's processor samples. All frames given are used.
                 They come after the images in the prompt.
             chat: False takes `text` as the whole raw prompt, image tokens included.
-            template: a template's name ("vicuna_v1", "mistral_instruct") or text; None: the processor's own chat template, or if it has
+            template: a template's name ("vicuna_v1", "mistral_instruct", "llava_v1", "llava_hf") or text; None: the processor's own chat template, or if it has
                 none the family's.
 
         Raises:

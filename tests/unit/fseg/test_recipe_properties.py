@@ -15,7 +15,7 @@ from fseg.fusion_methods.distance import CLASS_TOKENS
 from fseg.recipe import Recipe, get_recipe
 from fseg.stages.compose import FILLS, Compose
 from fseg.stages.prompts import KINDS, Prompt
-from fseg.stages.qap import ARTICLES, PRESENCES, Ask
+from fseg.stages.qap import ARTICLES, DESCRIPTIONS, FULL_STOPS, PRESENCES, Ask
 from fseg.stages.segment import MULTIMASKS, Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import MASKS, Refine
@@ -32,13 +32,15 @@ bands = st.tuples(st.integers(0, 9999), st.integers(0, 60)).map(lambda band: (ba
 
 asks = st.builds(
     Ask,
-    question=st.sampled_from(tuple(QUESTIONS)),
+    question=st.sampled_from(tuple(QUESTIONS)) | st.builds("{}{{article}}{{name}}{}".format, texts, texts),
     article=st.sampled_from(ARTICLES),
     template=st.none() | st.sampled_from(sorted(TEMPLATES)) | st.builds("{}<image>{{question}}{}".format, texts, texts),
     max_new_tokens=whole,
     gate=st.booleans(),
     threshold=finite | st.integers(-LARGEST, LARGEST),
     presence=st.sampled_from(PRESENCES),
+    description=st.sampled_from(DESCRIPTIONS),
+    full_stop=st.sampled_from(FULL_STOPS),
 )
 distance = {"layers": bands | bands.map(list), "alpha": share, "beta": ceiling, "class_token": st.sampled_from(CLASS_TOKENS)}
 attention = {
@@ -46,6 +48,7 @@ attention = {
     "drop_light_rows": st.booleans(),
     "drop_sinks": st.booleans(),
     "entropy": st.sampled_from(tuple(ENTROPIES)),
+    "mean_factor": ceiling,
 }
 responds = st.builds(Respond, st.just("D"), st.fixed_dictionaries({}, optional=distance)) | st.builds(
     Respond, st.sampled_from(["M_A", "D*M_A"]), st.fixed_dictionaries({}, optional={**distance, **attention})

@@ -42,6 +42,20 @@ def test_blobs_in_the_same_place_of_neighbouring_maps_stay_apart():
     assert attention.spatial_entropy(maps).tolist() == pytest.approx([0.0, expected, 0.0])
 
 
+def test_more_than_the_mean_may_be_subtracted():
+    pair = torch.zeros(1, 5, 5)
+    pair[0, 0, 0], pair[0, 4, 4] = 1.0, 3.0  # the mean is 0.16
+    for factor, small, large in ((1.0, 0.84, 2.84), (2.0, 0.68, 2.68)):
+        shares = small / (small + large), large / (small + large)
+        assert attention.spatial_entropy(pair, mean_factor=factor).item() == pytest.approx(-sum(p * math.log(p) for p in shares))
+    assert attention.spatial_entropy(pair, mean_factor=7.0).item() == 0.0  # 1 - 1.12: the small blob is gone
+    near = torch.zeros(5, 5)
+    near[0, 0], near[4, 4] = 0.5, 3.0  # the mean is 0.14, which the small blob exceeds unless it is taken four times
+    rows = torch.stack([pair[0], near])
+    assert attention.select_rows(rows, 1, drop_light_rows=False).tolist() == [1]
+    assert attention.select_rows(rows, 2, drop_light_rows=False, mean_factor=7.0).tolist() == [0, 1]  # both 0: the heavier first
+
+
 def test_the_reference_mode_counts_the_mass_below_its_threshold_in_the_total():
     quiet = torch.zeros(1, 10, 10)
     quiet[0, 0, 0] = 0.0101  # mean 0.000106: B is 0.009994 and 0.000394

@@ -181,7 +181,7 @@ def test_classes_without_a_name_are_refused_before_any_question(names):
     [
         ("question", "photograph", "takes 'class', 'class-table-2', 'contain', 'photo'"),
         ("article", "the", "takes 'a', 'auto', 'none'"),
-        ("template", "vicuna", "takes 'vicuna_v1', 'mistral_instruct', a text with {question}"),
+        ("template", "vicuna", "takes 'vicuna_v1', 'mistral_instruct', 'llava_v1', 'llava_hf', a text with {question}"),
         ("max_new_tokens", 0, "takes a whole number of at least 1"),
         ("presence", "guess", "takes 'ask', 'assume'"),
         ("gate", "yes", "takes True or False"),
@@ -190,3 +190,46 @@ def test_classes_without_a_name_are_refused_before_any_question(names):
 def test_a_wrong_field_says_what_it_takes(field, value, message):
     with pytest.raises(InvalidOption, match=message):
         Ask(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("wording", "article", "name", "asked_as"),
+    [
+        (
+            "Is there {article}{name}? Say 'yes, it contains {article}{name}.'",
+            "auto",
+            "elk",
+            "Is there an elk? Say 'yes, it contains an elk.'",
+        ),
+        ('Is "{name}" in {braces}?', "none", "cat", 'Is "cat" in {braces}?'),
+        ("Any {article}{name}?", "a", "{article}", "Any a {article}?"),  # a name is put in as it is
+    ],
+)
+def test_a_question_of_ones_own_takes_the_name_and_the_article(wording, article, name, asked_as):
+    session = FakeSession(lambda *_: NO)
+    Ask(question=wording, article=article)(session, [name])
+    assert session.calls[0]["questions"] == [asked_as]
+
+
+def test_a_question_without_the_name_is_refused():
+    with pytest.raises(InvalidOption, match=r"or a text with \{name\} in it"):
+        Ask(question="Is there anything?")
+
+
+TOLD = answer("yes", ",", " it", " contains", " a", " cat", ".", " It", " is", " red", ".", " It", " sleeps", ".")
+
+
+def test_the_description_may_be_the_second_sentence_alone():
+    assert ask(TOLD)[0].answer.pieces("description") == [" It", " is", " red", ".", " It", " sleeps", "."]
+    assert ask(TOLD, stage=Ask(description="second"))[0].answer.pieces("description") == [" It", " is", " red", "."]
+    assert ask(words("yes, it contains a cat. It is red"), stage=Ask(description="second"))[0].answer.pieces("description")[-1] == " red"
+
+
+def test_a_full_stop_without_a_space_ends_the_first_sentence_if_asked_to():
+    run_on = answer("yes", ",", " a", " cat", ".", "It", " is", " red", ".")
+    assert ask(run_on)[0].flags == ("no-description",)
+    result, _ = ask(run_on, stage=Ask(full_stop="any"))
+    assert result.answer.pieces("description") == ["It", " is", " red", "."]
+    assert result.flags == ()
+    forced, _ = ask(words("yes."), stage=Ask(full_stop="any", description="second"), forced=run_on)
+    assert forced.answer.pieces("description") == ["It", " is", " red", "."]

@@ -34,3 +34,18 @@ def test_half_of_a_surrogate_pair_is_refused(model: probe.Probe) -> None:
 def test_a_raw_prompt_may_hold_special_tokens(model: probe.Probe) -> None:
     raw = model.encode(BLANK, "<image> a cat.</s> a dog", chat=False)
     assert raw.tokens.ids.count(2) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("llava_hf", "USER: <image>\nWhy? ASSISTANT:"),
+        (
+            "llava_v1",
+            "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers "
+            "to the human's questions. USER: <image>\nWhy? ASSISTANT:",
+        ),
+    ],
+)
+def test_llavas_other_conversations_are_known_by_name(model: probe.Probe, name: str, prompt: str) -> None:
+    assert model.encode(BLANK, "Why?", template=name).prompt == prompt

@@ -129,7 +129,7 @@ def test_templates_go_by_name(model: probe.Probe, wide_image: Image.Image) -> No
     assert vicuna.prompt.startswith("A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful,")
     assert vicuna.prompt.endswith("USER: <image>\nIs there a cat? ASSISTANT:")
     assert model.encode(wide_image, "hi", template="mistral_instruct").prompt == "[INST] <image>\nhi [/INST]"
-    with pytest.raises(TemplateError, match=r"No template 'vicuna'. Names: vicuna_v1, mistral_instruct"):
+    with pytest.raises(TemplateError, match=r"No template 'vicuna'. Names: vicuna_v1, mistral_instruct, llava_v1, llava_hf"):
         model.encode(wide_image, "hi", template="vicuna")
 
 
