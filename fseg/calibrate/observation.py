@@ -30,8 +30,8 @@ FUSIONS = ("D*M_A", "D")
 def reads_to_observe(recipe: Recipe) -> tuple[probe.Read, ...]:
     """The reads of the recipe, its hidden states in every layer.
 
-    >>> reads_to_observe(fseg.get_recipe("glyphs-fast"))
-    (Hidden(layers='all', at=('image', 'class')), Vision(layers=(-2,)))
+    >>> [(read.at, read.layers) for read in reads_to_observe(fseg.get_recipe("glyphs-fast")) if isinstance(read, probe.Hidden)]
+    [(('image',), 'all'), (('class',), 'all')]
     """
     own = [replace(read, layers="all") if isinstance(read, probe.Hidden) else read for read in recipe.respond.reads()]
     return probe.merge([*own, *recipe.refine.reads()])
