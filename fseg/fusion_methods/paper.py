@@ -16,6 +16,9 @@ from fseg.fusion_methods.distance import ALPHA, BETA, CLASS_TOKENS, class_distan
 from fseg.fusion_methods.options import band
 from fseg.fusion_methods.registry import fusion
 
+ROWS = {"at": "description", "before": "before description"}
+"""Whose attention A_v is made of: that of the tokens of S_1, or of the tokens that predict them."""
+
 
 def reliable_response(distance: Float[Tensor, "row col"], mask: Bool[Tensor, "row col"]) -> Float[Tensor, "row col"]:
     """D_f of Eq. 8: the distance inside the attention mask, 0 elsewhere."""
@@ -28,17 +31,18 @@ def _distances(e: Evidence, alpha: float, beta: float, class_token: str) -> dict
 
 
 def _attentions(
-    e: Evidence, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str, mean_factor: float
+    e: Evidence, top_k: int, drop_light_rows: bool, drop_sinks: bool, entropy: str, mean_factor: float, rows: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """A_v and M_A, and a flag where there was no attention to take them from."""
     per_head = entropy == "reference"
-    read = e.attention_heads("description", "image") if per_head else e.attention_rows("description", "image")
-    rows = e.fold_each(read).flatten(0, -3).cpu()
-    chosen = select_rows(rows, top_k, drop_light_rows=drop_light_rows, drop_sinks=drop_sinks, entropy=entropy, mean_factor=mean_factor)
+    query = ROWS[rows]
+    read = e.attention_heads(query, "image") if per_head else e.attention_rows(query, "image")
+    maps = e.fold_each(read).flatten(0, -3).cpu()
+    chosen = select_rows(maps, top_k, drop_light_rows=drop_light_rows, drop_sinks=drop_sinks, entropy=entropy, mean_factor=mean_factor)
     if len(chosen):
-        attention = attention_map(rows[chosen])
+        attention = attention_map(maps[chosen])
         return {"attention": attention, "attention_mask": attention_mask(attention)}, ()
-    return {"attention_mask": torch.ones(e.grid.shape, dtype=torch.bool)}, ("no-attention" if len(rows) else "no-description",)
+    return {"attention_mask": torch.ones(e.grid.shape, dtype=torch.bool)}, ("no-attention" if len(maps) else "no-description",)
 
 
 def _distance_reads(layers: Sequence[int], alpha: float, beta: float, class_token: str) -> list[probe.Read]:
@@ -63,14 +67,16 @@ def _attention_reads(
     drop_sinks: bool,
     entropy: str,
     mean_factor: float,
+    rows: str,
 ) -> list[probe.Read]:
     check_int("top_k", top_k, at_least=1)
     check_bool("drop_light_rows", drop_light_rows)
     check_bool("drop_sinks", drop_sinks)
     check_choice("entropy", entropy, tuple(ENTROPIES))
     check_number("mean_factor", mean_factor, at_least=0)
-    rows = probe.Attention(layers="all", query="description", key="image", heads="all" if entropy == "reference" else "mean")
-    return [*_distance_reads(layers, alpha, beta, class_token), rows]
+    check_choice("rows", rows, tuple(ROWS))
+    read = probe.Attention(layers="all", query=ROWS[rows], key="image", heads="all" if entropy == "reference" else "mean")
+    return [*_distance_reads(layers, alpha, beta, class_token), read]
 
 
 # Every option of a fusion is passed to its `reads` too: `layers` is used there, and not in the functions below.
@@ -96,10 +102,11 @@ def attention_alone(
     drop_sinks: bool = False,
     entropy: str = "probability",
     mean_factor: float = 1.0,
+    rows: str = "at",
 ) -> dict[str, object]:
     """Table 5's second row: D_f = M_A. D~ is still read: it ranks synonyms and scores the final masks."""
     distances = _distances(e, alpha, beta, class_token)
-    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy, mean_factor)
+    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy, mean_factor, rows)
     return {**distances, **attentions, "response": attentions["attention_mask"], "flags": flags}
 
 
@@ -116,6 +123,7 @@ def distance_in_attention(
     drop_sinks: bool = False,
     entropy: str = "probability",
     mean_factor: float = 1.0,
+    rows: str = "at",
 ) -> dict[str, object]:
     """The paper's fusion: D_f = D * M_A, Eq. 8.
 
@@ -129,8 +137,10 @@ def distance_in_attention(
         drop_light_rows, drop_sinks: see `select_rows`.
         entropy: see `spatial_entropy`; "reference" ranks the rows of single heads, "probability" rows averaged over the heads.
         mean_factor: how many times its mean is subtracted from a row before its entropy is taken, see `spatial_entropy`.
+        rows: "at" the tokens of S_1, or "before": of the tokens that predict them, as who indexes the attentions of a step-by-step generation
+            by the answer's positions gets it.
     """
     distances = _distances(e, alpha, beta, class_token)
-    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy, mean_factor)
+    attentions, flags = _attentions(e, top_k, drop_light_rows, drop_sinks, entropy, mean_factor, rows)
     response = reliable_response(distances["distance"], attentions["attention_mask"])
     return {**distances, **attentions, "response": response, "flags": flags}

@@ -61,9 +61,9 @@ def sentences(text: str, at: tuple[int, int], description: str = "all", full_sto
 def name_spans(answer: probe.Answer, name: str, description: str = "all", full_stop: str = "spaced") -> probe.Answer | None:
     """The answer with spans for the fusions.
 
-    "class" are the tokens of the name, "before class" those that predict them, and "description" those of S_1 (possibly none). "before answer"
-    is the last token of the prompt, which predicts the answer's first. "context" is the text between the image and the name, without the
-    name's own tokens.
+    "class" are the tokens of the name, "description" those of S_1 (possibly none); "before class" and "before description" are the tokens that
+    predict these, "before answer" is the last token of the prompt, which predicts the answer's first. "context" is the text between the image
+    and the name, without the name's own tokens.
 
     Args:
         description, full_stop: see `Ask`.
@@ -77,13 +77,14 @@ def name_spans(answer: probe.Answer, name: str, description: str = "all", full_s
     described = sentences(text, occurrences[0], description, full_stop) if occurrences else None
     if described is None:
         return None
-    name_tokens = tokens.characters(*occurrences[0], within="answer")
+    name_tokens, second = tokens.characters(*occurrences[0], within="answer"), tokens.characters(*described, within="answer")
     pieces = {tokens.ids[position] for position in name_tokens.positions}
     before_name = range(max(tokens.shown, default=-1) + 1, name_tokens.positions[0])
     return answer.with_spans(
         {
             "class": name_tokens,
-            "description": tokens.characters(*described, within="answer"),
+            "description": second,
+            "before description": tokens.predicting(second),
             "before answer": Span(tokens.predicting("answer").positions[:1]),
             "before class": tokens.predicting(name_tokens),
             "context": Span(tuple(position for position in before_name if tokens.ids[position] not in pieces)),

@@ -91,6 +91,15 @@ def test_the_rows_are_those_of_hugging_faces_attentions(found, plain):
     torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_rows_before_are_those_of_the_tokens_that_predict_the_description(found, plain, model):
+    answer, e = found["pottedplant"]
+    description, image = (list(answer.tokens.span(name).positions) for name in ("description", "image"))
+    stage = Respond("M_A", {"layers": (1, 3), "rows": "before", "top_k": 1000, "drop_light_rows": False})
+    own = Evidence(e.name, e.asked_as, True, e.answer, None, model.run(answer, stage.reads()), e.grid)
+    rows = torch.stack([layer[0].mean(0)[[place - 1 for place in description]][:, image] for layer in plain.attentions])
+    torch.testing.assert_close(stage(own).attention, rows.flatten(0, 1).mean(0).reshape(4, 4), atol=1e-5, rtol=1e-5)
+
+
 def test_the_spans_are_the_words_of_the_answer(found):
     tokens = found["pottedplant"][0].tokens
     assert tokens.text("class") == "pottedplant"

@@ -49,6 +49,7 @@ attention = {
     "drop_sinks": st.booleans(),
     "entropy": st.sampled_from(tuple(ENTROPIES)),
     "mean_factor": ceiling,
+    "rows": st.sampled_from(["at", "before"]),
 }
 responds = st.builds(Respond, st.just("D"), st.fixed_dictionaries({}, optional=distance)) | st.builds(
     Respond, st.sampled_from(["M_A", "D*M_A"]), st.fixed_dictionaries({}, optional={**distance, **attention})

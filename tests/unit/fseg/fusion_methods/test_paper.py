@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 import probe
+from fseg.errors import InvalidOption
 from fseg.stages.tvr import Respond
 from tests.unit.fseg.fakes import FakeTrace, evidence
 
@@ -71,3 +73,6 @@ def test_reads_follow_the_options():
     assert rows == probe.Attention(layers="all", query="description", key="image", heads="mean")
     assert Respond("D*M_A", {"entropy": "reference"}).reads()[1].heads == "all"
     assert len(Respond("D").reads()) == 1
+    assert Respond("D*M_A", {"rows": "before"}).reads()[1].query == ("before description",)
+    with pytest.raises(InvalidOption, match="rows='after': takes 'at', 'before'"):
+        Respond("D*M_A", {"rows": "after"})
