@@ -189,7 +189,7 @@ class Evidence:
         found = self._cells(self.context.lens(self._traced.hidden(at, layers=layers), known, logits=logits))[:, 0]
         return found[..., [known.index(token) for token in ids]]
 
-    def beside(self, question: str) -> Evidence:
+    def of_question(self, question: str) -> Evidence:
         """The same evidence with the activations of another question about the image, which the fusion declared.
 
         Raises:

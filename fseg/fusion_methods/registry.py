@@ -27,7 +27,7 @@ def fusion(
     Args:
         name: its name in recipes.
         reads: called with all options by keyword; returns the reads that the function uses.
-        questions: called likewise; returns other questions about the image, in which the same is read: `e.beside(question)`. There the
+        questions: called likewise; returns other questions about the image, in which the same is read: `e.of_question(question)`. There the
             only named positions are the image's, the question's and "before answer", the last token of the prompt.
 
     The function takes the evidence of one class, and options by keyword, each with a default. The options are keys of recipes, of their

@@ -37,5 +37,5 @@ def relative(e: Evidence, *, layers: Sequence[float] = (0.47, 0.47), generic: st
         layers: the band of `hidden_states` indices whose blocks attend, averaged; the paper's single block 14 of LLaVA-1.5's 32 is index 15.
         generic: the other question.
     """
-    asked, general = (one.attention_rows("before answer", "image").mean((0, 1)) for one in (e, e.beside(generic)))
+    asked, general = (one.attention_rows("before answer", "image").mean((0, 1)) for one in (e, e.of_question(generic)))
     return share_of_peak(e.fold(core(asked, general)))
