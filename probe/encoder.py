@@ -19,7 +19,7 @@ from probe.inputs.media import Media
 from probe.inputs.patches import no_answer, patch_map
 from probe.inputs.processing import Replacement, processed_by, with_replacements
 from probe.inputs.processors import Processor, image_processor_of, tokenizer_of
-from probe.inputs.prompt import Messages, build_prompt, image_marks, token_text, video_marks
+from probe.inputs.prompt import Messages, build_prompt, image_marks, takes_videos, token_text, video_marks
 from probe.inputs.text import AnswerTokenizer, Words, token_map
 from probe.inputs.videos import Video, VideoLike, open_videos
 from probe.runtime import Runtime
@@ -153,7 +153,7 @@ class Encoder:
             ImageError: the family takes none, or images are resized directly beside them.
         """
         door = getattr(processor, "video_processor", None)
-        if videos is not None and (door is None or not video_marks(processor, 1).token):
+        if videos is not None and not takes_videos(processor):
             raise ImageError(
                 f"{self.runtime.family} takes no videos: {type(processor).__name__} has nothing that prepares them. Pass frames as images, or "
                 f"load a family that does: {', '.join(families_of_videos())}."
@@ -214,7 +214,7 @@ class Encoder:
         ids = runtime.known_ids(own.tolist(), leading, None if marks is None else marks[0].tolist())
         needed = layouts and runtime.backbone.marks_images and not runtime.backbone.image_mask
         token_id = runtime.image_token_id if needed else runtime.modules.image_token_id
-        return token_map(runtime.family, tokenizer_of(processor), token_id, ids, layouts, words, media)
+        return token_map(runtime.family, tokenizer_of(processor), token_id, ids, layouts, words, media, runtime.backbone.no_grid_reason)
 
 
 def _check_number(prepared: PreparedImages, runtime: Runtime) -> None:

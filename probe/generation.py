@@ -52,6 +52,11 @@ def generate_answers(
 ) -> list[Answer]:
     """The model's answers by Hugging Face's `generate`, `count` of them, one if that is None: see `Probe.generate`."""
     model = runtime.model
+    if reason := runtime.backbone.no_generate_reason:
+        raise ProbeError(
+            f"{runtime.family} cannot generate() here: {reason}. Generate with the Hugging Face model, and read the answer by "
+            "encoding.with_answer(text)."
+        )
     settings, ending = generation_options(
         options, encoder.pad_token_id(), runtime.modules.image_token_id, model.generation_config, count=count, scores=scores
     )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from probe.backbones import Backbone
+from probe.inputs.processors import Processor
+from probe.inputs.prompt import takes_videos
 from probe.runtime import Runtime
 from probe.sessions.policies import offered_policies
 from probe.tracing.modules import Modules, text_config
@@ -25,11 +27,11 @@ class Inspection:
         return dict(self.rows)[name]
 
 
-def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
+def inspect_model(runtime: Runtime, processor: Processor | None) -> Inspection:
     """What a model is, from its configuration and the modules that were found."""
     model, modules, backbone = runtime.model, runtime.modules, runtime.backbone
     if not runtime.has_decoder:
-        return Inspection(_encoder_rows(runtime, has_processor=has_processor))
+        return Inspection(_encoder_rows(runtime, has_processor=processor is not None))
     text = text_config(model)
     attention = [path for path in modules.attention if path]
     heads = getattr(text, "num_attention_heads", "?")
@@ -42,8 +44,9 @@ def inspect_model(runtime: Runtime, *, has_processor: bool) -> Inspection:
         ("vision blocks", f"{len(modules.vision_blocks)}" if modules.vision_blocks else "none found"),
         ("image token", "none" if modules.image_token_id is None else f"id {modules.image_token_id}"),
         ("grid", _grid(backbone)),
+        ("videos", _videos(backbone, processor)),
         ("prefix sharing", _sharing(runtime)),
-        ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
+        ("processor", "loaded" if processor is not None else "none: run() takes plain encodings"),
         ("kernel", str(model.config._attn_implementation)),
         ("Hidden", _pattern(modules.layers)),
         (
@@ -91,6 +94,17 @@ def _grid(backbone: Backbone) -> str:
     if backbone.no_grid_reason:
         return f"none: {backbone.no_grid_reason}"
     return "not declared: maps cannot be folded onto the image"
+
+
+def _videos(backbone: Backbone, processor: Processor | None) -> str:
+    if processor is None:
+        return "not known without a processor"
+    if not takes_videos(processor):
+        return f"none: {type(processor).__name__} prepares none"
+    taken = f"taken by {type(processor).__name__}"
+    if type(backbone).video_layout is not Backbone.video_layout:
+        return f"{taken}, folded to (frame, row, col) by {type(backbone).__name__}"
+    return f"{taken}, not folded: {backbone.no_grid_reason or 'no grid is declared'}"
 
 
 def _sharing(runtime: Runtime) -> str:

@@ -300,6 +300,8 @@ class Runtime:
         view = layouts[0].view if len(layouts) == 1 and layouts[0] is not None else None
         grid, classes = self.backbone.vision_grid(self.model, view), self.backbone.class_tokens
         patches = None if grid is None or classes == "kept" else len(grid.tokens)
+        if type(self.backbone).vision_grid is Backbone.vision_grid:
+            return VisionLayout(depth, None, None, "the family does not say how the tower's patches lie", classes)
         if view is None:
             reason = "the tower takes several images or tiles, or at one whose layout is not known"
             return VisionLayout(depth, patches, None, reason, classes, self._base_crop(layouts))

@@ -77,6 +77,9 @@ class Backbone:
     no_prefix_reason: ClassVar[str] = ""
     """Why questions cannot share the image's part of the prompt, in a family where they cannot."""
 
+    no_generate_reason: ClassVar[str] = ""
+    """Why the family's own `generate()` does not go on from the sequence that is read, in a family where it does not."""
+
     counts_cached: ClassVar[bool] = False
     """Whether a forward places a token by how many are in the cache, whatever position it is given."""
 

@@ -108,6 +108,11 @@ def video_marks(processor: Processor, count: int) -> Marks:
     return Marks("video", count, str(getattr(processor, "video_token", None) or ""))
 
 
+def takes_videos(processor: Processor) -> bool:
+    """Whether a processor prepares videos, and its prompts say where they are."""
+    return getattr(processor, "video_processor", None) is not None and bool(video_marks(processor, 1).token)
+
+
 def image_token(processor: Processor, token_id: int | None = None) -> str:
     """The text of the token that stands for an image in a prompt; "" if there is none.
 

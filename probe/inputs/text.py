@@ -44,6 +44,7 @@ def token_map(
     layouts: Sequence[ImageLayout | None],
     words: Words | None,
     media: Media | None = None,
+    no_grid_reason: str = "",
 ) -> TokenMap:
     """Name the positions of an encoded prompt: `image` (and `image 0`, `image 1`...), `prompt`, `question`.
 
@@ -53,6 +54,7 @@ def token_map(
         layouts: one for each image, in order.
         words: the user's own, which become the span `question`; None: there is no such span.
         media: its videos, and what the processor put in for each image and video, where that is known.
+        no_grid_reason: why the family's image tokens are no cells of the image.
 
     Raises:
         GridMismatch: the ids do not hold as many images and videos as there are.
@@ -63,7 +65,8 @@ def token_map(
     shown = {**image_spans(images), **video_spans(videos, media.layouts)}
     spans = {"prompt": Span(tuple(range(len(ids))), "prompt"), **shown}
     special = frozenset(tokenizer.all_special_ids) | {NO_TOKEN, *media.known(image_token_id)}
-    tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, Detokenizer(tokenizer), family, videos, tuple(media.layouts))
+    of_videos, text = (videos, tuple(media.layouts)), Detokenizer(tokenizer)
+    tokens = TokenMap(tuple(ids), images, tuple(layouts), spans, special, text, family, *of_videos, no_grid_reason)
     question = _span_of(words, tokens) if words is not None else None
     return tokens if question is None else replace(tokens, spans={**spans, "question": replace(question, name="question")})
 

@@ -84,7 +84,7 @@ class Probe(Analysis):
         >>> print(model.inspect()["layers"])
         8 decoder blocks, hidden_states 0 (embeddings) to 8
         """
-        return inspect_model(self.runtime, has_processor=self.processor is not None)
+        return inspect_model(self.runtime, self.processor)
 
     def prepare(self, images: ImageLike | Sequence[ImageLike] | PreparedImages) -> PreparedImages:
         """Images opened, and prepared for the vision tower, once for many prompts. `encode` and `open` take the result in place of images.
@@ -258,7 +258,7 @@ class Probe(Analysis):
 
     def open(
         self,
-        images: ImageLike | Sequence[ImageLike] | PreparedImages,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages | None,
         *,
         keep: Iterable[Read] = (),
         edits: Iterable[Edit] | Edit = (),
@@ -267,6 +267,8 @@ class Probe(Analysis):
         template: str | None = None,
     ) -> Session:
         """One image, many questions: the image is encoded once, and its part of the prompt is run once. See `Session`.
+
+        With None, of a model of text: the words that all prompts begin with are run once.
 
         >>> with model.open(image) as session:
         ...     answers = session.ask(["Is there a cat in the image?", "Is there a clock in the image?"], max_new_tokens=4)

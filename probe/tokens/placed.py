@@ -20,6 +20,7 @@ class Placed:
     video_layouts: tuple[VideoLayout | None, ...]
     family: str
     decode: Callable[[Sequence[int]], str] | None
+    no_grid_reason: str
 
     @property
     def shown(self) -> frozenset[int]:
@@ -75,9 +76,13 @@ class Placed:
             for _, step, of_frame in laid.steps(video) if laid else ():
                 if wanted == step:
                     return of_frame, ""
+        if self.no_grid_reason and not any(self.images):
+            return None, self.no_grid_reason
         return None, "these positions are not the tokens of one whole image, in order"
 
     def _no_layout_reason(self) -> str:
         if self.decode is None:
             return "a plain encoding does not say which image its tokens are of; model.encode() keeps image and tokens together"
+        if self.no_grid_reason:
+            return self.no_grid_reason
         return f"{self.family} does not say where its image tokens lie on the image"

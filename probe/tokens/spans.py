@@ -36,6 +36,7 @@ class TokenMap(Placed):
         decode: ids to text; None for a model without a processor, whose words cannot be found.
         family: the model family, for messages.
         videos, video_layouts: the same of each video.
+        no_grid_reason: why the family's image tokens are no cells of the image, where they are not or there are none.
 
     Example:
         >>> tokens = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat. It is red.").tokens
@@ -54,6 +55,7 @@ class TokenMap(Placed):
     family: str = "this model"
     videos: tuple[tuple[int, ...], ...] = ()
     video_layouts: tuple[VideoLayout | None, ...] = ()
+    no_grid_reason: str = ""
     _texts: dict[tuple[int, ...], TokenText] = field(default_factory=dict, compare=False)  # by token ids
 
     def __len__(self) -> int:
@@ -79,6 +81,8 @@ class TokenMap(Placed):
             196
         """
         if name not in self.spans:
+            if self.no_grid_reason and name.startswith("image"):
+                raise SpanNotFound(f"No span {name!r} in {self.family}: {self.no_grid_reason}. Spans here: {', '.join(self.spans)}.")
             raise SpanNotFound(f"No span {name!r}. Spans here: {', '.join(self.spans)}. Name your own with with_spans().")
         return self.spans[name]
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import probe
-from probe.errors import ImageError, PackageNeeded, TemplateError
+from probe.errors import ImageError, PackageNeeded, ProbeError, TemplateError
 from tests import families, processors
 from tests.contract.parity import hidden_difference
 from tests.families.daily import daily
@@ -146,6 +146,17 @@ def test_a_processor_that_needs_a_package_names_it() -> None:
             model.encode(picture(WIDE), "What is this?")
     finally:
         model.processor.image_processor.apply_ocr = False
+
+
+def test_a_generate_that_changes_the_prompt_is_refused_before_any_forward() -> None:
+    model = opened("blip")
+    encoding = model.encode(picture(WIDE), "a picture of")
+    given = encoding.inputs["input_ids"].clone()
+    with pytest.raises(ProbeError, match=r"blip cannot generate\(\) here: .* drops the last, .* encoding.with_answer\(text\)"):
+        model.generate(encoding, max_new_tokens=3)
+    assert torch.equal(encoding.inputs["input_ids"], given)
+    with pytest.raises(ProbeError, match="blip cannot generate"), model.open(picture(WIDE)) as session:
+        session.ask(["a picture of"], max_new_tokens=3)
 
 
 @pytest.mark.parametrize("name", ["fuyu", "git", "idefics", "kosmos-2", "florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop"])

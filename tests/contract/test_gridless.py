@@ -7,6 +7,7 @@ import pytest
 import probe
 from probe.backbones.registry import BACKBONES
 from tests import families, processors
+from tests.contract import test_encode
 from tests.contract.test_grids import inverted, noise_image, opened, shows
 from tests.processors.gridless import RESAMPLED
 
@@ -89,6 +90,24 @@ def test_inspect_says_why_there_is_no_grid(name: str) -> None:
     grid = probe.load(model=hf).inspect()["grid"]
     assert grid.startswith("none: ")
     assert WHY[name] in grid
+
+
+@pytest.mark.parametrize("name", sorted(set(WHY) - {"diffusion_gemma", "instructblipvideo", "udop"}))
+def test_no_states_of_such_a_family_fold_and_each_says_why(name: str) -> None:
+    model = test_encode.opened(name)
+    encoding = model.encode(noise_image("wide"), test_encode.question(name))
+    if WHY[name] == QUERIES:
+        with pytest.raises(probe.errors.GridUnknown, match=QUERIES):
+            model.run(encoding, probe.Hidden([1], at="image")).hidden(layer=1).grid()
+        with pytest.raises(probe.errors.GridUnknown, match=QUERIES):
+            encoding.tokens.cells((0, 0, 20, 20))
+    else:
+        with pytest.raises(probe.errors.SpanNotFound, match=f"No span 'image' in {name}: .*{WHY[name]}"):
+            model.run(encoding, probe.Hidden([1], at="image"))
+        with pytest.raises(probe.errors.GridUnknown, match=WHY[name]):
+            model.run(encoding, probe.Hidden([1], at=None)).hidden(layer=1).grid()
+    with pytest.raises(probe.errors.GridUnknown, match="does not say how the tower's patches lie"):
+        model.run(encoding, probe.Vision([1])).vision().grid()
 
 
 # 256 queries for an image at Aria's default size; 256 for the whole image at DeepSeek-OCR 2's, 144 for each of three tiles, and a separator.

@@ -51,6 +51,7 @@ class CrossAttention(Backbone):
 class Blip(CrossAttention):
     """A BERT decoder."""
 
+    no_generate_reason = "its generate() replaces the prompt's first token and drops the last, which the processor wrote"
     part_paths: ClassVar[Mapping[str, str]] = POST_NORM_PARTS
     sum_reason = POST_NORM
     unreadable: ClassVar[Mapping[str, str]] = {**CrossAttention.unreadable, **NO_INTERFACE}
