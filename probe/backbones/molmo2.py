@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
+from probe.backbones.processed_video import ProcessedVideo
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import padded_canvas
-from probe.tokens.layout import Box, Grid, ImageLayout
+from probe.tokens.layout import Grid, ImageLayout
+from probe.tokens.video import VideoLayout
+
+
+class _Pools(Protocol):
+    patch_size: int
+    pooling_size: tuple[int, int]
 
 
 @register("molmo2")
@@ -28,10 +37,24 @@ class Molmo2(Backbone):
         _, _, *canvas = compute_crop_geometry(*image.size, images.max_crops, images.overlap_margins, edge, patch)
         rows, cols, tile_rows, tile_cols = image.inputs["image_grids"][image.index].tolist()
 
-        def covered(rows: int, cols: int, shown: tuple[int, int]) -> Box:
-            down, across = images.pooling_size
-            return padded_canvas(image.size, (rows * down * patch, cols * across * patch), shown)
+        base = _pooled(images, image.size, (rows, cols), (edge, edge), "base")
+        return ImageLayout((base, _pooled(images, image.size, (tile_rows, tile_cols), (canvas[0], canvas[1]), "tiles", len(base.tokens))))
 
-        base = Grid.whole(rows, cols, image.size, name="base", box=covered(rows, cols, (edge, edge)))
-        box = covered(tile_rows, tile_cols, (canvas[0], canvas[1]))
-        return ImageLayout((base, Grid.whole(tile_rows, tile_cols, image.size, name="tiles", first=len(base.tokens), box=box)))
+    def video_layout(self, video: ProcessedVideo) -> VideoLayout:
+        """Each frame is a whole square, as the base view; texts of other tokens name the frames."""
+        videos, (_, rows, cols) = video.video_processor, video.inputs["video_grids"][video.index].tolist()
+        frame = _pooled(videos, video.size, (rows, cols), (videos.size["height"], videos.size["width"]), "video")
+        return VideoLayout.repeated(frame, video.frames)
+
+
+def _pooled(images: _Pools, size: tuple[int, int], cells: tuple[int, int], shown: tuple[int, int], name: str, first: int = 0) -> Grid:
+    """The grid of pooled patches over an image or a frame.
+
+    Args:
+        images: the part of the processor that prepared it.
+        cells: down and across.
+        shown: (height, width) that it was resized to.
+    """
+    (rows, cols), (down, across), patch = cells, images.pooling_size, images.patch_size
+    box = padded_canvas(size, (rows * down * patch, cols * across * patch), shown)
+    return Grid.whole(rows, cols, size, name=name, first=first, box=box)

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 
 import probe
 from probe.verification.painting import check_grid, inner_cells
 from tests.families import newer, skip_if_lacking
-from tests.families.tiny import model as tiny_model
-from tests.processors.offline import model, smoothed, template, tokenizer
+from tests.processors.newer import apertus1p5, hy_v4_vl
 from tests.zoo import enliven
 
 SHAPES = ((480, 640), (100, 1000), (1000, 100), (40, 56))
-
-
-@cache
-def hy_v4_vl() -> tuple[Any, Any]:
-    words = tokenizer(image_token="<|image_pad|>", video_token="<|video_pad|>")
-    images, videos = transformers.HYV4VLImageProcessor(), transformers.HYV4VLVideoProcessor()
-    processor = transformers.HYV4VLProcessor(images, words, videos, chat_template=template("<|image_pad|>"))
-    tower = {"patch_size": images.patch_size, "max_image_size": 2048}
-    return model("hy_v4_vl", words, image_token_id="<|image_pad|>", video_token_id="<|video_pad|>", vision_config=tower), processor
-
-
-@cache
-def apertus1p5() -> tuple[Any, Any]:
-    marks = ("image", "audio", "boi", "eoi", "image_wrapper", "eol", "boa", "eoa")
-    words = tokenizer(**{f"{name}_token": f"<|{name}|>" for name in marks})
-    sound = transformers.WavTokenizerFeatureExtractor()
-    processor = transformers.Apertus1p5Processor(transformers.Apertus1p5ImageProcessor(), sound, words, chat_template=template("<|image|>"))
-    ids = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in ("image", "audio")}
-    offsets = {"image_token_offset": len(words), "audio_token_offset": len(words) + 16}
-    vision = {**newer.QUANTISED, "channel_multiplier": (1,) * 5, "attn_resolutions": ()}
-    audio = {"model_type": "wavtokenizer_encoder", "codebook_size": 16, "codebook_dim": 32}
-    small = tiny_model(
-        "apertus1p5", text_config={"vocab_size": len(words) + 32}, vision_config=vision, audio_config=audio, **ids, **offsets
-    )
-    small = enliven(small)
-    smoothed(small)
-    return small, processor
 
 
 @pytest.mark.parametrize(("height", "width"), [(160, 240), *SHAPES[1:]])

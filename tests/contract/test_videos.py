@@ -16,7 +16,8 @@ from PIL import Image
 
 import probe
 from probe.backbones.registry import families_of_videos
-from probe.errors import GridUnknown, ImageError, PackageNeeded, TemplateError
+from probe.errors import GridUnknown, ImageError, InvalidRead, PackageNeeded, TemplateError
+from tests import families
 from tests.contract import test_encode
 from tests.contract.parity import hidden_difference
 from tests.families.daily import daily
@@ -162,9 +163,26 @@ def test_an_answer_about_a_video_goes_on_after_it() -> None:
     assert answer.tokens.ids == tuple(expected[0].tolist())
 
 
+def test_a_forward_that_drops_tokens_of_a_video_is_refused() -> None:
+    hf, inputs = families.build("nemotron_h_omni")
+    hf.video_pruning_rate = 0.5
+    given = {"input_ids": inputs["input_ids"], "pixel_values_videos": torch.zeros(2, 3, 16, 16)}
+    with pytest.raises(InvalidRead, match=r"video_pruning_rate=0.5: .* drops tokens of a video, .* = 0 on the Hugging Face model"):
+        probe.load(model=hf).run(given, probe.Hidden([1]))
+
+
 def test_a_family_without_videos_names_some_that_take_them() -> None:
     with pytest.raises(ImageError, match=r"gemma3n takes no videos: Gemma3nProcessor .* gemma4, .*qwen2_vl"):
         test_encode.opened("gemma3n").encode(None, "What happens?", videos=frames())
+
+
+def test_inspect_says_whether_videos_are_taken_and_folded() -> None:
+    assert opened("qwen2_vl").inspect()["videos"] == "taken by Qwen2VLProcessor, folded to (frame, row, col) by MergedPatches"
+    assert opened("molmo2").inspect()["videos"] == "taken by Molmo2Processor, folded to (frame, row, col) by Molmo2"
+    assert test_encode.opened("minicpmv4_6").inspect()["videos"] == "taken by MiniCPMV4_6Processor, not folded: no grid is declared"
+    assert "not folded: a Q-Former resamples" in test_encode.opened("instructblipvideo").inspect()["videos"]
+    assert test_encode.opened("gemma3n").inspect()["videos"] == "none: Gemma3nProcessor prepares none"
+    assert probe.load(model=opened("qwen2_vl").model).inspect()["videos"] == "not known without a processor"
 
 
 def test_frames_that_do_not_fit_are_refused() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import transformers as hf
+from packaging.version import Version
 
-from tests.processors import real
+from tests.processors import newer, real
 from tests.processors.encoded import ENCODED
 from tests.processors.native import GEMMA, NATIVE
 from tests.processors.offline import Pair, model, tokenizer
+from tests.processors.tiled import TILED
 
 VIDEOS: dict[str, Callable[[], Pair]] = {}
 """Family -> its model of real geometry and its processor."""
@@ -31,10 +34,10 @@ def template(name: str) -> str:
 
 
 def of_images(name: str, **settings: Any) -> None:
-    """List a family of `native`, with these settings of its video processor."""
+    """List a family of `native` or `tiled`, with these settings of its video processor."""
 
     def build() -> Pair:
-        small, processor = NATIVE[name]()
+        small, processor = (NATIVE.get(name) or TILED[name])()
         for key, value in settings.items():
             setattr(processor.video_processor, key, value)
         return small, processor
@@ -51,13 +54,28 @@ for family in ("cohere_compass", "glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glm
 of_images("dots3_note", temporal_patch_size=1)
 of_images("ernie4_5_vl_moe", draw_on_frames=False)  # it writes the time on each frame, in a font that is downloaded
 
+of_images("molmo2")
+
 
 def listed(build: Callable[[], Pair]) -> Callable[[], Pair]:
     VIDEOS[build.__name__] = build
     return build
 
 
+@listed
+def nemotron_h_omni() -> Pair:
+    if Version(hf.__version__) < Version("5.24"):
+        pytest.skip(
+            f"the forward of transformers {hf.__version__} takes no video of nemotron_h_omni: it joins a tensor as if it were a list"
+        )
+    small, processor = NATIVE["nemotron_h_omni"]()
+    half = [0.5, 0.5, 0.5]  # a checkpoint's own; the class has none
+    processor.video_processor.norm_mean = processor.video_processor.norm_std = half
+    return small, processor
+
+
 VIDEOS["llava_onevision"] = real.llava_onevision
+VIDEOS["hy_v4_vl"] = newer.hy_v4_vl
 for family in ("cosmos3_edge", "minimax_m3_vl", "qwen4_exp"):
     VIDEOS[family] = ENCODED[family]
 
