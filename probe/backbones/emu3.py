@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.discrete_images import DiscreteImages
@@ -14,6 +15,8 @@ from probe.tokens.layout import Grid, ImageLayout
 @register("emu3")
 class Emu3(DiscreteImages):
     """`image_sizes` has the resized image's height and width."""
+
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         cell = image.processor.downsample_ratio

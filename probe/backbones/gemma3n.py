@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.residual_streams import ResidualStreams
@@ -18,6 +19,7 @@ class Gemma3n(ResidualStreams):
 
     axes = ("stream", "batch", "token", "feature")
     last_is_normed = False
+    prefix = SHARING
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
 
     def layout(self, image: ProcessedImage) -> ImageLayout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.backbones.base import SHARING
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.tiled_layout import TiledLayout
@@ -12,6 +13,7 @@ class GraniteDocling(TiledLayout):
     """The path is the same for all tiles of a prompt. The decoder multiplies its embeddings before the first block."""
 
     projected_states = False
+    prefix = SHARING
 
     def canvas(self, image: ProcessedImage) -> tuple[int, int]:
         rows, cols = image.image_processor.get_tile_grid(*image.size)

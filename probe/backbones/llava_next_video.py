@@ -17,9 +17,6 @@ POOLED = 2
 class LlavaNextVideo(LlavaNext):
     """Frames follow each other without a token between them."""
 
-    prefix = ()
-    no_prefix_reason = "it was not proven: random weights give one answer to every question"
-
     def video_layout(self, video: ProcessedVideo) -> VideoLayout:
         rows, cols = video.patches(video.processor.patch_size, POOLED)
         box = processed_box(video.video_processor, video.size)

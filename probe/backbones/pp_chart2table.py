@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.backbones.shared.square_layout import square_grid
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @register("pp_chart2table")
 class PPChart2Table(Backbone):
     """One token of 4 x 4 patches."""
+
+    prefix = SHARING
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         _, patch = tower_size(image.model)

@@ -38,15 +38,15 @@ class Greedy:
     ends: frozenset[int]
 
     @classmethod
-    def of(cls, settings: GenerationConfig, image_token_id: int) -> Greedy:
-        """The rules of a checkpoint; its image token is never generated."""
+    def of(cls, settings: GenerationConfig, image_token_id: int | None) -> Greedy:
+        """The rules of a checkpoint; its image token, if it has one, is never generated."""
         penalties = LogitsProcessorList()
         if (settings.repetition_penalty or 1.0) != 1.0:
             penalties.append(RepetitionPenaltyLogitsProcessor(penalty=settings.repetition_penalty))
         if settings.no_repeat_ngram_size:
             penalties.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
         ends = settings.eos_token_id
-        forbidden = (*(settings.suppress_tokens or ()), image_token_id)
+        forbidden = (*(settings.suppress_tokens or ()), *([] if image_token_id is None else [image_token_id]))
         return cls(penalties, forbidden, frozenset([] if ends is None else ends if isinstance(ends, list) else [ends]))
 
     def next_tokens(self, sequences: Sequence[Sequence[int]], logits: Float[Tensor, "sequence vocabulary"]) -> list[int]:
@@ -62,7 +62,7 @@ class Greedy:
         if self.penalties:
             ids = [torch.tensor([one], dtype=torch.long, device=logits.device) for one in sequences]
             scores = torch.cat([self._penalised(one, score[None]) for one, score in zip(ids, scores, strict=True)])
-        scores = scores.index_fill(1, torch.tensor(self.forbidden, device=logits.device), -torch.inf)
+        scores = scores.index_fill(1, torch.tensor(self.forbidden, dtype=torch.long, device=logits.device), -torch.inf)
         best = scores.max(-1)  # NaN, where there is one
         tokens: list[int] = torch.where(best.values.isfinite(), best.indices, _NO_TOKEN).tolist()
         if _NO_TOKEN in tokens:

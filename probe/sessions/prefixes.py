@@ -85,13 +85,14 @@ class Prefixes:
         return prefix
 
     def _find_length(self, first: Encoding, encodings: Sequence[Encoding]) -> bool:
-        """Find out how much these prompts share with the first one; whether that has its images.
+        """Find out how much these prompts share with the first one; whether that has its images, in a family that takes them.
 
         A question may change the token before it, where a tokenizer joins the two: the prefixes are read again without that token.
         """
         known = self._length or prefix_length(first)
         length = min([known, *(_common_length(first, encoding, known) for encoding in encodings)])
-        if not 0 < image_end(first) <= length:
+        takes_images = self._runtime.modules.image_token_id is not None
+        if not 0 < (image_end(first) if takes_images else length) <= length:
             return False
         if length < known:
             self._by_changes.clear()
@@ -100,12 +101,9 @@ class Prefixes:
 
 
 def prefix_length(encoding: Encoding) -> int:
-    """The tokens of a prompt that do not depend on its question, its images included: those before the question, if that comes later.
-
-    0: it has no image.
-    """
+    """The tokens of a prompt that do not depend on its question, its images included: those before the question, if that comes later."""
     end, question = image_end(encoding), encoding.tokens.spans.get("question")
-    if not end or question is None or question.positions[0] < end:
+    if question is None or question.positions[0] < end:
         return end
     return question.positions[0]
 

@@ -63,7 +63,7 @@ class Session:
         self,
         runtime: Runtime,
         encoder: Encoder,
-        images: ImageLike | Sequence[ImageLike] | PreparedImages,
+        images: ImageLike | Sequence[ImageLike] | PreparedImages | None,
         *,
         keep: tuple[Read, ...] = (),
         edits: tuple[Edit, ...] = (),
@@ -201,7 +201,7 @@ class Session:
         prefix = self._prefix_of(starts, tokens, edits, new_tokens=max_new_tokens, required=self._policy_is_required)
         if prefix is None:
             return [generate(runtime, self._encoder, start, edits=edits, max_new_tokens=max_new_tokens) for start in starts]
-        rules = Greedy.of(runtime.model.generation_config, runtime.image_token_id)
+        rules = Greedy.of(runtime.model.generation_config, runtime.modules.image_token_id)
 
         def next_logits(packed: PackedInputs, active: Sequence[Decoding]) -> Tensor:
             return last_logits(runtime, packed, self._plan(edits, (one.tokens_so_far for one in active)))

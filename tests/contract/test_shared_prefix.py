@@ -11,6 +11,8 @@ from probe.backbones.registry import BACKBONES, load_entry_points
 from probe.sessions.policies import offered_policies
 from tests import processors, zoo
 from tests.families.daily import daily
+from tests.families.text_models import TEXT_MODELS
+from tests.processors.encoded import ENCODED
 from tests.processors.native import NATIVE
 from tests.processors.square import SQUARE
 from tests.processors.tiled import TILED
@@ -108,6 +110,10 @@ SHARED = {
     },
     "video_llava": SQUARE["video_llava"],
     **{name: TILED[name] for name in ("qianfan_ocr", "step3p7", "granite4_vision", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "molmo2")},
+    **{
+        name: ENCODED[name]
+        for name in ("llava_next_video", "granite_docling", "emu3", "aria", "deepseek_ocr2", "pp_chart2table", "gemma3n")
+    },
     "muse_spark": lambda: _double(NATIVE["muse_spark"]()),
 }
 FEWEST_DIFFERENT = {"hunyuan_vl": 2}
@@ -122,7 +128,8 @@ def _opened(name: str) -> probe.Probe:
 
 def test_every_backbone_that_declares_sharing_is_asked_here() -> None:
     load_entry_points()
-    asked = {backbone for name, backbone in BACKBONES.items() if name.rpartition("/")[2] in SHARED}
+    names = {*SHARED, *TEXT_MODELS}  # those of text alone in test_text_models.py
+    asked = {backbone for name, backbone in BACKBONES.items() if name.rpartition("/")[2] in names}
     assert {backbone for backbone in BACKBONES.values() if backbone.prefix} <= asked
 
 

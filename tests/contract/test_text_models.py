@@ -8,6 +8,7 @@ the states of all positions in one product rather than of each sequence: 1e-5. G
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 
 import probe
 from probe import edit
+from probe.sessions import prefixes
+from probe.sessions.policies import offered_policies
 from tests import hooked, zoo
 from tests.families import text_models
 from tests.families.daily import daily
@@ -25,7 +28,12 @@ STATES_BEHIND = {
     "mamba"
 }  # Hugging Face's hidden_states begin with the first block's output: ours, which begin with the embeddings, are one on
 
-
+ALONE = {"mamba", "falcon_h1", "qwen2_audio", "voxtral", "phi4_multimodal"}
+"""Families that declare no sharing."""
+RECURRENT = {"lfm2", "qwen3_next"}
+"""Families whose blocks hold a recurrent state, which cannot be shared in one row."""
+BRIEF = "You are a patient helper. [INST] {question} [/INST]"
+QUESTIONS = ["Is there a cat?", "And a dog?", "Why?", "What is on the table, and what lies below it on the floor beside the chair?", "cat"]
 QUICK = ("llama", "gpt2", "mixtral", "mamba")  # a dense one, one of another shape, experts, a recurrent one
 
 
@@ -130,7 +138,7 @@ def test_gradients_are_those_of_plain_autograd(model: probe.Probe) -> None:
     assert float((ours - theirs).abs().max()) == 0
 
 
-@pytest.mark.filterwarnings("ignore:Variants run whole")  # no sharing is declared for these families
+@pytest.mark.filterwarnings("ignore:Variants run whole")  # in those of ALONE
 def test_a_causal_trace_is_a_patched_run(model: probe.Probe) -> None:
     clean, corrupt = model.encode(None, QUESTION), model.encode(None, QUESTION.replace("cat", "dog"))
     traced = probe.causal_trace(model, clean, corrupt, metric=probe.LogitDifference(5, 6), places=["question", -1], layers=[2])
@@ -143,7 +151,54 @@ def test_a_causal_trace_is_a_patched_run(model: probe.Probe) -> None:
 
         with hooked.module(model.model, model.modules.layers[1], patched):
             logits = plain(model, corrupt).logits[0, -1]
-        assert float(traced.data[0, ("question", -1).index(place)] - (logits[5] - logits[6])) == 0
+        # Runs go on from the unedited one: the same sums in another order, 1e-5 of logits of size 1 to 10 (max abs).
+        assert abs(float(traced.data[0, ("question", -1).index(place)] - (logits[5] - logits[6]))) < 1e-5
+
+
+@pytest.mark.parametrize("policy", ["packed", "batched"])
+def test_questions_that_share_their_beginning_are_answered_as_alone(
+    model: probe.Probe, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if policy not in offered_policies(model.runtime)[0]:
+        assert model.family in ALONE or (policy == "packed" and model.family in RECURRENT)
+        with pytest.raises(probe.errors.InvalidPolicy, match="can be asked under"):
+            model.open(None, policy=policy)
+        return
+    ran = []
+    monkeypatch.setattr(prefixes, "run_prefix", lambda *given, run=prefixes.run_prefix: (ran.append(len(given[1])), run(*given)))
+    reads = [probe.Hidden("all", at=("prompt", "answer")), probe.Logits(at="answer")]
+    with model.open(None, policy="none", template=BRIEF) as session:
+        alone = session.ask(QUESTIONS, max_new_tokens=8)
+    assert ran == []
+    with model.open(None, policy=policy, template=BRIEF) as session:
+        together = session.ask(QUESTIONS, max_new_tokens=8)
+        traces = session.trace(together, reads)
+    assert ran == [
+        len(model.encode(None, "", chat=False).tokens) + 9
+    ]  # the beginning of the sequence, and the words of BRIEF before the question
+    assert [answer.tokens.ids for answer in together] == [answer.tokens.ids for answer in alone]
+    assert len({answer.tokens.ids[answer.prompt_length :] for answer in alone}) >= 3
+    for answer, trace in zip(alone, traces, strict=True):
+        expected = model.run(answer, reads)
+        layers = range(len(model.modules.layers) + 1)
+        pairs = [(trace.hidden(at, layer=layer), expected.hidden(at, layer=layer)) for at in ("prompt", "answer") for layer in layers]
+        for ours, theirs in [*pairs, (trace.logits(), expected.logits())]:
+            # The same sums in another order, of states of size 1 to 10: 1e-5 (max abs), as of questions about an image.
+            assert float((ours.data - theirs.data).abs().max()) <= 1e-5 * max(1.0, float(theirs.data.abs().max()))
+
+
+def test_variants_go_on_from_the_unedited_run(model: probe.Probe) -> None:
+    x, read = model.encode(None, QUESTION), probe.Hidden("all", at=-1)
+    variants = [[edit.scale(probe.Hidden(layer, at=position), 1.5)] for layer, position in ((1, -2), (2, -1))]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        traces = model.run_variants(x, read, variants)
+    assert ["no sharing is declared" in str(one.message) for one in said] == [True] * (model.family in ALONE)
+    for trace, edits in zip(traces, variants, strict=True):
+        expected = model.run(x, read, edits=edits)
+        for layer in range(len(model.modules.layers) + 1):
+            ours, theirs = trace.hidden(layer=layer).data, expected.hidden(layer=layer).data
+            assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
 
 
 def plain_states(model: probe.Probe, x: probe.Encoding) -> torch.Tensor:

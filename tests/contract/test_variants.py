@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 edit = probe.edit
 
 ALONE = {
-    "glm5_next": "its blocks pass on several residual streams",
+    **dict.fromkeys(("glm5_next", "gemma3n"), "its blocks pass on several residual streams"),
     "paligemma": "its image tokens attend to the question",
     "instructblip": "its Q-Former reads the question",
 }
@@ -43,7 +43,7 @@ RECURRENT = {"qwen4_exp", "minicpmv4_7", "qwen3_5", "qwen3_5_moe", "inkling2"}
 """Those where it is not, for the reasons below, or because blocks take earlier blocks' states."""
 WHOLE_WITHIN_THE_IMAGE = {
     *RECURRENT,
-    *("cosmos3_edge", "granite4_vision", "molmo2"),
+    *("cosmos3_edge", "granite4_vision", "granite_docling", "molmo2"),
     *("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
     *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "ernie4_5_vl_moe", "hunyuan_vl"),
     *("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga", "paddleocr_vl", "gemma3", "gemma4", "gemma4_unified", "mllama"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.backbones.base import Backbone
+from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
 from probe.tokens.layout import ImageLayout
@@ -14,6 +14,7 @@ class Resampled(Backbone):
     """A subclass says how many tokens an image has."""
 
     no_grid_reason = QUERIES
+    prefix = SHARING
 
     def token_count(self, image: ProcessedImage) -> int:
         """How many tokens the processor wrote for this image."""
