@@ -16,7 +16,7 @@ from probe.verification.painting import PAINTINGS, check_grid, image_tokens, inn
 from tests.families import FAMILIES
 from tests.families.daily import DAILY, daily
 from tests.processors.native import NATIVE
-from tests.processors.square import SQUARE, WITHOUT_IMAGE_TOKEN
+from tests.processors.square import SQUARE
 from tests.processors.tiled import TILED
 
 REAL = {**NATIVE, **SQUARE, **TILED}
@@ -49,22 +49,9 @@ def blocks(shape: str) -> Image.Image:
 
 def project(name: str, image: Image.Image) -> tuple[probe.Activation, probe.ImageLayout]:
     """The image's tokens as the first block takes them, and where they lie."""
-    model = opened(name)
-    if name not in WITHOUT_IMAGE_TOKEN:
-        tokens = image_tokens(model, image)
-        assert tokens.layout is not None
-        return tokens, tokens.layout
-    inputs, layout = processed(name, image)
-    return model.run(inputs, probe.Projected()).projected(), layout
-
-
-def processed(name: str, image: Image.Image) -> tuple[dict[str, torch.Tensor], probe.ImageLayout]:
-    """The input and the layout of a family whose prompt holds its image tokens already, or none at all."""
-    model = opened(name)
-    inputs = model.processor(images=image, text=WITHOUT_IMAGE_TOKEN[name], return_tensors="pt")
-    layout = model.backbone.layout(probe.backbones.ProcessedImage(model.model, model.processor, (image.height, image.width), inputs, 0))
-    assert layout is not None
-    return dict(inputs), layout
+    tokens = image_tokens(opened(name), image)
+    assert tokens.layout is not None
+    return tokens, tokens.layout
 
 
 Project = Callable[[Image.Image], probe.Activation]
@@ -138,12 +125,6 @@ def test_painting_a_cell_moves_its_own_patches_in_the_tower(name: str) -> None:
     model, image = opened(name), blocks("photograph")
 
     def look(shown: Image.Image) -> tuple[torch.Tensor, probe.Grid, probe.Grid]:
-        if name in WITHOUT_IMAGE_TOKEN:
-            inputs, layout = processed(name, shown)
-            view = model.backbone.vision_grid(model.model, layout.grid())
-            assert view is not None
-            states = model.run(inputs, probe.Vision([0])).vision(layer=0).data[0]
-            return states[-len(view.tokens) :], view, layout.grid()  # a plain encoding keeps a class token, which is the first
         encoding = model.encode(shown, "What is this?")
         patches = model.run(encoding, probe.Vision([0])).vision(layer=0)
         (cells,) = encoding.tokens.layouts

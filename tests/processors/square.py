@@ -129,6 +129,8 @@ for family, kind in (("got_ocr2", "GotOcr2"), ("pp_chart2table", "PPChart2Table"
             "img_end_token": "</img>",
             "image_token": "<imgpad>",
         },
+        # PP-Chart2Table's chat template writes all the image tokens, its processor none.
+        written="" if kind == "GotOcr2" else f"<img>{'<imgpad>' * 256}</img>",
         vision=TOWER,
         smooth=True,
         image_processor=(lambda: hf.GotOcr2ImageProcessor(size={"height": 1024, "width": 1024}))
@@ -144,8 +146,6 @@ def git() -> Pair:
 
 
 SQUARE["git"] = git
-WITHOUT_IMAGE_TOKEN = {"git": "What is this?", "pp_chart2table": f"<img>{'<imgpad>' * 256}</img>What is this?"}
-"""Families whose processors do not write image tokens into a prompt -> a prompt as they take it."""
 SQUARE["chameleon"] = partial(quantised.chameleon, 512, [1, 1, 1, 1, 1])
 
 
