@@ -20,7 +20,7 @@ from probe.inputs.patches import no_answer, patch_map
 from probe.inputs.processing import Replacement, processed_by, with_replacements
 from probe.inputs.processors import Processor, image_processor_of, tokenizer_of
 from probe.inputs.prompt import Messages, build_prompt, image_marks, takes_videos, token_text, video_marks
-from probe.inputs.text import AnswerTokenizer, Words, token_map
+from probe.inputs.text import AnswerTokenizer, PromptCache, Words, token_map
 from probe.inputs.videos import Video, VideoLike, open_videos
 from probe.runtime import Runtime
 from probe.tokens.layout import ImageLayout
@@ -84,6 +84,7 @@ class Encoder:
     def __init__(self, runtime: Runtime, processor: Processor | None, preparation: ImagePreparation) -> None:
         self.runtime, self.processor, self.preparation = runtime, processor, preparation
         self.direct = preparation.is_direct(runtime.backbone, runtime.family)
+        self._prompts = PromptCache()
 
     def prepare(self, images: ImageLike | Sequence[ImageLike] | PreparedImages | None) -> PreparedImages:
         """Images opened once for many prompts: see `Probe.prepare`."""
@@ -129,6 +130,23 @@ class Encoder:
         tokens.check_layouts()
         answer_tokenizer = AnswerTokenizer(tokenizer_of(processor), marks.token)
         return Encoding(runtime.to_device(inputs), tokens, prompt, len(tokens), answer_tokenizer, runtime.backbone.answer_fill)
+
+    def encode_question(self, images: PreparedImages, text: str, *, chat: bool = True, template: str | None = None) -> Encoding:
+        """As `encode`: a question that was asked about other images before is not tokenised again.
+
+        Args:
+            images: on the model's device.
+        """
+        if self.processor is None or images.inputs is None or images.layouts is None or images.made_for is not self.preparation:
+            return self.encode(images, text, chat=chat, template=template)  # the processor decides how many tokens an image has
+        counts, tokenizer = tuple(layout.tokens for layout in images.layouts), tokenizer_of(self.processor)
+        written_by = (str(getattr(self.processor, "chat_template", None)), len(tokenizer), tokenizer.bos_token)
+        key = (text, chat, template, counts, self.runtime.model.device, written_by)
+        known = self._prompts.find(key, images.inputs, images.layouts)
+        if known is None:
+            known = self.encode(images, text, chat=chat, template=template)
+            self._prompts.keep(key, known, images.inputs)
+        return known
 
     def pad_token_id(self) -> int | None:
         """The tokenizer's padding token.

@@ -178,6 +178,8 @@ class Encoding:
     def _inputs_with(self, ids: tuple[int, ...]) -> dict[str, Tensor]:
         """The prompt's inputs, those with a value for each token extended over an answer."""
         inputs, ids_name = dict(self.inputs), self._ids_name
+        if not ids and len(self.tokens) == self.prompt_length:
+            return inputs
         leading = len(self.tokens) - self.sequence.shape[1]  # positions that the model itself puts before the ids
         length = self.prompt_length - leading
         prompt = inputs[ids_name][:, :length]
@@ -195,7 +197,7 @@ class Encoding:
         end = stop
         while end > start and ids[end - start - 1] in self.tokens.special:
             end -= 1
-        spans = {name: span for name, span in self.tokens.spans.items() if all(position < start for position in span.positions)}
+        spans = {name: span for name, span in self.tokens.spans.items() if max(span.positions, default=-1) < start}
         spans["answer"] = Span(tuple(range(start, end)), "answer")
         if end < stop:
             spans["end"] = Span(tuple(range(end, stop)), "end")

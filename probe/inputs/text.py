@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from probe.inputs.encoding import Encoding
 from probe.inputs.media import Media, image_positions
 from probe.inputs.patches import NO_TOKEN
 from probe.inputs.templates import refuse_image_token
@@ -119,3 +122,36 @@ def suffix_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> 
         return tuple(whole[len(before) :])
     # A token spans the end of the prompt and the first word of the answer. In generation the prompt's tokens are fixed, so tokenise apart.
     return tuple(tokenizer(joint + answer, add_special_tokens=False)["input_ids"])
+
+
+PROMPTS = 1024
+"""Prompts that are kept: the questions of a few lists of classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptCache:
+    """Encodings without their images, by what their ids depend on; those that were used last are kept."""
+
+    _known: dict[Hashable, Encoding] = field(default_factory=dict)
+
+    def find(self, key: Hashable, images: Mapping[str, Tensor], layouts: Sequence[ImageLayout]) -> Encoding | None:
+        """The encoding of a known prompt with other images; None: it is not known.
+
+        Args:
+            images, layouts: of the images, on the model's device.
+        """
+        known = self._known.pop(key, None)
+        if known is None:
+            return None
+        self._known[key] = known
+        # The texts of later answers belong to one image's prompt, not to all.
+        tokens = replace(known.tokens, layouts=tuple(layouts), _texts=dict(known.tokens._texts))
+        return replace(known, inputs={**known.inputs, **images}, tokens=tokens)
+
+    def keep(self, key: Hashable, encoding: Encoding, images: Mapping[str, Tensor]) -> None:
+        """Keep an encoding without its images."""
+        text = {name: value for name, value in encoding.inputs.items() if name not in images}
+        tokens = replace(encoding.tokens, layouts=(None,) * len(encoding.tokens.layouts), _texts=dict(encoding.tokens._texts))
+        self._known[key] = replace(encoding, inputs=text, tokens=tokens)
+        while len(self._known) > PROMPTS:
+            self._known.pop(next(iter(self._known)), None)

@@ -122,6 +122,8 @@ def image_end(encoding: Encoding) -> int:
 
 def _common_length(one: Encoding, other: Encoding, most: int) -> int:
     """How many tokens two prompts begin with alike, at least one fewer than the other has."""
+    if most < len(other.tokens) and one.tokens.ids[:most] == other.tokens.ids[:most]:
+        return most
     pairs = zip(one.tokens.ids[:most], other.tokens.ids[:-1], strict=False)
     return next((number for number, (a, b) in enumerate(pairs) if a != b), min(most, len(other.tokens) - 1))
 

@@ -15,7 +15,7 @@ from probe.generation import generate
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.runtime import Batch, Runtime
-from probe.sessions.choice import Choice
+from probe.sessions.choice import Choice, FirstTokens
 from probe.sessions.continuations import Continuations, PackedInputs, last_logits
 from probe.sessions.greedy import Decoding, Greedy, decode
 from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
@@ -79,6 +79,7 @@ class Session:
         self._chat, self._template = chat, template
         self.edits = edits
         self._prefixes = Prefixes(runtime, keep)
+        self._first_tokens = FirstTokens()
 
     def __enter__(self) -> Session:
         return self
@@ -175,7 +176,7 @@ class Session:
 
         def margins(batch: Sequence[Encoding], logits: Tensor) -> list[float]:
             with self._completing_not_finite(batch, edits):
-                return gate.margins(batch, logits)
+                return gate.margins(batch, logits, self._first_tokens)
 
         if prefix is None:
             return [margins([prompt], runtime.next_logits(prompt, edits)[None])[0] for prompt in prompts]
@@ -230,7 +231,7 @@ class Session:
         return self._images
 
     def _encode(self, question: str) -> Encoding:
-        encoding = self._encoder.encode(self._require_open(), question, chat=self._chat, template=self._template)
+        encoding = self._encoder.encode_question(self._require_open(), question, chat=self._chat, template=self._template)
         with self._runtime.engine.lock:
             first = self._prefixes.first = self._prefixes.first or encoding
         return encoding.with_images_of(first)

@@ -33,6 +33,8 @@ def as_ints(value: object) -> tuple[int, ...] | None:
         >>> as_ints(range(3)), as_ints(np.array([4, 5])), as_ints("67")
         ((0, 1, 2), (4, 5), None)
     """
+    if isinstance(value, (tuple, list, range)) and set(map(type, value)) <= {int}:
+        return tuple(value)
     if isinstance(value, str) or getattr(value, "ndim", 1) != 1 or not isinstance(value, Iterable):
         return None
     numbers = [as_int(one) for one in value]
