@@ -13,7 +13,6 @@ from torch import Tensor
 from probe.errors import InvalidRead, NotFinite
 from probe.inputs.encoding import Encoding
 
-
 _TAIL = 3  # tokens by which prompts that end alike are known
 
 
