@@ -319,9 +319,9 @@ _UNSUPPORTED = MappingProxyType(
         ),
     }
 )
-"""What a checkpoint's generation settings may hold that `probe.sessions.greedy` does not follow, and the value with which it does nothing."""
+"""What a checkpoint's generation settings may hold that `probe.sessions.decoding.greedy` does not follow, and the value with which it does nothing."""
 
 
 def unsupported_generation_settings(settings: GenerationConfig) -> tuple[str, ...]:
-    """The settings that do something which `probe.sessions.greedy.Greedy` does not follow: each question has to be asked alone."""
+    """The settings that do something which `probe.sessions.decoding.greedy.Greedy` does not follow: each question has to be asked alone."""
     return tuple(name for name, idle in _UNSUPPORTED.items() if getattr(settings, name, None) not in (None, idle))

@@ -196,7 +196,8 @@ class Ask:
 
     def _by_answer(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice | None) -> list[ClassAnswer]:
         """A class is present if its answer's first word is yes. If S_0 does not name the class, S_0 is forced and S_1 generated again."""
-        answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, gate=gate)
+        drafts = self._affirmations(names)
+        answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, gate=gate, drafts=drafts)
         spanned = {i: self._spans(answer, names[i][1]) for i, answer in enumerate(answers) if says_yes(answer.text)}
         unnamed = [i for i, answer in spanned.items() if answer is None]
         forced = dict(zip(unnamed, self._described(session, [names[i] for i in unnamed]), strict=True))

@@ -144,7 +144,17 @@ class Encoding:
             >>> answer.tokens.word("cat").positions == answer.tokens.resolve(-2)
             True
         """
-        return self.with_answer_ids(self._suffix(self.prompt, text))
+        return self.with_answer_ids(self.answer_ids(text))
+
+    def answer_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of a given answer, tokenised in the context of the prompt.
+
+        Example:
+            >>> encoding = model.encode(image, "Is there a cat?")
+            >>> encoding.answer_ids("No.") == encoding.with_answer("No.").tokens.ids[encoding.prompt_length:]
+            True
+        """
+        return self._suffix(self.prompt, text)
 
     def with_answer_ids(
         self, ids: tuple[int, ...], margin: float | None = None, log_probabilities: Float[Tensor, "token"] | None = None

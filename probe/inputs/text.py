@@ -83,6 +83,9 @@ def _span_of(words: Words, tokens: TokenMap) -> Span | None:
     return tokens.characters(start, start + len(wanted), None) if start >= 0 else None
 
 
+_ANSWERS = 32  # that are kept for one prompt: a gate's words, and what a question asks for
+
+
 @dataclass(frozen=True)
 class AnswerTokenizer:
     """Tokenises answers after their prompts. Holds a tokenizer and nothing of the model, so it can be pickled; copies share the tokenizer.
@@ -94,6 +97,7 @@ class AnswerTokenizer:
 
     tokenizer: PreTrainedTokenizerBase
     image_token: str
+    _known: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def __deepcopy__(self, memo: dict[int, object]) -> AnswerTokenizer:
         return self
@@ -105,7 +109,11 @@ class AnswerTokenizer:
             TemplateError: the answer holds the image token.
         """
         refuse_image_token(answer, self.image_token)
-        return suffix_ids(self.tokenizer, prompt, answer)
+        if (prompt, answer) not in self._known:
+            if len(self._known) >= _ANSWERS:
+                self._known.clear()
+            self._known[prompt, answer] = suffix_ids(self.tokenizer, prompt, answer)
+        return self._known[prompt, answer]
 
 
 def suffix_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[int, ...]:

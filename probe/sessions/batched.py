@@ -23,6 +23,11 @@ class Batched(Continuations):
         """Recurrent states take in padding, and some forwards place a token by how many the cache has."""
         return not self._runtime.backbone.counts_cached and only_keys(self._layers)
 
+    @property
+    def can_drop(self) -> bool:
+        """See `Continuations.can_drop`."""
+        return self.padded
+
     @staticmethod
     def _growth(count: int) -> int:
         return 1
@@ -34,6 +39,7 @@ class Batched(Continuations):
         # For each row and key: whether it is a token or padding, and its index in the sequence.
         self._real = torch.ones(count, len(prefix), dtype=torch.bool, device=runtime.model.device)
         self._index = self._tensor(range(-len(prefix), 0)).expand(count, -1)
+        self._new: list[int] = []  # tokens of each sequence in the last pass
 
     def next_inputs(self, tokens: Sequence[Sequence[int]], *, with_keys: bool = False) -> PackedInputs:
         """See `Continuations.next_inputs`."""
@@ -44,7 +50,7 @@ class Batched(Continuations):
             [[length + min(i, len(new) - 1) for i in range(width)] for length, new in zip(self._lengths, tokens, strict=True)]
         )
         real = self._tensor(range(width))[None] < self._tensor([len(new) for new in tokens])[:, None]
-        before = list(self._lengths)
+        before, self._new = list(self._lengths), list(map(len, tokens))
         self._real, self._index = torch.cat([self._real, real], 1), torch.cat([self._index, index], 1)
         self._lengths = [length + len(new) for length, new in zip(self._lengths, tokens, strict=True)]
         visible = self._visible(self._real[:, None].expand(-1, width, -1), index, self._index)
@@ -54,6 +60,18 @@ class Batched(Continuations):
             for row, length in enumerate(before)
         )
         return PackedInputs(self._inputs(ids, index, visible), slots, last)
+
+    def drop_last(self, counts: Sequence[int]) -> None:
+        """See `Continuations.drop_last`."""
+        first = self._real.shape[1] - max(self._new)
+        dropped = [
+            (row, first + new - 1 - number)
+            for row, (new, count) in enumerate(zip(self._new, counts, strict=True))
+            for number in range(count)
+        ]
+        rows, cols = self._tensor(dropped).T
+        self._real[rows, cols] = False
+        self._lengths = [length - count for length, count in zip(self._lengths, counts, strict=True)]
 
     def _keys_of(self, row: int) -> tuple[int, ...]:
         """The key-axis indices of a row's own tokens, in order."""

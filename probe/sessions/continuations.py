@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from probe.runtime import Runtime
+from probe.sessions.kv_cache import only_keys
 from probe.sessions.prefix import Prefix
 from probe.tracing.edits import EditPlan
 from probe.tracing.slots import SequenceSlot
@@ -56,6 +57,11 @@ class Continuations(ABC):
         """Whether sequences may get different numbers of tokens at once, and more after that."""
         return True
 
+    @property
+    def can_drop(self) -> bool:
+        """Whether tokens can be taken back: a mask leaves out keys, but a recurrent state, or an indexer, keeps what it has read."""
+        return only_keys(self._layers)
+
     @staticmethod
     @abstractmethod
     def _growth(count: int) -> int:
@@ -68,6 +74,10 @@ class Continuations(ABC):
         Args:
             with_keys: whether the slots have to say where the keys of earlier tokens are, as edits need it.
         """
+
+    @abstractmethod
+    def drop_last(self, counts: Sequence[int]) -> None:
+        """Take back the last tokens of each sequence, so many of those of the last `next_inputs`. Only if it `can_drop`."""
 
     @abstractmethod
     def select_sequences(self, kept: Sequence[int]) -> None:
@@ -178,19 +188,27 @@ def mask_reaches(config: PretrainedConfig) -> dict[str, Reach | None]:
     return {mask: None if mask in RECURRENT else reaches.get(mask, Reach()) for mask in masks}
 
 
-def last_logits(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None = None) -> Float[Tensor, "sequence vocabulary"]:
-    """Run the model on packed inputs: the logits of each sequence's last token.
+def last_logits(
+    runtime: Runtime, packed: PackedInputs, edits: EditPlan | None = None, counts: Sequence[int] | None = None
+) -> Float[Tensor, "token vocabulary"]:
+    """Run the model on packed inputs: the logits of the last tokens of each sequence, sequence by sequence.
 
     Args:
         edits: that are in force.
+        counts: how many tokens of each; None: one.
     """
-    indices = sorted({index for _, index in packed.last})
+    wanted = [
+        (row, index)
+        for (row, last), count in zip(packed.last, counts or [1] * len(packed.last), strict=True)
+        for index in range(last + 1 - count, last + 1)
+    ]
+    indices = sorted({index for _, index in wanted})
     # The indices stay on the CPU, which can index a tensor on any device: the last block may lie on another than the first.
     inputs = {**packed.inputs, "logits_to_keep": torch.tensor(indices, dtype=torch.long)}
     with runtime.engine.lock, torch.no_grad():
         output = runtime.engine.run_edited(lambda given: runtime.model(**given), inputs, edits, packed.slots) if edits else None
         logits: Tensor = (output or runtime.model(**inputs)).logits
-    rows = torch.tensor([row for row, _ in packed.last], device=logits.device)
     every = logits.shape[1] > len(indices)  # some forwards compute all logits, whatever they are asked for
-    cols = torch.tensor([index if every else indices.index(index) for _, index in packed.last], device=logits.device)
+    places = {index: index if every else place for place, index in enumerate(indices)}
+    rows, cols = torch.tensor([(row, places[index]) for row, index in wanted], device=logits.device).T
     return logits[rows, cols]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 
@@ -29,6 +30,7 @@ class Packed(Continuations):
         # For each key in the cache: the sequence that it belongs to, and its index there.
         self._owner = self._tensor([_PREFIX] * len(prefix))
         self._index = self._tensor(range(-len(prefix), 0))
+        self._new: list[int] = []  # tokens of each sequence in the last pass
 
     def next_inputs(self, tokens: Sequence[Sequence[int]], *, with_keys: bool = False) -> PackedInputs:
         """See `Continuations.next_inputs`."""
@@ -37,7 +39,7 @@ class Packed(Continuations):
             starts.append(starts[-1] + len(new))
         owner = self._tensor([sequence for sequence, new in enumerate(tokens) for _ in new])
         index = self._tensor([length + i for length, new in zip(self._lengths, tokens, strict=True) for i in range(len(new))])
-        before = list(self._lengths)
+        before, self._new = list(self._lengths), list(map(len, tokens))
         self._owner, self._index = torch.cat([self._owner, owner]), torch.cat([self._index, index])
         self._lengths = [length + len(new) for length, new in zip(self._lengths, tokens, strict=True)]
         own = (self._owner[None] == owner[:, None]) | (self._owner == _PREFIX)[None]
@@ -49,6 +51,13 @@ class Packed(Continuations):
             for number, (start, length) in enumerate(zip(starts, before, strict=False))
         )
         return PackedInputs(self._inputs(ids[None], index[None], visible), slots, last)
+
+    def drop_last(self, counts: Sequence[int]) -> None:
+        """See `Continuations.drop_last`."""
+        ends = list(accumulate(self._new, initial=len(self._owner) - sum(self._new)))[1:]
+        dropped = [end - 1 - number for end, count in zip(ends, counts, strict=True) for number in range(count)]
+        self._owner[self._tensor(dropped)] = _DROPPED
+        self._lengths = [length - count for length, count in zip(self._lengths, counts, strict=True)]
 
     def _keys_of(self, sequence: int) -> tuple[int, ...]:
         """The key-axis indices of a sequence's own tokens, in order."""
@@ -62,11 +71,11 @@ class Packed(Continuations):
         renumbered[_PREFIX] = _PREFIX
         self._owner = renumbered[self._owner]
         self._lengths = [self._lengths[sequence] for sequence in kept]
-        alive = (self._owner != _DROPPED).nonzero().flatten()
-        if 2 * (len(alive) - len(self._prefix)) > len(self._owner) - len(self._prefix):
+        if 2 * sum(self._lengths) > len(self._owner) - len(self._prefix):
             return  # moving the keys costs more than masking the dropped ones
         if not only_keys(self._layers):
             return  # an indexer has keys of its own
+        alive = (self._owner != _DROPPED).nonzero().flatten()
         for layer in (layer for layer in self._layers if isinstance(layer, GrowingLayer)):
             indices = alive.to(layer.keys.device)  # a model may lie on several devices
             layer.hold(layer.keys[:, :, indices], layer.values[:, :, indices])

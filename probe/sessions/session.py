@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,7 +17,8 @@ from probe.inputs.images import ImageLike
 from probe.runtime import Batch, Runtime
 from probe.sessions.choice import Choice, FirstTokens
 from probe.sessions.continuations import Continuations, PackedInputs, last_logits
-from probe.sessions.greedy import Decoding, Greedy, decode
+from probe.sessions.decoding.drafting import Continued, Drafting
+from probe.sessions.decoding.greedy import Decoding, Greedy, decode
 from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
 from probe.sessions.prefix import Prefix
 from probe.sessions.prefixes import Prefixes
@@ -80,6 +81,8 @@ class Session:
         self.edits = edits
         self._prefixes = Prefixes(runtime, keep)
         self._first_tokens = FirstTokens()
+        self._seen = Continued()
+        self._drafting = Drafting()
 
     def __enter__(self) -> Session:
         return self
@@ -92,6 +95,17 @@ class Session:
         self._images = None
         self._prefixes.clear()
 
+    @property
+    def drafting(self) -> Drafting:
+        """How many steps drafts have saved so far, in `ask`.
+
+        >>> with model.open(image) as session:
+        ...     answers = session.ask(["Is there a cat in the image?"], drafts=["yes, it contains a cat."])
+        >>> session.drafting
+        Drafting(tokens=19, steps=13, drafted=12, accepted=6)
+        """
+        return self._drafting
+
     def ask(
         self,
         questions: Sequence[str],
@@ -99,6 +113,7 @@ class Session:
         max_new_tokens: int = 64,
         gate: Choice | None = None,
         begin: Sequence[str] | None = None,
+        drafts: Sequence[str] | None = None,
         edits: Iterable[Edit] | Edit = (),
     ) -> list[Answer]:
         """Greedy answers, one for each question, in order.
@@ -107,29 +122,36 @@ class Session:
             gate: score the first answer token, and generate only where the margin is above the gate's threshold; elsewhere the answer is
                 empty. Every answer has its margin.
             begin: for each question, words that its answer starts with.
-            edits: in force beside those of the session; "answer" is each new token.
+            drafts: for each question, a text that its answer may follow from its first new token on. It is verified in one pass instead of
+                token by token, as is what followed in other answers of this session: see `drafting`. The answers are the same without it.
+            edits: in force beside those of the session; "answer" is each new token. Nothing is drafted under edits.
 
         Raises:
             InvalidEdit, InvalidLayer, NoAttention, SpanNotFound: of an edit.
             SessionClosed.
-            InvalidRead: `questions` is one text, `begin` has another length, or `max_new_tokens` is negative.
+            InvalidRead: `questions` is one text, `begin` or `drafts` has another length, or `max_new_tokens` is negative.
             NotFinite: logits of the next token hold NaN or infinity.
             InvalidPolicy: a policy was asked for by name, and a prompt has words of its own before the image.
         """
         self._require_open()
         _check_questions(questions)
         _check_count("begin", begin, questions)
+        _check_count("drafts", drafts, questions)
         if max_new_tokens < 0:
             raise InvalidRead(f"max_new_tokens={max_new_tokens}: an answer has 0 or more tokens.")
         prompts = [self._encode(question) for question in questions]
         starts = prompts if begin is None else [prompt.with_answer(text) for prompt, text in zip(prompts, begin, strict=True)]
-        pairs = list(zip(prompts, starts, strict=True))
         changes = (*self.edits, *check_edits(edits))
+        texts = [""] * len(prompts) if drafts is None or changes else drafts
+        begun = [
+            _Begun(prompt, start, prompt.answer_ids(text) if text else (), gate is not None)
+            for prompt, start, text in zip(prompts, starts, texts, strict=True)
+        ]
         if gate is None:
-            return self._generate(pairs, max_new_tokens, changes)
+            return self._generate(begun, max_new_tokens, changes)
         margins = self._margins(prompts, gate, changes)
         passing = [number for number, margin in enumerate(margins) if margin > gate.threshold]
-        generated = dict(zip(passing, self._generate([pairs[number] for number in passing], max_new_tokens, changes), strict=True))
+        generated = dict(zip(passing, self._generate([begun[number] for number in passing], max_new_tokens, changes), strict=True))
         return [
             replace(generated.get(number) or prompt.with_answer_ids(()), margin=margins[number]) for number, prompt in enumerate(prompts)
         ]
@@ -192,11 +214,11 @@ class Session:
         after = after_image(edits)
         return self._runtime.resolve_edits(after, tuple(tokens)) if after else None
 
-    def _generate(self, pairs: Sequence[tuple[Encoding, Encoding]], max_new_tokens: int, edits: tuple[Edit, ...]) -> list[Answer]:
-        """Greedy answers to (prompt, the prompt with the words that its answer starts with)."""
-        runtime, starts = self._runtime, [start for _, start in pairs]
+    def _generate(self, begun: Sequence[_Begun], max_new_tokens: int, edits: tuple[Edit, ...]) -> list[Answer]:
+        """Greedy answers to prompts, some with the words that their answers start with."""
+        runtime, starts = self._runtime, [one.start for one in begun]
         if max_new_tokens == 0:
-            return [prompt.with_answer_ids(start.tokens.ids[prompt.prompt_length :]) for prompt, start in pairs]
+            return [one.answered(()) for one in begun]
         tokens = list(map(_before_answer, starts))
         self._check_edits(edits, tokens)
         prefix = self._prefix_of(starts, tokens, edits, new_tokens=max_new_tokens, required=self._policy_is_required)
@@ -204,23 +226,21 @@ class Session:
             return [generate(runtime, self._encoder, start, edits=edits, max_new_tokens=max_new_tokens) for start in starts]
         rules = Greedy.of(runtime.model.generation_config, runtime.modules.image_token_id)
 
-        def next_logits(packed: PackedInputs, active: Sequence[Decoding]) -> Tensor:
-            return last_logits(runtime, packed, self._plan(edits, (one.tokens_so_far for one in active)))
+        def next_logits(packed: PackedInputs, active: Sequence[Decoding], counts: Sequence[int]) -> Tensor:
+            return last_logits(runtime, packed, self._plan(edits, (one.tokens_so_far for one in active)), counts)
 
-        def answer_batch(batch: list[tuple[Encoding, Encoding]]) -> list[Answer]:
-            sequences = [_decoding(start, prefix, max_new_tokens) for _, start in batch]
-            with self._completing_not_finite([start for _, start in batch], edits):
+        def answer_batch(batch: list[_Begun]) -> list[Answer]:
+            sequences = [one.decoding(prefix, max_new_tokens) for one in batch]
+            with self._completing_not_finite([one.start for one in batch], edits):
                 continuations = self._continuations(prefix, len(batch), max_new_tokens)
-                added = decode(continuations, sequences, next_logits, rules, with_keys=bool(edits))
-            return [
-                prompt.with_answer_ids((*start.tokens.ids[prompt.prompt_length :], *new))
-                for (prompt, start), new in zip(batch, added, strict=True)
-            ]
+                added = decode(continuations, sequences, next_logits, rules, with_keys=bool(edits), seen=self._seen)
+            self._drafting += sum((one.drafting for one in sequences), Drafting())
+            return [one.answered(new) for one, new in zip(batch, added, strict=True)]
 
         # The first pass takes all prompts at once, and may be no larger than a pass that scores them.
         first_pass = TOKEN_BUDGET["ask"] / TOKEN_BUDGET["score"]
         sizes = [max(length + EXPECTED_ANSWER_TOKENS, int(length * first_pass)) for length in _own_lengths(starts, prefix)]
-        return runtime.batcher(self.policy, "ask").map(pairs, sizes, answer_batch)
+        return runtime.batcher(self.policy, "ask").map(begun, sizes, answer_batch)
 
     def _continuations(self, prefix: Prefix, count: int, steps: int = 0) -> Continuations:
         return POLICIES[self.policy](self._runtime, prefix, count, steps)
@@ -275,10 +295,31 @@ class Session:
             raise self._runtime.not_finite_with_layer(error, batches, edits) from error
 
 
-def _decoding(start: Encoding, prefix: Prefix, max_new_tokens: int) -> Decoding:
-    ended = "end" in start.tokens.spans
-    ids = start.tokens.ids
-    return Decoding(start.tokens, start.prompt_length, ids, ids[len(prefix) :], 0 if ended else max_new_tokens)
+@dataclass(frozen=True)
+class _Begun:
+    """A prompt that is to be answered.
+
+    Attributes:
+        prompt: alone.
+        start: with the words that its answer starts with.
+        draft: the ids that its answer may follow from there on.
+        expected: whether it probably does.
+    """
+
+    prompt: Encoding
+    start: Encoding
+    draft: tuple[int, ...]
+    expected: bool
+
+    def decoding(self, prefix: Prefix, max_new_tokens: int) -> Decoding:
+        """The sequence to decode after a prefix."""
+        start, ids = self.start, self.start.tokens.ids
+        remaining = 0 if "end" in start.tokens.spans else max_new_tokens
+        return Decoding(start.tokens, start.prompt_length, ids, ids[len(prefix) :], remaining, self.draft, self.expected)
+
+    def answered(self, ids: tuple[int, ...]) -> Answer:
+        """The answer with these new tokens."""
+        return self.prompt.with_answer_ids((*self.start.tokens.ids[self.prompt.prompt_length :], *ids))
 
 
 def _before_answer(prompt: Encoding) -> TokenMap:

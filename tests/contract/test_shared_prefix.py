@@ -174,6 +174,18 @@ def test_answers_and_activations_are_those_of_each_question_alone(
             torch.testing.assert_close(trace.captured.vision[layer], expected.captured.vision[layer], rtol=0, atol=0)
 
 
+def test_what_is_drafted_changes_no_answer(
+    model: probe.Probe, alone: list[tuple[probe.Answer, probe.Trace]], wide_image: Image.Image
+) -> None:
+    answers = [answer for answer, _ in alone]
+    words = [answer.text.split(" ") for answer in answers]
+    # Right to the end, right at first, and another question's.
+    drafts = [" ".join((own, own[:4] + words[0], words[0])[number % 3]) for number, own in enumerate(words)]
+    with model.open(wide_image) as session:
+        drafted = session.ask(QUESTIONS, max_new_tokens=12, drafts=drafts)
+    assert [answer.tokens.ids for answer in drafted] == [answer.tokens.ids for answer in answers]
+
+
 def test_the_picture_is_prepared_once(model: probe.Probe, wide_image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(model.processor.image_processor)
     original, prepared = kind.__call__, []

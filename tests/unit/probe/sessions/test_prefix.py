@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -74,12 +74,12 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Calla
     sizes: list[int] = []
     failed: list[int] = []
 
-    def failing(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None) -> torch.Tensor:
+    def failing(runtime: Runtime, packed: PackedInputs, edits: EditPlan | None, counts: Sequence[int] | None = None) -> torch.Tensor:
         sizes.append(len(packed.slots))
         if fails(packed) and not failed:
             failed.append(1)
             raise error
-        return last_logits(runtime, packed, edits)
+        return last_logits(runtime, packed, edits, counts)
 
     monkeypatch.setattr("probe.sessions.session.last_logits", failing)
     return sizes

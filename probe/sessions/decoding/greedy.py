@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from transformers import (
 
 from probe.errors import NotFinite
 from probe.sessions.continuations import Continuations, PackedInputs
+from probe.sessions.decoding.drafting import Continued, Drafting, drafted
 from probe.tokens.spans import TokenMap
 from probe.tracing.edits.stepwise import tokens_with_answer
 
@@ -53,7 +55,7 @@ class Greedy:
         """The token that follows each sequence.
 
         Args:
-            sequences: the ids of each, prefix included.
+            sequences: the ids of each, prefix included; read only where `penalties` are not empty.
 
         Raises:
             NotFinite: the best logit of one of them is NaN or infinite.
@@ -84,7 +86,10 @@ class Decoding:
         ids: all of its tokens, the prefix included.
         unread: those that the model has not run yet.
         remaining: how many more it may get; 0: it has ended.
+        draft: a text that its answer may follow from the first new token on.
+        drafts_at_once: whether the answer is expected to follow it. Otherwise it has to begin like it first.
         added: the tokens of its answer so far.
+        drafting: how far drafts saved steps.
     """
 
     tokens: TokenMap
@@ -92,52 +97,97 @@ class Decoding:
     ids: tuple[int, ...]
     unread: tuple[int, ...]
     remaining: int
-    added: tuple[int, ...] = field(default=())
+    draft: tuple[int, ...] = ()
+    drafts_at_once: bool = False
+    added: list[int] = field(default_factory=list)
+    drafting: Drafting = field(default_factory=Drafting)
 
     @property
     def tokens_so_far(self) -> TokenMap:
         """Its tokens, those of its answer as the span "answer"."""
         return tokens_with_answer(self.tokens, self.prompt_length, self.ids)
 
-    def append(self, token: int, ends: frozenset[int], read: int) -> None:
-        """Add a token, which may be the last, unless the pass that it comes from has read some of the unread tokens alone.
+    def drafted(self, seen: Continued) -> tuple[int, ...]:
+        """The tokens to verify behind those that are unread; none for a sequence without a draft of its own.
 
         Args:
-            read: how many.
+            seen: other answers to the same kind of question.
         """
-        if read < len(self.unread):
-            self.unread = self.unread[read:]
-            return
-        self.added += (token,)
-        self.ids += (token,)
-        self.unread = (token,)
-        self.remaining = 0 if token in ends else self.remaining - 1
+        if not self.draft or not (self.added or self.drafts_at_once):
+            return ()
+        return drafted(self.added, self.draft, seen, self.remaining - 1)
+
+    def append(self, chosen: Sequence[int], verified: Sequence[int], ends: frozenset[int]) -> int:
+        """Add the tokens that greedy decoding chose: those that were drafted, as far as they are the same, and the one after them.
+
+        Args:
+            chosen: the token behind those that were unread, and behind each that was drafted.
+            verified: the drafted tokens.
+
+        Returns:
+            how many of the drafted tokens were right.
+        """
+        right = 0
+        self.drafting += Drafting(steps=1, drafted=len(verified))
+        for number, token in enumerate(chosen):
+            self.added.append(token)
+            self.ids += (token,)
+            self.remaining = 0 if token in ends else self.remaining - 1
+            if not self.remaining or number == len(verified) or token != verified[number]:
+                break
+            right += 1
+        self.unread = self.ids[-1:]
+        self.drafting += Drafting(tokens=right + 1, accepted=right)
+        return right
+
+
+Forward = Callable[[PackedInputs, Sequence[Decoding], Sequence[int]], Float[Tensor, "token vocabulary"]]
+"""Runs the model on the packed inputs of some sequences: the logits of the last tokens of each, as many as the third argument says."""
 
 
 def decode(
     continuations: Continuations,
     sequences: Sequence[Decoding],
-    forward: Callable[[PackedInputs, Sequence[Decoding]], Float[Tensor, "sequence vocabulary"]],
+    forward: Forward,
     rules: Greedy,
     *,
     with_keys: bool = False,
+    seen: Continued | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens that are added to each sequence, all decoded together, each until it ends by itself.
 
     Args:
-        forward: runs the model on the packed inputs of some sequences and returns the logits of each one's last token.
         with_keys: see `Continuations.next_inputs`.
+        seen: earlier answers, to draft from; those of the sequences that have a draft are added. None: there are none.
     """
-    active = list(sequences)
+    active, seen = list(sequences), seen or Continued()
     while going := [index for index, one in enumerate(active) if one.remaining > 0]:
         if len(going) < len(active):
             continuations.select_sequences(going)
             active = [active[index] for index in going]
+        drafts = [one.drafted(seen) if continuations.can_drop else () for one in active]
         lengths = [len(one.unread) for one in active]
         if not continuations.padded:
             lengths = [min(lengths)] * len(active)
-        new = [one.unread[:length] for one, length in zip(active, lengths, strict=True)]
-        logits = forward(continuations.next_inputs(new, with_keys=with_keys), active)
-        for one, length, token in zip(active, lengths, rules.next_tokens([one.ids for one in active], logits), strict=True):
-            one.append(token, rules.ends, length)
-    return [one.added for one in sequences]
+        new = [(*one.unread[:length], *draft) for one, length, draft in zip(active, lengths, drafts, strict=True)]
+        logits = forward(continuations.next_inputs(new, with_keys=with_keys), active, [1 + len(draft) for draft in drafts])
+        chosen = iter(rules.next_tokens(_verified(active, drafts) if rules.penalties else (), logits))
+        wrong = []
+        for one, length, draft in zip(active, lengths, drafts, strict=True):
+            tokens = list(islice(chosen, 1 + len(draft)))
+            if length < len(one.unread):  # the pass has read some of them alone
+                one.unread = one.unread[length:]
+                wrong.append(0)
+            else:
+                right = one.append(tokens, draft, rules.ends)
+                wrong.append(len(draft) - right)
+                if one.draft:
+                    seen.note(one.added, right + 1)
+        if any(wrong):
+            continuations.drop_last(wrong)
+    return [tuple(one.added) for one in sequences]
+
+
+def _verified(sequences: Sequence[Decoding], drafts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """The ids before each token that a pass chooses."""
+    return [(*one.ids, *draft[:size]) for one, draft in zip(sequences, drafts, strict=True) for size in range(len(draft) + 1)]
