@@ -33,7 +33,13 @@ SHORT: dict[str, Callable[[Size], Rows]] = {
     "variants": partial(variants.measure, timed=4, repeats=1),
 }
 """The full size without a GPU: less of everything, and no eager attention to 2,900 tokens, which would take 17 GB more."""
-SCENES: dict[str, Callable[[], Rows]] = {"startup": startup.measure, "tests": suite.measure, "memory": scenes.memory, "fast": scenes.fast}
+SCENES: dict[str, Callable[[], Rows]] = {
+    "startup": startup.measure,
+    "tests": suite.measure,
+    "memory": scenes.memory,
+    "fast": scenes.fast,
+    "drafts": scenes.drafts,
+}
 
 
 def main(

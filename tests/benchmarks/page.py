@@ -71,6 +71,12 @@ SECTIONS = {
         "Resident memory of one process that segments 200 scenes, one after the other: as it is, where it varies from run to run by some percent "
         "with what the C library keeps free for later, and when that is given back behind each image.",
     ),
+    "drafts": (
+        "Drafted answers",
+        "Held-out scenes, the embedded model: all 20 classes asked of each, and those that it says are present alone. A step is one answer's part "
+        "in one pass; without drafts there is one for each token. Each answer's tokens are those of plain greedy decoding. The time of `ask` is "
+        "the process's own, without and with drafts in turns.",
+    ),
     "fast": (
         "The fast recipe",
         "Held-out scenes, all 20 classes asked of each, the embedded model: `glyphs`, and `glyphs-fast`, which generates nothing and uses D alone.",
