@@ -80,6 +80,11 @@ class AttentionCall:
         return self.query.shape[2], self.key.shape[2]
 
     @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.query.shape[1]
+
+    @property
     def device(self) -> torch.device:
         """Device of the queries."""
         return self.query.device

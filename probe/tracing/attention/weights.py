@@ -30,6 +30,11 @@ class AttentionWeights:
         return self.weights.shape[2], self.weights.shape[3]
 
     @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.weights.shape[1]
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.weights.device

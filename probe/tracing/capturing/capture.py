@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from probe.tracing.modules import Modules
 
 
+WEIGHTS_AT_ONCE = 1 << 24
+"""Attention weights that are computed in one product: 64 MB in float32."""
+
+
 class Capture:
     """Captures what a plan asks for in one forward.
 
@@ -161,33 +165,52 @@ class Capture:
         first_use = (block, running.kernel) not in self._compared
         output = running.output() if first_use else None
         for selection in self._plan.attention[block]:
-            self.captured.attention[block, selection] = [
-                self._attention_rows(block, selection, running, output, sequence) for sequence in range(len(self._slots))
-            ]
+            found: dict[int, Tensor] = {}
+            for sequences in self._computed_together(selection, running.call):
+                found |= self._attention_rows(block, selection, running, output, sequences)
+            self.captured.attention[block, selection] = [found[sequence] for sequence in range(len(self._slots))]
+
+    def _computed_together(self, selection: AttentionSelection, call: AttentionCall | AttentionWeights) -> Iterator[list[int]]:
+        """The sequences of each row of the batch, so many at once as their attention rows fit into `WEIGHTS_AT_ONCE`."""
+        queries, most = self._plan.queries[selection], max(1, WEIGHTS_AT_ONCE // max(1, call.heads * call.shape[1]))
+        together: list[int] = []
+        for sequence, slot in enumerate(self._slots):
+            size = sum(len(queries[other]) for other in (*together, sequence))
+            if together and (self._slots[together[0]].row != slot.row or size > most):
+                yield together
+                together = []
+            together = [*together, sequence]
+        if together:
+            yield together
 
     def _attention_rows(
-        self, block: int, selection: AttentionSelection, running: RunningAttention, output: object | None, sequence: int
-    ) -> Tensor:
-        """The rows of one sequence, (head, query, key) or (query, key).
+        self, block: int, selection: AttentionSelection, running: RunningAttention, output: object | None, sequences: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """The rows of some sequences in one row of the batch, each (head, query, key) or (query, key). The keys are read once for all.
 
         Args:
             output: the attention call's own output, to compare the rows with; None: no comparison.
         """
-        call, slot, queries = running.call, self._slots[sequence], self._plan.queries[selection][sequence]
-        indices = slot.tokens(queries)
+        call, row = running.call, self._slots[sequences[0]].row
+        parts = [self._slots[sequence].tokens(self._plan.queries[selection][sequence]) for sequence in sequences]
+        indices = [index for part in parts for index in part]
         positions = as_indices(indices, call.device)
-        rows = call.rows(slot.row, positions)
-        if output is not None and queries:  # an empty span compares nothing
-            difference = call.check(slot.row, positions, rows, output)
+        rows = call.rows(row, positions)
+        if output is not None and indices:  # an empty span compares nothing
+            difference = call.check(row, positions, rows, output)
             self.captured.row_differences[block] = max(difference, self.captured.row_differences.get(block, 0.0))
             self._compared.add((block, running.kernel))
-        rows = running.with_edited_rows(slot.row, indices, rows)
+        rows = running.with_edited_rows(row, indices, rows)
         self._finite.add(lambda: f"Attention rows of block {block} hold NaN or infinity.", rows)
         if selection.heads == "mean":
             rows = rows.mean(0)
         elif selection.heads != "all":
             rows = _select_heads(rows, selection.heads, "Attention")
-        return _select_keys(rows, call, selection, slot, self._plan.keys[selection][sequence])
+        split = rows.split([len(part) for part in parts], dim=-2)
+        return {
+            sequence: _select_keys(own, call, selection, self._slots[sequence], self._plan.keys[selection][sequence])
+            for sequence, own in zip(sequences, split, strict=True)
+        }
 
     def _not_finite_states(self, address: StateAddress) -> str:
         """The message about states; "" if they are finite at the positions that were read."""
@@ -253,7 +276,7 @@ def _select_keys(
     if width == tokens:
         return rows.index_select(-1, as_indices(slot.keys(keys), rows.device))
     if selection.key is None:  # cross-attention: its keys are not the sequence's positions, and all of them are kept
-        return rows
+        return rows.clone()  # a part of the rows of several sequences
     raise InvalidRead(
         f"{call.module_path} attends to {width} keys of its own, not to the sequence of {tokens} tokens. "
         "Read it with key=None, and blocks of self-attention by themselves."
