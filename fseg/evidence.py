@@ -280,9 +280,10 @@ class Evidence:
         if read.layout is None:
             return read.data
         tokens = [token for view in self._views for token in view.tokens]
-        return read.data.index_select(
-            read.dims.index("key" if "key" in read.dims else "token"), torch.tensor(tokens, device=read.data.device)
-        )
+        axis = read.dims.index("key" if "key" in read.dims else "token")
+        if "layer" in read.dims and tokens == list(range(read.data.shape[axis])):
+            return read.data  # all of them, stacked for this call
+        return read.data.index_select(axis, torch.tensor(tokens, device=read.data.device))
 
     def _patches(self) -> probe.Activation:
         """The tower's patches at the layer of the reads, dims (batch, row, col, feature)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -93,8 +93,14 @@ class Refine:
             stacked = torch.stack(list(responses.values()))
             background = dynamic_threshold(stacked, self.alpha, self.beta)
             winner = guidance(stacked, background)
+            known: list[tuple[Evidence, Tensor]] = []
             for label, index in enumerate(responses, start=1):
-                refined[index] = self._refine(evidence[index], winner == label)
+                e = evidence[index]
+                features = next((one for other, one in known if self._has_features_of(e, other)), None)
+                if features is None:
+                    features = self.cell_features(e)
+                    known.append((e, features))
+                refined[index] = self._refine(e, features, winner == label)
         return refined
 
     def cell_features(self, e: Evidence) -> Float[Tensor, "row col feature"]:
@@ -102,8 +108,14 @@ class Refine:
         own = e.scoped(self.reads())
         return (own.vision_on_grid() if self.features == "vision" else own.projected_on_grid()).cpu()
 
-    def _refine(self, e: Evidence, guide: Bool[Tensor, "row col"]) -> Evidence:
-        features = self.cell_features(e)
+    def _has_features_of(self, e: Evidence, other: Evidence) -> bool:
+        """Whether two classes have the same features: the traces of one session share what they read of the image."""
+        if e.trace is None or other.trace is None or (e.grid, e.views) != (other.grid, other.views):
+            return False
+        own, theirs = (list(_read_of_image(trace, self.features)) for trace in (e.trace, other.trace))
+        return len(own) == len(theirs) > 0 and all(one is another for one, another in zip(own, theirs, strict=True))
+
+    def _refine(self, e: Evidence, features: Float[Tensor, "row col feature"], guide: Bool[Tensor, "row col"]) -> Evidence:
         near = prototype_mask(features, guide, self.epsilon)
         refined = {"M_v": near, "M^_f": guide, "both": near & guide}[self.mask]
         flags = [] if guide.any() else ["suppressed"]
@@ -111,3 +123,13 @@ class Refine:
             refined = guide
             flags.append("fallback")
         return replace(e, guide=guide, prototype_mask=near, refined=refined).flagged(*flags)
+
+
+def _read_of_image(trace: probe.Trace, features: str) -> Iterator[Tensor]:
+    """The tensors that the features come from, as they were captured."""
+    if features == "vision":
+        yield from trace.captured.vision.values()
+        return
+    for (address, at), rows in trace.captured.states.items():
+        if address.layer == 0 and at == "image":
+            yield from rows

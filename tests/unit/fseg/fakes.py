@@ -14,6 +14,7 @@ from fseg.evidence import Evidence
 from probe.tokens.layout import Grid, ImageLayout
 from probe.tokens.spans import Span, TokenMap
 from probe.tracing.activation import Activation
+from probe.tracing.capturing.captured import Captured
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class FakeTrace:
         if heads == "all":
             return Activation(rows[:, None], ("layer", "batch", "head", "query", "key"))
         return Activation(rows.mean(1)[:, None], ("layer", "batch", "query", "key"))
+
+    @property
+    def captured(self) -> Captured:
+        return Captured(vision={} if self.features is None else {-2: self.features})
 
     def vision(self, layer: int | None = None) -> Activation:
         assert self.features is not None
@@ -99,9 +104,15 @@ class FakeSession:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(
-        self, questions: Sequence[str], *, max_new_tokens: int, gate: probe.Choice | None = None, begin: Sequence[str] | None = None
+        self,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        gate: probe.Choice | None = None,
+        begin: Sequence[str] | None = None,
+        drafts: Sequence[str] | None = None,
     ) -> list[FakeAnswer]:
-        self.calls.append({"questions": list(questions), "max_new_tokens": max_new_tokens, "gate": gate, "begin": begin})
+        self.calls.append({"questions": list(questions), "max_new_tokens": max_new_tokens, "gate": gate, "begin": begin, "drafts": drafts})
         return [self.reply(question, start) for question, start in zip(questions, begin or [None] * len(questions), strict=True)]
 
     def answer(self, questions: Sequence[str], texts: Sequence[str]) -> list[FakeAnswer]:

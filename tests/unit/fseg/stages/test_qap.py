@@ -233,3 +233,8 @@ def test_a_full_stop_without_a_space_ends_the_first_sentence_if_asked_to():
     assert result.flags == ()
     forced, _ = ask(words("yes."), stage=Ask(full_stop="any", description="second"), forced=run_on)
     assert forced.answer.pieces("description") == ["It", " is", " red", "."]
+
+
+def test_the_sentence_that_the_question_asks_for_is_drafted():
+    _, session = ask(words("yes, it contains a cat. It is red."))
+    assert session.calls[0]["drafts"] == ["yes, it contains a cat."]

@@ -7,6 +7,7 @@ import torch
 
 import probe
 from fseg.errors import InvalidOption
+from fseg.evidence import Evidence
 from fseg.stages import vgm
 from fseg.stages.vgm import Refine
 from tests.unit.fseg.fakes import FakeTrace, evidence
@@ -142,3 +143,15 @@ def test_a_guide_of_all_cells_leaves_no_prototype_outside_whatever_epsilon_is(ep
 def test_an_unknown_kind_of_features_lists_those_there_are():
     with pytest.raises(InvalidOption, match=r"refine\.features='tower': takes 'vision', 'projected'"):
         Refine(features="tower")
+
+
+def test_classes_of_one_image_share_their_features(monkeypatch):
+    pooled, plain = [], Evidence.vision_on_grid
+    monkeypatch.setattr(Evidence, "vision_on_grid", lambda e: pooled.append(e.name) or plain(e))
+    features = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    named = [("cat", [[0.8, 0.0]]), ("dog", [[0.0, 0.8]])]
+    together = Refine()([seen(response, features, name) for name, response in named])
+    assert pooled == ["cat"]
+    assert [e.refined.tolist() for e in together] == [[[True, False]], [[False, True]]]
+    Refine()([seen(response, features.clone(), name) for name, response in named])  # of another session
+    assert pooled == ["cat", "cat", "dog"]
