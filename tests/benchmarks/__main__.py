@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Size], Rows]] = {
     "edits": edits.measure,
     "questions": questions.measure,
     "image": image.measure,
+    "outside": image.outside,
     "variants": variants.measure,
 }
 SHORT: dict[str, Callable[[Size], Rows]] = {
@@ -30,6 +31,7 @@ SHORT: dict[str, Callable[[Size], Rows]] = {
     "edits": partial(edits.measure, repeats=3),
     "questions": partial(questions.measure, counts=(1, 20), alone=2, repeats=1),
     "image": partial(image.measure, repeats=1),
+    "outside": partial(image.outside, counts=(20,), repeats=1),
     "variants": partial(variants.measure, timed=4, repeats=1),
 }
 """The full size without a GPU: less of everything, and no eager attention to 2,900 tokens, which would take 17 GB more."""

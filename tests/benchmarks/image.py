@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import wraps
+from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from attrs import evolve, frozen
@@ -47,21 +51,15 @@ class Blind(Ask):
 def measure(size: Size, classes: int = 20, present: int = 2, repeats: int = 3) -> list[dict[str, object]]:
     """20 classes, 2 of them present. SAM, which costs either way the same, is timed apart."""
     model, shown, names = opened(size), picture(), NAMES[:classes]
-    base = get_recipe("glyphs" if size == "embedded" else "fseg-llava-1.5-vicuna-7b")
-    with model.open(shown, template=base.ask.template) as session:
-        gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
-        asked = session.ask([question(name, base.ask.question, base.ask.article) for name in names], max_new_tokens=0, gate=gate)
-    margins = sorted((answer.margin or 0.0 for answer in asked), reverse=True)
-    recipe = evolve(base, ask=Blind(template=base.ask.template, threshold=(margins[present - 1] + margins[present]) / 2))
-    segmenter = Segmenter(recipe, backbone=model, sam="glyphs")
-    chosen = [name for name, answer in zip(names, asked, strict=True) if (answer.margin or 0.0) > recipe.ask.threshold]
+    segmenter, chosen = _with_present(size, names, present)
+    recipe = segmenter.recipe
     classes_by_name = {name: [name] for name in names}
     made: dict[str, Any] = {}
 
     def ours() -> None:
         pictures = model.prepare(shown)
         with model.open(pictures, keep=segmenter.reads, template=recipe.ask.template) as session:
-            evidence = segmenter.evidence(session, classes_by_name, (shown.height, shown.width))
+            evidence = segmenter.evidence(session, classes_by_name)
         made["session"] = {e.name: e for e in evidence if e.present}
 
     def theirs() -> None:
@@ -90,6 +88,60 @@ def measure(size: Size, classes: int = 20, present: int = 2, repeats: int = 3) -
             "the embedded SAM, apart, s": took["sam"],
         }
     ]
+
+
+def _with_present(size: Size, names: Sequence[str], present: int) -> tuple[Segmenter, list[str]]:
+    """A segmenter to which so many of these classes are present, and which."""
+    model, base = opened(size), get_recipe("glyphs" if size == "embedded" else "fseg-llava-1.5-vicuna-7b")
+    with model.open(picture(), template=base.ask.template) as session:
+        gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"))
+        asked = session.ask([question(name, base.ask.question, base.ask.article) for name in names], max_new_tokens=0, gate=gate)
+    margins = sorted((answer.margin or 0.0 for answer in asked), reverse=True)
+    recipe = evolve(base, ask=Blind(template=base.ask.template, threshold=(margins[present - 1] + margins[present]) / 2))
+    chosen = [name for name, answer in zip(names, asked, strict=True) if (answer.margin or 0.0) > recipe.ask.threshold]
+    return Segmenter(recipe, backbone=model, sam="glyphs"), chosen
+
+
+def outside(size: Size, counts: Sequence[int] = (20, 80, 171), present: int = 2, repeats: int = 3) -> list[dict[str, object]]:
+    """Of one image's processor time up to the prompts, the share that is not spent in the model's forwards, with what is read in them."""
+    model, shown = opened(size), picture()
+    spent = [0.0]
+    forward = model.model.forward
+
+    @wraps(forward)
+    def timed(*given: Any, **options: Any) -> Any:
+        start = time.process_time()
+        try:
+            return forward(*given, **options)
+        finally:
+            spent[0] += time.process_time() - start
+
+    rows: list[dict[str, object]] = []
+    for count in counts:
+        names = [f"{'' if number < len(NAMES) else 'new '}{NAMES[number % len(NAMES)]} {number}" for number in range(count)]
+        segmenter, _ = _with_present(size, names, present)
+        wholes, insides = [], []
+        with given_length(model), forced_words(model, size):
+            for turn in range(1 + repeats):
+                spent[0], start = 0.0, time.process_time()
+                opened_session = model.open(shown, keep=segmenter.reads, template=segmenter.recipe.ask.template)
+                with patch.object(model.model, "forward", timed), opened_session as session:
+                    segmenter.evidence(session, {name: [name] for name in names})
+                if turn:
+                    wholes.append(time.process_time() - start)
+                    insides.append(spent[0])
+        whole, inside = median(wholes), median(insides)
+        rows.append(
+            {
+                "size": size,
+                "classes": count,
+                "present": present,
+                "whole, processor s": whole,
+                "in forwards, s": inside,
+                "outside / whole": 1 - inside / whole,
+            }
+        )
+    return rows
 
 
 @torch.no_grad()

@@ -57,6 +57,11 @@ SECTIONS = {
         "one `generate()` a class with eager attentions and hidden states, written with Hugging Face alone. The maps are D~ "
         "and A_v of the two ways; what they differ by is the largest difference.",
     ),
+    "outside": (
+        "Outside of the model",
+        "The same method, the classes asked of an image for the second time: the process's own time up to the prompts for SAM, and how much of it is "
+        "spent outside of the model's forwards (what is read in them counts as theirs): encoding, gate, choosing tokens, stages.",
+    ),
     "variants": (
         "Many edited runs of one input",
         "700 tokens: `probe.causal_trace` over every layer, at the last 20 positions one by one, and at all image tokens at once; against one whole run "
