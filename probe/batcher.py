@@ -11,7 +11,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024, "variants": 1024}
+TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024, "variants": 1024, "run_many": 4096, "generate_many": 4096}
 """Kind of work -> tokens of a pass that keep a processor busy. Answers grow one token at a time, so that more of them fit into a pass."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 4, 256
@@ -53,17 +53,34 @@ class AdaptiveBatcher:
         results: dict[int, Result] = {}
         while waiting:
             largest = sizes[waiting[0]]
-            fitting = max(1, self.limit // max(1, largest))
+            fitting = self.fitting(largest)
             count = ceil(len(waiting) / ceil(len(waiting) / fitting))  # batches of one size, rather than full ones and a rest
             batch = waiting[:count]
-            done = self._attempt(work, [items[index] for index in batch], last=count == 1)
-            if done is None:
-                self._shrink(count * largest)
-                continue
-            self._grow()
-            results |= dict(zip(batch, done, strict=True))
-            waiting = waiting[count:]
+            done = self.attempt([items[index] for index in batch], largest, work)
+            if done is not None:
+                results |= dict(zip(batch, done, strict=True))
+                waiting = waiting[count:]
         return [results[index] for index in range(len(items))]
+
+    def fitting(self, largest: int) -> int:
+        """How many items a batch may have, the largest of which has so many tokens; at least one."""
+        return max(1, self.limit // max(1, largest))
+
+    def attempt(self, batch: list[Item], largest: int, work: Callable[[list[Item]], list[Result]]) -> list[Result] | None:
+        """What `work` returns for a batch; None: memory ran out, and the limit is now half of what was tried.
+
+        Args:
+            largest: the tokens of the largest item.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError, MemoryError: one item alone does not fit.
+        """
+        done = self._attempt(work, batch, last=len(batch) == 1)
+        if done is None:
+            self._shrink(len(batch) * largest)
+        else:
+            self._grow()
+        return done
 
     def _shrink(self, tried: int) -> None:
         self.limit = max(1, tried // 2)

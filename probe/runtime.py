@@ -292,6 +292,10 @@ class Runtime:
         except Exception:  # such as a shortage of memory: it must not replace the error that is being reported
             return None
 
+    def patches(self, tokens: Sequence[TokenMap]) -> int | None:
+        """How many of the vision tower's states of one image are patches; None: not known."""
+        return self._vision_layout(tokens).patches
+
     def _vision_layout(self, tokens: Sequence[TokenMap]) -> VisionLayout:
         depth = len(self.modules.vision_blocks) + 1
         layouts = [layout for row in tokens for layout in row.layouts]

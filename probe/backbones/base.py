@@ -80,6 +80,9 @@ class Backbone:
     no_generate_reason: ClassVar[str] = ""
     """Why the family's own `generate()` does not go on from the sequence that is read, in a family where it does not."""
 
+    alone_reason: ClassVar[str] = ""
+    """Why several inputs cannot be the rows of one padded batch, in a family where that changes what each of them gives."""
+
     counts_cached: ClassVar[bool] = False
     """Whether a forward places a token by how many are in the cache, whatever position it is given."""
 

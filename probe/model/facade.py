@@ -20,6 +20,7 @@ from probe.inputs.prompt import Messages
 from probe.inputs.videos import VideoLike
 from probe.inspection import Inspection, inspect_model
 from probe.model.analysis import Analysis
+from probe.model.many import Many
 from probe.runtime import Runtime
 from probe.sessions.session import Session
 from probe.tracing.edits import Edit
@@ -29,7 +30,7 @@ from probe.tracing.reads import Read, as_reads
 from probe.tracing.trace import Trace
 
 
-class Probe(Analysis):
+class Probe(Analysis, Many):
     """A Hugging Face multimodal model, loaded for reading its activations. Made by `probe.load`.
 
     Attributes:
