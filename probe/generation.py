@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig
 
 from probe.encoder import Encoder
 from probe.errors import NotFinite, ProbeError
+from probe.generated import Ending, NewTokens, new_tokens
 from probe.inputs.encoding import Answer, Encoding
 from probe.runtime import Batch, Runtime
 from probe.tokens.integers import as_int
-from probe.tracing.capturing.finite import FiniteCheck
 from probe.tracing.edits import Edit
 
 MAX_NEW_TOKENS = 64
@@ -57,113 +56,57 @@ def generate_answers(
             f"{runtime.family} cannot generate() here: {reason}. Generate with the Hugging Face model, and read the answer by "
             "encoding.with_answer(text)."
         )
-    settings, ending = generation_options(
+    asked = generation_options(
         options, encoder.pad_token_id(), runtime.modules.image_token_id, model.generation_config, count=count, scores=scores
     )
     start = encoding.with_answer(begin) if begin else encoding
-    if isinstance(start, Answer) and "end" in start.tokens.spans:
+    if has_ended(start):
         unscored = scores and start.log_probabilities is None
         return [replace(start, log_probabilities=torch.zeros(0)) if unscored else start] * (count or 1)
-    finite, chosen = FiniteLogits(), ChosenScores()
-    processors: Any = settings.get("logits_processor") or ()
-    settings["logits_processor"] = LogitsProcessorList([*processors, finite, *([chosen] if scores else [])])
-    with runtime.engine.lock, torch.no_grad(), chosen.watching(model) if scores else nullcontext():
-        inputs = runtime.backbone.forward_inputs(model, start.inputs)
-        output = runtime.generate_edited(start, inputs, settings, edits) if edits else model.generate(**inputs, **settings)
-    if finite.check.failed():
-        raise runtime.not_finite_with_layer(NotFinite.of_next_logits(), [Batch.of(start)], edits)
-    sequences: Tensor = getattr(output, "sequences", output)
-    kept = start.tokens.ids[encoding.prompt_length :]
-    known = start.sequence.shape[1] if "input_ids" in inputs or "decoder_input_ids" in inputs else 0
-    of_rows = chosen.log_probabilities(sequences) if scores else [None] * len(sequences)
-    answers = []
-    for row, scored in zip(sequences.tolist(), of_rows, strict=True):
-        ids = ending.cut(row[known:]) if count else row[known:]
-        padding = len(row) - known - len(ids)
-        answers.append(
-            encoding.with_answer_ids((*kept, *ids), log_probabilities=None if scored is None else scored[: len(scored) - padding].clone())
-        )
-    return answers
+    edited = partial(runtime.generate_edited, start, edits=edits) if edits else None
+    try:
+        rows = new_tokens(runtime, start.inputs, asked.settings, scores=scores, generate=edited)
+    except NotFinite as error:
+        raise runtime.not_finite_with_layer(error, [Batch.of(start)], edits) from error
+    if count:
+        rows = [asked.ending.cut(row) for row in rows]
+    return [answer_with(encoding, start, row) for row in rows]
 
 
-class FiniteLogits(LogitsProcessor):
-    """Leaves the logits of each step as they are, and checks that the largest is finite (others may be suppressed)."""
-
-    def __init__(self) -> None:
-        self.check = FiniteCheck[None]()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.check.add(None, scores.amax(-1))
-        return scores
+def has_ended(start: Encoding) -> TypeGuard[Answer]:
+    """Whether an answer has its end already, and is not continued."""
+    return isinstance(start, Answer) and "end" in start.tokens.spans
 
 
-class ChosenScores(LogitsProcessor):
-    """Leaves the logits of each step as they are, and keeps the log-probability of the token that was then chosen.
+def answer_with(encoding: Encoding, start: Encoding, added: NewTokens) -> Answer:
+    """The answer of a prompt.
 
-    A processor gets logits that Hugging Face's own processors have changed, so the model's are taken from its output. Those of one step are
-    held at a time.
+    Args:
+        encoding: the prompt, or an answer that was continued.
+        start: the same with the words that the answer begins with.
     """
-
-    def __init__(self) -> None:
-        self._output: Tensor | None = None
-        self._pending: Tensor | None = None
-        self._steps: list[Tensor] = []
-
-    @contextmanager
-    def watching(self, model: PreTrainedModel) -> Iterator[None]:
-        """Take the logits of the model's outputs, or of the submodel's that generates in its place."""
-        models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-        handles = [module.register_forward_hook(self._keep_output) for module in models]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._choose(input_ids[:, -1:])
-        self._pending, self._output = self._output, None
-        return scores
-
-    def log_probabilities(self, sequences: Tensor) -> list[Tensor]:
-        """For each row the log-probabilities of its generated tokens, those after its end included."""
-        self._choose(sequences[:, -1:])
-        self._pending = None
-        rows = torch.stack(self._steps, dim=1) if self._steps else torch.zeros(len(sequences), 0)
-        return list(rows.cpu())
-
-    def _keep_output(self, module: nn.Module, inputs: object, output: object) -> None:
-        logits = getattr(output, "logits", None)
-        if isinstance(logits, Tensor) and logits.ndim == 3:
-            self._output = logits[:, -1].to(torch.float32, copy=True)
-
-    def _choose(self, ids: Tensor) -> None:
-        """The tokens that were chosen of the last step's logits."""
-        if self._pending is not None:
-            chosen = self._pending.gather(1, ids.to(self._pending.device))[:, 0]
-            self._steps.append(chosen - self._pending.logsumexp(-1))
+    kept = start.tokens.ids[encoding.prompt_length :]
+    return encoding.with_answer_ids((*kept, *added.ids), log_probabilities=added.log_probabilities)
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How an answer ends among others that go on.
+class GenerationOptions:
+    """What generate() is asked for.
 
     Attributes:
-        ends: the tokens that end an answer; they belong to it.
-        padding: what follows them.
+        settings: the keyword arguments of Hugging Face's generate() besides its inputs.
+        effective: the values of all settings that result, the checkpoint's for those left open.
+        ending: where an answer ends.
     """
 
-    ends: frozenset[int]
-    padding: int | None
+    settings: Mapping[str, object]
+    effective: Mapping[str, object]
+    ending: Ending
 
-    def cut(self, ids: list[int]) -> list[int]:
-        """The ids without padding after the end: up to the first token that ends an answer, or, if another rule ended it, the last real one."""
-        stop = next((index + 1 for index, token in enumerate(ids) if token in self.ends), None)
-        if stop is None:
-            stop = len(ids)
-            while stop and ids[stop - 1] == self.padding:
-                stop -= 1
-        return ids[:stop]
+    @property
+    def most_new_tokens(self) -> int:
+        """How many tokens an answer has at most, if they are counted; else 0."""
+        return as_int(self.effective.get("max_new_tokens")) or 0
 
 
 def generation_options(
@@ -174,8 +117,8 @@ def generation_options(
     *,
     count: int | None = None,
     scores: bool = False,
-) -> tuple[dict[str, object], Ending]:
-    """The keyword arguments of `model.generate` besides its inputs, and where an answer ends.
+) -> GenerationOptions:
+    """What `model.generate` is asked for besides its inputs.
 
     Args:
         options: the user's. A `generation_config` is taken as it is, with the other options over it.
@@ -209,7 +152,9 @@ def generation_options(
         _refuse_unscored(effective)
     ends: Any = effective.get("eos_token_id")
     padding: Any = effective.get("pad_token_id")
-    return settings, Ending(frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends), padding)
+    others = any(effective.get(name) for name in ("stop_strings", "stopping_criteria"))
+    ending = Ending(frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends), padding, others)
+    return GenerationOptions(settings, effective, ending)
 
 
 def _over_config(
@@ -262,12 +207,16 @@ def _refuse_other_counts(settings: Mapping[str, object], count: int | None) -> N
 
 def _refuse_unscored(settings: Mapping[str, object]) -> None:
     """Refuse `scores` with settings under which a token is not chosen from one step's distribution."""
-    for name, idle in _UNSCORED.items():
-        if settings.get(name) not in (None, idle):
-            raise ProbeError(
-                f"scores=True with {name}={settings[name]}: tokens are not chosen one by one from the model's own distribution. Leave one "
-                "of them out, or read probe.Logits(at=answer.tokens.predicting('answer')) of the answer with run()."
-            )
+    for name in unscored_settings(settings):
+        raise ProbeError(
+            f"scores=True with {name}={settings[name]}: tokens are not chosen one by one from the model's own distribution. Leave one "
+            "of them out, or read probe.Logits(at=answer.tokens.predicting('answer')) of the answer with run()."
+        )
+
+
+def unscored_settings(settings: Mapping[str, object]) -> list[str]:
+    """The settings under which a token is not chosen from one step's distribution."""
+    return [name for name, idle in _UNSCORED.items() if settings.get(name) not in (None, idle)]
 
 
 _UNSCORED = MappingProxyType(

@@ -81,7 +81,16 @@ class Backbone:
     """Why the family's own `generate()` does not go on from the sequence that is read, in a family where it does not."""
 
     alone_reason: ClassVar[str] = ""
-    """Why several inputs cannot be the rows of one padded batch, in a family where that changes what each of them gives."""
+    """Why several inputs cannot be the rows of one batch, in a family where that changes what each of them gives."""
+
+    equal_prompts_reason: ClassVar[str] = ""
+    """Why only prompts of equal length are answered in one batch, in a family where padding on the left changes the answers."""
+
+    same_shape: ClassVar[frozenset[str]] = frozenset()
+    """The inputs that have to agree in shape among the rows of a batch, in a family where padding them changes what the rows give."""
+
+    joined_along: ClassVar[Mapping[str, int]] = {}
+    """The axis along which an input of several rows is concatenated, where that is not the first."""
 
     counts_cached: ClassVar[bool] = False
     """Whether a forward places a token by how many are in the cache, whatever position it is given."""
@@ -171,6 +180,10 @@ class Backbone:
             TemplateError: the model needs more than a prompt.
         """
         return dict(processed)
+
+    def renumbered(self, inputs: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
+        """The inputs of the rows of a batch, with numbers that count what all rows have: patches, for example."""
+        return inputs
 
     def layout(self, image: ProcessedImage) -> ImageLayout | None:
         """Where the image tokens of one image lie on it, as the checkpoint's own processor made them.

@@ -17,6 +17,7 @@ class Emu3(DiscreteImages):
     """`image_sizes` has the resized image's height and width."""
 
     prefix = SHARING
+    same_shape = frozenset({"pixel_values"})  # its convolutions and norms run over the padding, too
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         cell = image.processor.downsample_ratio

@@ -19,6 +19,7 @@ from probe.tokens.layout import Box
 class Glm5Next(ResidualStreams, MergedPatches):
     """The streams are the last axis but one. The image is padded to the right and below to whole cells."""
 
+    alone_reason = "which keys its attention chooses depends on the padding"
     axes = ("batch", "token", "stream", "feature")
     part_paths: ClassVar[Mapping[str, str]] = {"attention": "self_attn", "mlp": "mlp"}
 

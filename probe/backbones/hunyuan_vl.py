@@ -15,6 +15,8 @@ from probe.tokens.layout import ImageLayout
 class HunYuanVL(RowMajorPatches):
     """The tokens at the ends are there unless the processor is set to `cat_extra_token=False`."""
 
+    alone_reason = "it numbers the images of all rows through, in the positions of their tokens"
+
     def layout(self, image: ProcessedImage) -> ImageLayout:
         whole = super().layout(image).grid()
         ends = int(image.processor.cat_extra_token)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
 from probe.backbones.registry import register
@@ -15,6 +18,7 @@ class MiniCPMV(Backbone):
 
     tiled = True
     prefix = SHARING
+    joined_along: ClassVar[Mapping[str, int]] = {"pixel_values": 3}  # patches side by side, those of all images in one row
 
     def layout(self, image: ProcessedImage) -> ImageLayout | None:
         images, upsize = image.image_processor, getattr(image.image_processor, "small_image_upsize", "always")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
@@ -28,6 +32,17 @@ class Molmo2(Backbone):
     tiled = True
     projected_states = False
     prefix = SHARING
+
+    def renumbered(self, inputs: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
+        """Which patches are pooled into a token: those of all images are numbered through, as the processor does for several; -1 is none."""
+        counted, before = [], 0
+        for row in inputs:
+            if "image_token_pooling" in row:
+                pooled, crops = row["image_token_pooling"], row["pixel_values"]
+                row = {**row, "image_token_pooling": torch.where(pooled >= 0, pooled + before, pooled)}
+                before += crops.shape[0] * crops.shape[1]
+            counted.append(row)
+        return counted
 
     def layout(self, image: ProcessedImage) -> ImageLayout:
         from transformers.models.molmo2.image_processing_molmo2 import compute_crop_geometry

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from probe.backbones.base import SHARING, Backbone
 from probe.backbones.processed_image import ProcessedImage
@@ -22,6 +23,7 @@ class PerceptionLM(Backbone):
     """An image that fits one tile is still shown twice; only where the processor makes "thumb" alone there is one view."""
 
     prefix = SHARING
+    joined_along: ClassVar[Mapping[str, int]] = {"pixel_values": 1}  # images of unequal numbers of tiles are one row of tiles
 
     tiled = True
 

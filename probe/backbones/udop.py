@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Udop(Backbone):
     """Neither projected tokens nor vision states exist."""
 
+    same_shape = frozenset({"input_ids"})  # words of padding take the place of the patches at their boxes
+
     no_grid_reason = ANSWER_ALONE.removesuffix(".")
     no_prefix_reason = "one encoder reads the image and the prompt together"
     part_paths: ClassVar[Mapping[str, str]] = {

@@ -57,8 +57,8 @@ def _by_sequence(states: Tensor, runtime: Runtime, batches: Sequence[Batch]) -> 
     return None
 
 
-def _tower_lengths(runtime: Runtime, batch: Batch) -> list[int]:
-    """How long one sequence's part of the tower's states may be: its images, its tiles, or its patches."""
+def _tower_lengths(runtime: Runtime, batch: Batch) -> tuple[int, ...]:
+    """How long one sequence's part of the tower's states may be: by its images, tiles or patches as they come in, as laid out, or 1."""
     pixels = next((value for name, value in batch.inputs.items() if name.startswith("pixel_values") and isinstance(value, Tensor)), None)
-    known = [] if pixels is None else [pixels.shape[0], pixels.shape[:-3].numel()]
-    return [*known, runtime.patches(batch.tokens) or 0]
+    images, tiles = (0, 0) if pixels is None else (pixels.shape[0], pixels.shape[:-3].numel())
+    return images, tiles, runtime.patches(batch.tokens) or 0, 1

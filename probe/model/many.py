@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from probe.encoder import Encoder
-from probe.inputs.encoding import Encoding
+from probe.inputs.encoding import Answer, Encoding
+from probe.many.generating import Generations
 from probe.many.ordered import InOrder, in_order
 from probe.many.running import Runs
 from probe.runtime import Runtime
@@ -59,3 +60,39 @@ class Many:
         asked, changes = tuple(as_reads(reads)), check_edits(edits)
         self.runtime.resolve(asked)
         return in_order(encodings, Runs(self.runtime, asked, changes), self.runtime.batcher("rows", "run_many"))
+
+    def generate_many(
+        self,
+        encodings: Iterable[Encoding],
+        *,
+        begin: str | None = None,
+        edits: Iterable[Edit] | Edit = (),
+        scores: bool = False,
+        **options: object,
+    ) -> InOrder[Answer]:
+        """The answer to each of many prompts, in order, each as `generate` gives it alone: by default greedy, of at most 64 tokens.
+
+        As `run_many` does, it takes the next batch from `encodings` in a thread meanwhile, finds the size of batches, and trusts them when the
+        first has shown that padding changes no probability. Sampled answers depend on the batch that they are drawn in.
+
+        Args:
+            encodings: prompts; or answers, which are continued unless they have ended.
+            begin, edits, scores, options: as in `generate`. With edits, and with options that choose no single tokens or that hold code of your
+                own, answers are generated one by one; with options that count the prompt's tokens, as `repetition_penalty` and `max_length`
+                do, in batches of equal lengths.
+
+        Returns:
+            an iterator; see `InOrder` about errors of single prompts, and `close()`.
+
+        Raises:
+            ProcessorNeeded, ProbeError: options that an Answer cannot follow, at once.
+            torch.OutOfMemoryError: a prompt does not fit into memory by itself.
+            And in the turn of a prompt what `generate` raises of it.
+
+        >>> questions = ("Is there a cat in the image?", "Is there a clock in the image?")
+        >>> [answer.text for answer in model.generate_many((model.encode(image, question) for question in questions), max_new_tokens=4)]
+        ['yes, it contains', 'No.']
+        """
+        self.runtime.require_decoder("generate_many")
+        work = Generations(self.runtime, self.encoder, begin=begin, edits=check_edits(edits), scores=scores, options=options)
+        return in_order(encodings, work, self.runtime.batcher("rows", "generate_many"))

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor
 
 import probe
-from probe.generation import ChosenScores
+from probe.generated import ChosenScores
 from tests import families, zoo
 
 QUESTION = "Is there a cat?"
