@@ -56,8 +56,8 @@ def new_tokens(
     if finite.check.failed():
         raise NotFinite.of_next_logits()
     sequences: Tensor = getattr(output, "sequences", output)
-    own = inputs.get("decoder_input_ids", inputs["input_ids"])
-    known = own.shape[1] if "input_ids" in given or "decoder_input_ids" in given else 0
+    name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
+    known = inputs[name].shape[1] if "input_ids" in given or "decoder_input_ids" in given else 0
     scored = chosen.log_probabilities(sequences) if scores else [None] * len(sequences)
     return [NewTokens(tuple(row[known:]), one) for row, one in zip(sequences.tolist(), scored, strict=True)]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from probe.backbones import Backbone
 from probe.inputs.processors import Processor
 from probe.inputs.prompt import takes_videos
+from probe.many.generating import equal_prompts_reason
 from probe.runtime import Runtime
 from probe.sessions.policies import offered_policies
 from probe.tracing.modules import Modules, text_config
@@ -46,6 +47,7 @@ def inspect_model(runtime: Runtime, processor: Processor | None) -> Inspection:
         ("grid", _grid(backbone)),
         ("videos", _videos(backbone, processor)),
         ("prefix sharing", _sharing(runtime)),
+        ("batches", _batches(runtime)),
         ("processor", "loaded" if processor is not None else "none: run() takes plain encodings"),
         ("kernel", str(model.config._attn_implementation)),
         ("Hidden", _pattern(modules.layers)),
@@ -80,6 +82,7 @@ def _encoder_rows(runtime: Runtime, *, has_processor: bool) -> tuple[tuple[str, 
         ("family", f"{model.config.model_type} ({type(model).__name__}), a vision encoder"),
         ("vision blocks", f"{len(modules.vision_blocks)}, states 0 (embeddings) to {len(modules.vision_blocks)}"),
         ("grid", _grid(runtime.backbone)),
+        ("batches", "padded"),
         ("processor", "loaded" if has_processor else "none: run() takes plain encodings"),
         ("kernel", str(model.config._attn_implementation)),
         ("Vision", _pattern(modules.vision_blocks)),
@@ -111,6 +114,14 @@ def _sharing(runtime: Runtime) -> str:
     offered, reason = offered_policies(runtime)
     why = reason and f" ({reason})"
     return f"{', '.join(offered) or 'none: each question is asked alone'}{why}"
+
+
+def _batches(runtime: Runtime) -> str:
+    """How many inputs are run together."""
+    if runtime.backbone.alone_reason:
+        return f"none: many inputs run one by one ({runtime.backbone.alone_reason})"
+    reason = equal_prompts_reason(runtime.backbone)
+    return f"padded; prompts of equal length alone are answered together ({reason})" if reason else "padded"
 
 
 def _parts(paths: Sequence[str | None]) -> str:

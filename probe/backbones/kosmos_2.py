@@ -18,6 +18,7 @@ class Kosmos2(Backbone):
     template = "Question: {question} Answer:"
     marks_images = False
     image_limit = 1
+    equal_prompts_reason = "it counts padding in the positions of new tokens"
     image_mask = "image_embeds_position_mask"
     unreadable: ClassVar[Mapping[str, str]] = {
         "Projected": "no token id marks its image tokens. Read Hidden(0, at=[...]) at the positions of image_embeds_position_mask instead."

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe.backbones import Backbone
 from probe.encoder import Encoder
 from probe.errors import InvalidRead
 from probe.generated import new_tokens
 from probe.generation import GenerationOptions, answer_with, generate, generation_options, has_ended, unscored_settings
 from probe.inputs.encoding import Answer, Encoding
-from probe.many.joining import Joined, joined, kind_of
+from probe.many.joining import IDS, Joined, joined, kind_of
 from probe.many.ordered import Prepared
 from probe.many.rows import RowWork, near
 from probe.runtime import Batch, Runtime
-from probe.sessions.continuations import is_recurrent
+from probe.sessions.policies import PLACES_BY_CACHE
 from probe.sessions.prefix import max_rope_length
 from probe.tracing.edits import Edit
 from probe.tracing.reads import Logits
@@ -92,7 +93,8 @@ class Generations(RowWork[Prompt, Answer]):
         # Where an encoder reads the prompt, the decoder's own tokens are padded nowhere.
         unpadded = self._unpadded or "decoder_input_ids" in start.inputs or bool(runtime.backbone.leading(runtime.model, start.inputs))
         kind = (kind_of(start.inputs, runtime.backbone), length if unpadded else None)
-        return Prepared(prompt, max(length, start.inputs["input_ids"].shape[1]) + self._options.most_new_tokens, kind)
+        longest = max(start.inputs[name].shape[1] for name in IDS if name in start.inputs)
+        return Prepared(prompt, longest + self._options.most_new_tokens, kind)
 
     def alone(self, row: Prompt) -> Answer:
         """See `RowWork.alone`."""
@@ -143,8 +145,12 @@ def _reason(runtime: Runtime, edits: Sequence[Edit], options: GenerationOptions)
     return f"{unscored[0]}={options.effective[unscored[0]]} does not choose tokens one by one" if unscored else ""
 
 
+def equal_prompts_reason(backbone: Backbone) -> str:
+    """Why only prompts of equal length are answered in one batch of a family; "" if shorter ones are padded."""
+    return backbone.equal_prompts_reason or (PLACES_BY_CACHE if backbone.counts_cached else "")
+
+
 def _no_padding(runtime: Runtime, options: GenerationOptions) -> bool:
     """Whether only prompts of equal length share a batch."""
     counting = any(options.effective.get(name) not in (None, idle) for name, idle in _COUNTING.items())
-    by_length = options.effective.get("max_new_tokens") is None
-    return bool(counting or by_length or runtime.backbone.equal_prompts_reason or is_recurrent(runtime.model.config))
+    return bool(counting or options.effective.get("max_new_tokens") is None or equal_prompts_reason(runtime.backbone))

@@ -12,7 +12,8 @@ from torch.nn.functional import pad
 from probe.backbones import Backbone
 from probe.runtime import Runtime
 
-_IDS = ("input_ids", "decoder_input_ids")
+IDS = ("input_ids", "decoder_input_ids")
+"""The names of the inputs with ids of tokens; where both are there, the second is the decoder's."""
 
 
 def kind_of(inputs: Mapping[str, Tensor], backbone: Backbone) -> Hashable:
@@ -56,7 +57,7 @@ def joined(rows: Sequence[Mapping[str, Tensor]], runtime: Runtime, left: frozens
             inputs[name] = [part for value in values for part in value]  # type: ignore[unreachable]
             continue
         shape = [max(sizes) for sizes in zip(*(value.shape for value in values), strict=True)]
-        equal = [_padded(value, shape, along, padding if name in _IDS else 0, left=name in left) for value in values]
+        equal = [_padded(value, shape, along, padding if name in IDS else 0, left=name in left) for value in values]
         inputs[name] = torch.cat(equal, dim=along)
         if any(longer is not value for longer, value in zip(equal, values, strict=True)):
             padded.add(name)

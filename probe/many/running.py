@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from probe.inputs.encoding import Encoding
-from probe.many.joining import Joined, joined, kind_of
+from probe.many.joining import IDS, Joined, joined, kind_of
 from probe.many.ordered import Prepared
 from probe.many.parting import merged, parted
 from probe.many.rows import RowWork, near
@@ -99,19 +99,16 @@ def _reason(runtime: Runtime, batch: Batch, plan: ReadPlan, edits: Sequence[Edit
         return "the vision tower's attention is read, which is not told apart by inputs"
     if any(isinstance(edit.read, (Vision, VisionAttention, Module)) for edit in edits):
         return "edits of the vision tower or of a module change a whole forward"
-    ids = batch.inputs.get("input_ids")
-    if batch.slots != (SequenceSlot(0),) or (
-        ids is not None and not runtime.backbone.leading(runtime.model, batch.inputs) and _is_padded(batch)
-    ):
+    if batch.slots != (SequenceSlot(0),) or _is_padded(runtime, batch):
         return "an input has several rows, or padding"
     if len(batch.tokens[0]) > max_rope_length(runtime.model.config):
         return "an input is longer than the model's rotary frequencies are fixed for"
     return ""
 
 
-def _is_padded(batch: Batch) -> bool:
-    own = batch.inputs.get("decoder_input_ids", batch.inputs["input_ids"])
-    return len(batch.tokens[0]) != own.shape[1]
+def _is_padded(runtime: Runtime, batch: Batch) -> bool:
+    ids = next((batch.inputs[name] for name in reversed(IDS) if name in batch.inputs), None)
+    return ids is not None and len(batch.tokens[0]) != ids.shape[1] + runtime.backbone.leading(runtime.model, batch.inputs)
 
 
 def _nearly_equal(ours: Captured, theirs: Captured) -> bool:

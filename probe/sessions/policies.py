@@ -14,6 +14,9 @@ NO_SHARING = "none"
 
 POLICIES: dict[str, type[Continuations]] = {kind.policy: kind for kind in (Packed, Batched)}
 
+PLACES_BY_CACHE = "its forward places a token by how many are in the cache"
+"""Why sequences of unequal lengths cannot go on together, in families that declare `counts_cached`."""
+
 _MASKED_KERNELS = ("sdpa", "eager")
 
 
@@ -40,7 +43,7 @@ def _one_row_reason(runtime: Runtime) -> str:
     if is_recurrent(runtime.model.config):
         return "a recurrent state of its blocks would go on from one question to the next"
     if runtime.backbone.counts_cached:
-        return "its forward places a token by how many are in the cache"
+        return PLACES_BY_CACHE
     return ""
 
 
