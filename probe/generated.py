@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +125,7 @@ class Ending:
     """How an answer ends among others that go on.
 
     Attributes:
-        ends: the tokens that end an answer; they belong to it.
+        ends: the tokens that may end an answer; they belong to it.
         padding: what follows the end.
         others: whether other rules end single answers, too, such as `stop_strings`.
     """
@@ -135,12 +135,26 @@ class Ending:
     others: bool
 
     def cut(self, added: NewTokens) -> NewTokens:
-        """The tokens without padding after the end: up to the first that ends an answer, or, if another rule ended it, the last real one."""
+        """The tokens without padding after the end: up to the one that ended the answer, or, if another rule ended it, the last real one."""
         ids, scored = added.ids, added.log_probabilities
-        stop = next((index + 1 for index, token in enumerate(ids) if token in self.ends), None)
+        after = {self.padding, *self.ends}  # Hugging Face takes an end for padding where there is none
+        last = next((index for index in reversed(range(len(ids))) if ids[index] not in after), -1)
+        # A token with more words behind it has ended nothing: a submodel that generates may have ends of its own.
+        stop = next((index + 1 for index in range(last + 1, len(ids)) if ids[index] in self.ends), None)
         if stop is None:
             stop = len(ids)
             while self.others and stop and ids[stop - 1] == self.padding:
                 stop -= 1
         # A copy: a view would keep the scores of the padding.
         return NewTokens(ids[:stop], None if scored is None else scored[:stop].clone())
+
+
+def ends_of_submodels(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end what submodels generate, which some models let generate in their place."""
+    settings = [getattr(module, "generation_config", None) for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return frozenset(token for one in settings if one is not None for token in ids_of(one.eos_token_id))
+
+
+def ids_of(ends: int | Sequence[int] | None) -> frozenset[int]:
+    """The ids in a setting that may be one, several or None."""
+    return frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends)

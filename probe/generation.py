@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from probe.encoder import Encoder
 from probe.errors import NotFinite, ProbeError
-from probe.generated import Ending, NewTokens, new_tokens
+from probe.generated import Ending, NewTokens, ends_of_submodels, ids_of, new_tokens
 from probe.inputs.encoding import Answer, Encoding
 from probe.runtime import Batch, Runtime
 from probe.tokens.integers import as_int
@@ -50,15 +50,7 @@ def generate_answers(
     **options: object,
 ) -> list[Answer]:
     """The model's answers by Hugging Face's `generate`, `count` of them, one if that is None: see `Probe.generate`."""
-    model = runtime.model
-    if reason := runtime.backbone.no_generate_reason:
-        raise ProbeError(
-            f"{runtime.family} cannot generate() here: {reason}. Generate with the Hugging Face model, and read the answer by "
-            "encoding.with_answer(text)."
-        )
-    asked = generation_options(
-        options, encoder.pad_token_id(), runtime.modules.image_token_id, model.generation_config, count=count, scores=scores
-    )
+    asked = asked_of(runtime, encoder, options, count=count, scores=scores)
     start = encoding.with_answer(begin) if begin else encoding
     if has_ended(start):
         unscored = scores and start.log_probabilities is None
@@ -71,6 +63,31 @@ def generate_answers(
     if count:
         rows = [asked.ending.cut(row) for row in rows]
     return [answer_with(encoding, start, row) for row in rows]
+
+
+def asked_of(
+    runtime: Runtime, encoder: Encoder, options: Mapping[str, object], *, count: int | None = None, scores: bool = False
+) -> GenerationOptions:
+    """What a model's generate() is asked for: see `generation_options`.
+
+    Raises:
+        ProbeError: also if the family's generate() does not go on from the prompt.
+    """
+    model = runtime.model
+    if reason := runtime.backbone.no_generate_reason:
+        raise ProbeError(
+            f"{runtime.family} cannot generate() here: {reason}. Generate with the Hugging Face model, and read the answer by "
+            "encoding.with_answer(text)."
+        )
+    return generation_options(
+        options,
+        encoder.pad_token_id(),
+        runtime.modules.image_token_id,
+        model.generation_config,
+        count=count,
+        scores=scores,
+        other_ends=ends_of_submodels(model),
+    )
 
 
 def has_ended(start: Encoding) -> TypeGuard[Answer]:
@@ -117,6 +134,7 @@ def generation_options(
     *,
     count: int | None = None,
     scores: bool = False,
+    other_ends: frozenset[int] = frozenset(),
 ) -> GenerationOptions:
     """What `model.generate` is asked for besides its inputs.
 
@@ -126,6 +144,7 @@ def generation_options(
         image_token_id: never generated: Hugging Face would look for another image. None: the model has none.
         count: how many answers were asked for; None: one.
         scores: whether each token's log-probability is kept.
+        other_ends: the ends of submodels that may generate in the model's place, where the user names none.
 
     Raises:
         ProbeError: `generation_config` is no GenerationConfig, it asks for several sequences, or several equal ones would result; scores
@@ -150,11 +169,11 @@ def generation_options(
     _refuse_other_counts(effective, count)
     if scores:
         _refuse_unscored(effective)
-    ends: Any = effective.get("eos_token_id")
+    named: Any = effective.get("eos_token_id")
+    ends = ids_of(named) | (frozenset() if "eos_token_id" in own or config is not None else other_ends)
     padding: Any = effective.get("pad_token_id")
     others = any(effective.get(name) for name in ("stop_strings", "stopping_criteria"))
-    ending = Ending(frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends), padding, others)
-    return GenerationOptions(settings, effective, ending)
+    return GenerationOptions(settings, effective, Ending(ends, padding, others))
 
 
 def _over_config(

@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 import torch
 import typer
 
-from tests.benchmarks import edits, image, questions, reads, scenes, startup, suite, variants
+from tests.benchmarks import edits, image, many, questions, reads, scenes, startup, suite, variants
 from tests.benchmarks.models import Size
 from tests.benchmarks.page import write
 from tests.benchmarks.timing import record
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Size], Rows]] = {
     "image": image.measure,
     "outside": image.outside,
     "variants": variants.measure,
+    "many": many.measure,
 }
 SHORT: dict[str, Callable[[Size], Rows]] = {
     "rows": partial(reads.rows, lengths=(700,), repeats=3),
@@ -33,6 +34,7 @@ SHORT: dict[str, Callable[[Size], Rows]] = {
     "image": partial(image.measure, repeats=1),
     "outside": partial(image.outside, counts=(20,), repeats=1),
     "variants": partial(variants.measure, timed=4, repeats=1),
+    "many": partial(many.measure, items=4, repeats=1),
 }
 """The full size without a GPU: less of everything, and no eager attention to 2,900 tokens, which would take 17 GB more."""
 SCENES: dict[str, Callable[[], Rows]] = {

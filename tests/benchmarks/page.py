@@ -71,6 +71,13 @@ SECTIONS = {
         "than there are (`timed`, drawn with a fixed seed), `s` is their mean times the number of all. All give the same numbers; what "
         "they differ by from `causal_trace` is the largest difference of the metric among the runs that were timed.",
     ),
+    "many": (
+        "Many images",
+        "Images of three sizes with questions of three lengths, from opened image and text to the states of the image's tokens at every layer, and to "
+        "answers of 32 tokens: `run_many` and `generate_many` over a generator that encodes, `run` and `generate` one by one, plain Hugging Face one by "
+        "one, and its padded batches of four as one writes them by hand. The hidden states are equal but for the order of sums, over the largest "
+        "value; the answers' tokens are equal. Each forward of Hugging Face computes the logits of one position.",
+    ),
     "memory": (
         "From image to image",
         "Resident memory of one process that segments 200 scenes, one after the other: as it is, where it varies from run to run by some percent "

@@ -39,6 +39,12 @@ TOWER_ALONE = {"idefics2", "inkling2", "minicpm_ocr", "minicpmv4_6", "minicpmv4_
 """Families of whose tower it is not known which states are whose: inputs run one by one where `Vision` is read."""
 
 
+SIZES = {"pix2struct": [(60, 100), (96, 80), (150, 130)]}
+"""Other sizes (height, width) where a tiny tower has too few rows for a tall image."""
+UNANSWERED = {"blip": TypeError, "vision-encoder-decoder": IndexError}
+"""Families whose answers `generate` cannot give, for these prompts, and its error."""
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     families.skip_if_lacking(request.param)
@@ -54,7 +60,7 @@ def encodings(model: probe.Probe) -> list[probe.Encoding]:
     questions = ("What is this?", "Is there a very large cat to the left of the red dog in the image?", "Why is it so?")
     return [
         model.encode(noise(size, seed), "" if model.name == "pp_formulanet" else question)
-        for seed, (size, question) in enumerate(zip([(60, 100), (96, 40), (150, 90)], questions, strict=True))
+        for seed, (size, question) in enumerate(zip(SIZES.get(model.name, [(60, 100), (96, 40), (150, 90)]), questions, strict=True))
     ]
 
 
@@ -153,6 +159,11 @@ def test_answers_are_those_of_each_prompt_alone(
 ) -> None:
     settings = model.model.generation_config
     monkeypatch.setattr(settings, "eos_token_id", None)
+    if model.name in UNANSWERED:
+        for one_by_one in (lambda: model.generate(encodings[0]), lambda: next(model.generate_many(encodings))):
+            with pytest.raises(UNANSWERED[model.name]):
+                one_by_one()
+        return
     plain = [model.generate(encoding, max_new_tokens=6).tokens.ids[-6:] for encoding in encodings]
     # An end that comes earlier in some of the answers than in others.
     monkeypatch.setattr(settings, "eos_token_id", plain[0][2])
@@ -160,13 +171,13 @@ def test_answers_are_those_of_each_prompt_alone(
         warnings.simplefilter("always")
         ours = list(model.generate_many(encodings, max_new_tokens=6, scores=True))
     theirs = [model.generate(encoding, max_new_tokens=6, scores=True) for encoding in encodings]
-    assert bool([one for one in said if "generate_many()" in str(one.message)]) == (model.name in ALONE)
+    assert ("generate_many()" in " ".join(str(one.message) for one in said)) == (model.name in ALONE)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.tokens == other.tokens
         assert mine.inputs.keys() == other.inputs.keys()
         assert mine.log_probabilities is not None
         assert other.log_probabilities is not None
-        assert float((mine.log_probabilities - other.log_probabilities).abs().max()) <= SCORES
+        torch.testing.assert_close(mine.log_probabilities, other.log_probabilities, rtol=0, atol=SCORES)
     alone = model.name in ALONE or "equal length alone" in model.inspect()["batches"]
     assert (batches == []) >= alone
 
