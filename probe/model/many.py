@@ -55,7 +55,7 @@ class Many:
         >>> questions = ("Is there a cat?", "Is there a clock in the image?")
         >>> traces = model.run_many((model.encode(image, question) for question in questions), probe.Hidden(4, at="question"))
         >>> [trace.hidden("question", layer=4).shape["token"] for trace in traces]
-        [5, 8]
+        [5, 11]
         """
         asked, changes = tuple(as_reads(reads)), check_edits(edits)
         self.runtime.resolve(asked)
