@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from probe.errors import ClusterNotFound as ClusterNotFound
 from probe.errors import NotFinite, ProbeError
+from probe.errors import OutputError as OutputError
+from probe.errors import RunLocked as RunLocked
+from probe.errors import WorkerDied as WorkerDied
 
 
 class FsegError(ProbeError):
@@ -72,10 +76,6 @@ class CannotDraw(FsegError):
     """Labels or maps that do not fit the image."""
 
 
-class OutputError(FsegError):
-    """A file or folder that cannot be written."""
-
-
 class InvalidDataSet(FsegError):
     """A data set that is unknown, missing or empty, or a part of it that does not exist."""
 
@@ -90,15 +90,3 @@ class InvalidTruth(FsegError):
 
 class RunMismatch(FsegError):
     """A folder of another evaluation, or runs to merge that are not parts of one evaluation."""
-
-
-class RunLocked(FsegError):
-    """Another process is using the folder of an evaluation."""
-
-
-class ClusterNotFound(FsegError):
-    """A Ray cluster that does not answer, or Ray is not installed."""
-
-
-class WorkerDied(FsegError):
-    """A worker process of an evaluation ended before its work did."""

@@ -18,11 +18,11 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 import probe
-from fseg import strict_json
 from fseg.drawing.label_map import overlay, save_labels
 from fseg.evidence import Evidence
-from fseg.files import write_atomically
 from fseg.recipe import Recipe
+from probe.disk import strict_json
+from probe.disk.files import write_atomically
 from probe.tokens.equality import equal_fields, equal_values
 
 if TYPE_CHECKING:

@@ -98,3 +98,19 @@ class InvalidPolicy(InvalidRead):
 
 class SessionClosed(ProbeError):
     """A session was used after it was closed."""
+
+
+class OutputError(ProbeError):
+    """A file or folder that cannot be written."""
+
+
+class RunLocked(ProbeError):
+    """Another process writes into the folder."""
+
+
+class ClusterNotFound(ProbeError):
+    """A Ray cluster that does not answer, or Ray is not installed."""
+
+
+class WorkerDied(ProbeError):
+    """A worker process ended before its work did."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from attrs import frozen
 from tqdm import tqdm
 
-from fseg import strict_json
 from fseg.calibrate.choice import Candidate, Confidence, best_of_bands, best_of_layers, choose, finalists
 from fseg.calibrate.observation import Observation, check_fusion, load_observation
 from fseg.calibrate.rows import Row, Thresholds
@@ -28,10 +27,11 @@ from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Record
 from fseg.evaluation.run.runner import check_same_run, run
 from fseg.evaluation.run.weights import CACHE
-from fseg.files import check_writable
 from fseg.fusion_methods.distance import ALPHA, BETA
 from fseg.labels.metric import Counts, stack
 from fseg.recipe import Recipe
+from probe.disk import strict_json
+from probe.disk.files import check_writable
 
 OBSERVED = "observed"
 """The folder of the model pass, in the folder of the calibration."""

@@ -16,12 +16,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 import probe
-from fseg import strict_json
 from fseg.errors import InvalidRecipe, RunMismatch
 from fseg.evidence import MAPS, Evidence
-from fseg.files import write_atomically
 from fseg.recipe import Recipe
 from fseg.stages.tvr import in_view
+from probe.disk import strict_json
+from probe.disk.files import write_atomically
 
 FUSIONS = ("D*M_A", "D")
 """The fusions whose response follows from D~ of each layer: Eq. 3 is a mean over layers, Eq. 4 and 5 a threshold, Eq. 8 a product."""

@@ -14,8 +14,7 @@ from fseg.calibrate.heads import Ranking
 from fseg.drawing.bands import bands_figure
 from fseg.errors import OutputError
 from fseg.evaluation.run.manifest import MANIFEST
-from fseg.evaluation.run.run_folder import write_json
-from fseg.files import write_atomically
+from probe.disk.files import write_atomically, write_json
 
 
 def files_of(out: Path) -> tuple[Path, Path, Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fseg.cli.options import output_path
-from fseg.files import check_writable, write_atomically
+from probe.disk.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from fseg.glyphs import Scene

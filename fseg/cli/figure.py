@@ -19,7 +19,7 @@ from fseg.cli.options import (
     output_path,
 )
 from fseg.errors import InvalidClasses, OutputError
-from fseg.files import check_writable, write_atomically
+from probe.disk.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

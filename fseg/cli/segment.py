@@ -20,8 +20,8 @@ from fseg.cli.options import (
     output_path,
 )
 from fseg.errors import InvalidClasses
-from fseg.files import check_writable
 from fseg.labels.values import IGNORED
+from probe.disk.files import check_writable
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:

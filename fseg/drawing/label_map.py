@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fseg.errors import CannotDraw
-from fseg.files import write_atomically
 from fseg.labels.values import BACKGROUND, IGNORED
+from probe.disk.files import write_atomically
 
 
 @cache

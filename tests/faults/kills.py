@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fseg.errors import FsegError
 from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
 from fseg.evaluation.run.records import ClassRecord, Expected, Record, Row, to_json
-from fseg.files import clear_temporary, write_atomically
 from fseg.labels.metric import Counts
+from probe.disk.files import clear_temporary, write_atomically
+from probe.errors import ProbeError
 from tests.faults.campaign import Campaign, Outcome
 
 LABELS = 3
@@ -132,7 +132,7 @@ def one_trial(folder: Path, stop: int, torn: bool, again: int) -> Outcome:
         wrong = wrong or found_wrong(folder)
         go_on(folder)
         wrong = wrong or found_wrong(folder) or found_unfinished(folder)
-    except (FsegError, ChildProcessError) as error:
+    except (ProbeError, ChildProcessError) as error:
         wrong = wrong or str(error)
     return Outcome(verdict, f"{wrong} (stop {stop}{' torn' if torn else ''}, then stop {again})" if wrong else "")
 

@@ -320,8 +320,8 @@ def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fseg.evaluation.distribution import ray_workers
-    from fseg.evaluation.distribution.ray_cluster import LOCAL
     from fseg.evaluation.distribution.ray_workers import run_on_cluster
+    from probe.workers.ray_cluster import LOCAL
 
     monkeypatch.setattr(ray_workers, "ATTEMPTS", 2)  # each costs a process that imports torch
     recipe = fseg.get_recipe(place / "tiny.toml")

@@ -17,15 +17,15 @@ from ray.exceptions import RayError, RayTaskError
 
 from fseg.errors import RunMismatch, WorkerDied
 from fseg.evaluation.datasets.readers import Sample
-from fseg.evaluation.distribution.ray_cluster import connected
-from fseg.evaluation.distribution.workers import threads_of_each
 from fseg.evaluation.run.differences import differences
 from fseg.evaluation.run.job import Task
 from fseg.evaluation.run.record_files import FOLDER, RecordFile
 from fseg.evaluation.run.records import Record
-from fseg.files import write_atomically
 from fseg.result import versions
+from probe.disk.files import write_atomically
 from probe.errors import DeviceNotFound, ProbeError
+from probe.workers.processes import threads_of_each
+from probe.workers.ray_cluster import connected
 
 ATTEMPTS = 3
 """So many workers may die on one image before it counts as failed, or in a row before they have opened the models."""

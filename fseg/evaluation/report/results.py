@@ -8,17 +8,16 @@ from typing import cast
 
 from attrs import frozen
 
-from fseg import strict_json
 from fseg.errors import InvalidDataSet
 from fseg.evaluation.datasets.declarations import DataSet
 from fseg.evaluation.report.summary import RunResults, summarise
 from fseg.evaluation.report.text import table
 from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Record
-from fseg.evaluation.run.run_folder import write_json
 from fseg.evaluation.run.structuring import strict_converter, structure
-from fseg.files import write_atomically
 from fseg.recipe import Recipe
+from probe.disk import strict_json
+from probe.disk.files import write_atomically, write_json
 
 RESULTS = "results.json"
 TABLE = "table.txt"

@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
-from fseg import strict_json
 from fseg.errors import RunMismatch
 from fseg.evaluation.datasets.label_maps import read_truth_and_bytes
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.measure import Labels
 from fseg.evaluation.run.records import Record
+from probe.disk import strict_json
 from probe.inputs.images import read_image
 
 _READERS = 4

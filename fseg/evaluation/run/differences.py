@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fseg import strict_json
 from fseg.errors import RunMismatch
+from probe.disk import strict_json
 
 MOST_SHOWN = 8
 """Lines of differences in a message."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from attrs import asdict, evolve, frozen
 
-from fseg import strict_json
 from fseg.errors import RunMismatch
 from fseg.evaluation.run.structuring import strict_converter, structure
+from probe.disk import strict_json
 
 MANIFEST = "manifest.json"
 

@@ -18,9 +18,10 @@ from fseg.evaluation.run.differences import check_same, differences, listed
 from fseg.evaluation.run.manifest import MANIFEST, Manifest, read_manifest
 from fseg.evaluation.run.record_files import read_records
 from fseg.evaluation.run.records import Expected, Record
-from fseg.evaluation.run.run_folder import check_ours, locked, write_json
-from fseg.files import check_writable
+from fseg.evaluation.run.run_folder import check_ours
 from fseg.recipe import Recipe, toml_of
+from probe.disk.files import check_writable, write_json
+from probe.disk.folder_lock import locked
 
 _OF_A_PART = ("shard", "images")
 """The keys of a manifest in which two parts of one set may differ."""

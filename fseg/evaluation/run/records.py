@@ -12,9 +12,9 @@ from attrs import field, frozen
 from cattrs import Converter
 from jaxtyping import Int64
 
-from fseg import strict_json
 from fseg.evaluation.run.structuring import strict_converter, structure
 from fseg.labels.metric import Counts
+from probe.disk import strict_json
 
 _MOST_PIXELS = 2**40
 """Far above any image, and so far below int64 that a set's sum stays inside it."""

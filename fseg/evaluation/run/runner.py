@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fseg.checks import check_int
 from fseg.errors import ClusterNotFound, InvalidRecipe
 from fseg.evaluation.datasets.readers import Sample
-from fseg.evaluation.distribution.workers import devices, run_workers
+from fseg.evaluation.distribution.workers import run_workers
 from fseg.evaluation.measure import headline
 from fseg.evaluation.report.results import write_results
 from fseg.evaluation.report.summary import RunResults
@@ -28,9 +28,11 @@ from fseg.evaluation.run.job import Job, Task, task_of
 from fseg.evaluation.run.manifest import MANIFEST, Manifest, Models, read_manifest
 from fseg.evaluation.run.record_files import FOLDER, RecordFile, cut_torn_lines, read_records
 from fseg.evaluation.run.records import Record
-from fseg.evaluation.run.run_folder import check_ours, locked, write_json
+from fseg.evaluation.run.run_folder import check_ours
 from fseg.evaluation.run.weights import Fingerprints, check_weights, hashed_meanwhile
-from fseg.files import check_writable, clear_temporary
+from probe.disk.files import check_writable, clear_temporary, write_json
+from probe.disk.folder_lock import locked
+from probe.workers.processes import devices
 
 Finished = TypeVar("Finished")
 

@@ -9,16 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from huggingface_hub import try_to_load_from_cache
-from torch import Tensor, nn
 
-from fseg import strict_json
 from fseg.checkpoints import backbone_path, sam_path
 from fseg.errors import RunMismatch
 from fseg.evaluation.run.job import Job
 from fseg.evaluation.run.manifest import Models
-from fseg.files import write_atomically
+from probe.disk import strict_json
+from probe.disk.files import write_atomically
+from probe.disk.hashing import hash_of_model, hash_of_values
 from probe.errors import LoadError
 
 CACHE = ".fseg-weights.json"
@@ -87,13 +86,13 @@ def check_weights(folder: Path, models: Models, fingerprints: Mapping[str, str |
 def _begin(model: object, hashes: _FileHashes, pool: ThreadPoolExecutor) -> Callable[[], str | None]:
     """Begin to hash a model, given by name or as an object; returns a function that waits for the hash."""
     if not isinstance(model, str):
-        return pool.submit(_of_tensors, model).result
+        return pool.submit(hash_of_model, model).result
     path = Path(model).expanduser()
     if path.is_file():
         return hashes.begin(path).result
     if path.is_dir():
         files = {file.name: hashes.begin(file) for file in _files(path)}
-        return lambda: _of({name: found.result() for name, found in files.items()})
+        return lambda: hash_of_values({name: found.result() for name, found in files.items()})
     return lambda: _commit(model)  # asked for at the end: loading may bring it into the cache
 
 
@@ -111,37 +110,6 @@ def _commit(name: str) -> str | None:
     except ValueError:  # neither a file nor a possible hub id: opening it raises the error
         return None
     return Path(config).parent.name if isinstance(config, str) else None
-
-
-def _of_tensors(model: object) -> str | None:
-    """A hash of the names, dtypes, shapes and bytes of a model's tensors; None if it has none."""
-    tensors = {
-        f"{path}.{name}": tensor
-        for path, module in _modules(model)
-        for name, tensor in module.state_dict().items()
-        if isinstance(tensor, Tensor)
-    }
-    return _of({name: [str(tensor.dtype), list(tensor.shape), _of_bytes(tensor)] for name, tensor in tensors.items()}) if tensors else None
-
-
-def _modules(model: object, path: str = "", depth: int = 2) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of an object: itself, or those that it or its parts hold."""
-    if isinstance(model, nn.Module):
-        yield path, model
-    elif depth and hasattr(model, "__dict__"):
-        for name, part in vars(model).items():
-            yield from _modules(part, f"{path}.{name}", depth - 1)
-
-
-def _of_bytes(tensor: Tensor) -> str:
-    if tensor.is_meta:
-        return "offloaded"
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
-
-
-def _of(parts: Mapping[str, object]) -> str:
-    return hashlib.sha256(strict_json.dump(sorted(parts.items()))).hexdigest()
 
 
 class _FileHashes:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import fseg
-from fseg import strict_json
+from probe.disk import strict_json
 from probe.errors import NotFinite
 from tests.unit.fseg.fakes import evidence
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from fseg.errors import OutputError, RunLocked, RunMismatch
-from fseg.evaluation.run import run_folder
 from fseg.evaluation.run.differences import MOST_SHOWN, check_same, differences, listed
 from fseg.evaluation.run.manifest import read_manifest
-from fseg.evaluation.run.run_folder import LOCK, check_ours, locked
+from fseg.evaluation.run.run_folder import check_ours
+from probe.disk import folder_lock
+from probe.disk.folder_lock import LOCK, locked
 
 
 def test_a_second_run_on_a_folder_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.1)
     with locked(tmp_path), pytest.raises(RunLocked, match=r"Another run works in .* \(process \d+\)"), locked(tmp_path):
         pass
     with locked(tmp_path):
@@ -25,7 +26,7 @@ def test_a_second_run_on_a_folder_is_told_so(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_lock_dies_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.1)
     code = f"import fcntl, time; file = open({str(tmp_path / LOCK)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None

@@ -17,7 +17,6 @@ from torchmetrics import JaccardIndex
 
 import probe
 from fseg.errors import InvalidDataSet, InvalidOption, InvalidRecipe, InvalidSam, OutputError, RunMismatch
-from fseg.evaluation.distribution.workers import devices
 from fseg.evaluation.report.ablations import ablation_rows
 from fseg.evaluation.report.text import table
 from fseg.evaluation.run import job as job_module
@@ -25,6 +24,7 @@ from fseg.evaluation.run.job import Job, Shard
 from fseg.evaluation.run.runner import evaluate
 from fseg.sam.base import SamMask
 from probe.errors import DeviceNotFound
+from probe.workers.processes import devices
 from tests import zoo
 from tests.unit.fseg.evaluation import trees
 from tests.unit.fseg.evaluation.runs import NAMES, RECIPE

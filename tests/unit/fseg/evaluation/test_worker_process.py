@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from fseg.evaluation.distribution import worker_process
+from probe.workers import worker_process
 
 
 def child(parent: str, life: int) -> subprocess.Popen[str]:

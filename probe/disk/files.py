@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-from fseg.errors import OutputError
+from probe.disk import strict_json
+from probe.errors import OutputError
 
 _TEMPORARY = re.compile(r"\.fseg-[0-9a-f]{32}\.part")
 """Names of files that are being written. The long random part makes sure that a file of such a name is ours."""
@@ -40,6 +41,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -47,6 +50,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Write plain values, whole or not at all.
+
+    Raises:
+        NotFinite: a number among them is NaN or infinite.
+        OutputError: the file cannot be written.
+    """
+    text = strict_json.dump(values, indent=2) + b"\n"
+    write_atomically(path, lambda file: file.write(text))
 
 
 def clear_temporary(folder: Path) -> None:
@@ -88,6 +102,4 @@ def _create_temporary(folder: Path) -> tuple[int, Path]:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{str(path)!r} cannot be written: {error.strerror or error}. Name another folder with --out, or make this one writable."
-    )
+    return OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}. Name another folder, or make this one writable.")

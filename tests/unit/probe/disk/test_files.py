@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from fseg.errors import OutputError
-from fseg.files import check_writable, clear_temporary, write_atomically
+from probe.disk.files import check_writable, clear_temporary, write_atomically
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:

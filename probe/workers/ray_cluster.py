@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from fseg.errors import ClusterNotFound
-from fseg.evaluation.distribution import ray_watcher
+from probe.errors import ClusterNotFound
+from probe.workers import ray_watcher
 
 LOCAL = "local"
 """The address of a cluster on this machine, started for the run and ended with it."""

@@ -1,0 +1,1 @@
+"""What is written: whole files, strict JSON, a folder for one writer, hashes of content."""
