@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 import torch
 from attrs import evolve
@@ -31,12 +27,10 @@ from fseg.stages.qap import ClassAnswer, asked
 from fseg.stages.tvr import best_name, chosen_views, grid_of_maps, in_view, views_of
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
+from probe.workers.prefetching import prefetch
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
-
-Item = TypeVar("Item")
-Prepared = TypeVar("Prepared")
 
 
 class Segmenter:
@@ -296,36 +290,6 @@ def run_stages(recipe: Recipe, evidence: Sequence[Evidence]) -> list[Evidence]:
     best = {name: best_name([e for e in responded if e.name == name]) for name in classes}
     refined = {e.name: e for e in recipe.refine([e for e in best.values() if e.present])}
     return [recipe.prompt(refined[name]) if name in refined else e for name, e in best.items()]
-
-
-def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Future[Prepared]]]:
-    """Each item with the future of `prepare(item)`, in order, while threads prepare the next ones.
-
-    An error of `items` is raised after the items before it were yielded.
-
-    Args:
-        workers: the number of threads, and of items that are prepared ahead; at least one.
-
-    >>> [(item, future.result()) for item, future in prefetch(str.upper, ["a", "b", "c"], workers=2)]
-    [('a', 'A'), ('b', 'B'), ('c', 'C')]
-    """
-    workers = max(1, workers)
-    source = iter(items)
-    ahead: deque[tuple[Item, Future[Prepared]]] = deque()
-    source_error: Exception | None = None
-    with ThreadPoolExecutor(workers) as pool:
-        while True:
-            try:
-                missing = 0 if source_error else 1 + workers - len(ahead)
-                for item in islice(source, missing):
-                    ahead.append((item, pool.submit(prepare, item)))
-            except Exception as error:  # raised once the items before it are yielded
-                source_error = error
-            if not ahead:
-                break
-            yield ahead.popleft()
-    if source_error is not None:
-        raise source_error
 
 
 def _first_evidence(answer: ClassAnswer, trace: probe.Trace | None) -> Evidence:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from probe.errors import ClusterNotFound
+from probe.errors import ClusterNotFound, DeviceNotFound
 from probe.workers import ray_watcher
 
 LOCAL = "local"
@@ -55,6 +55,24 @@ def connected(address: str, processors: int) -> Iterator[None]:
     _check_answers(address)
     with _initialised(address):
         yield
+
+
+def needs_of_workers(device: str | None, workers: int, threads: int) -> dict[str, int]:
+    """What each actor takes up of the cluster, as Ray's options.
+
+    Raises:
+        DeviceNotFound: the cluster has less than that for all workers, or the device is not Ray's to choose.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise DeviceNotFound(f"Device {device!r} was asked for; on a cluster it is cpu or cuda, and Ray gives each worker its own.")
+    kind, each = ("GPU", 1) if device == "cuda" else ("CPU", threads)
+    there = ray.cluster_resources().get(kind, 0)
+    if there < workers * each:
+        raise DeviceNotFound(
+            f"{workers} workers with {each} {kind} each were asked for; the cluster has {there:g}. Take fewer --workers"
+            f"{' or --threads' if kind == 'CPU' else ''}, or add machines first."
+        )
+    return {"num_cpus": 0, "num_gpus": 1} if kind == "GPU" else {"num_cpus": threads}
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from fseg.evaluation.run.record_files import FOLDER, RecordFile
 from fseg.evaluation.run.records import Record
 from fseg.result import versions
 from probe.disk.files import write_atomically
-from probe.errors import DeviceNotFound, ProbeError
+from probe.errors import ProbeError
 from probe.workers.processes import threads_of_each
-from probe.workers.ray_cluster import connected
+from probe.workers.ray_cluster import connected, needs_of_workers
 
 ATTEMPTS = 3
 """So many workers may die on one image before it counts as failed, or in a row before they have opened the models."""
@@ -119,7 +119,7 @@ class _Actors:
 
     def __init__(self, task: Task, samples: Sequence[Sample], size: int, threads: int) -> None:
         self.left = len(samples)
-        self._needs = _needs(task.job.device, size, threads)
+        self._needs = needs_of_workers(task.job.device, size, threads)
         self._new = lambda: ray.remote(Worker).options(**self._needs).remote(task, Path.cwd(), threads)
         self._size = size
         self._waiting = deque(samples)
@@ -183,21 +183,3 @@ class _Actors:
             return Record(sample.name, error=f"WorkerDied: {ATTEMPTS} workers ended while they did this image ({reason}).")
         self._waiting.appendleft(sample)
         return None
-
-
-def _needs(device: str | None, workers: int, threads: int) -> dict[str, int]:
-    """What each actor takes up of the cluster, as Ray's options.
-
-    Raises:
-        DeviceNotFound: the cluster has less than that for all workers, or the device is not Ray's to choose.
-    """
-    if device not in (None, "cpu", "cuda"):
-        raise DeviceNotFound(f"Device {device!r} was asked for; on a cluster it is cpu or cuda, and Ray gives each worker its own.")
-    kind, each = ("GPU", 1) if device == "cuda" else ("CPU", threads)
-    there = ray.cluster_resources().get(kind, 0)
-    if there < workers * each:
-        raise DeviceNotFound(
-            f"{workers} workers with {each} {kind} each were asked for; the cluster has {there:g}. Take fewer --workers"
-            f"{' or --threads' if kind == 'CPU' else ''}, or add machines first."
-        )
-    return {"num_cpus": 0, "num_gpus": 1} if kind == "GPU" else {"num_cpus": threads}

@@ -24,12 +24,13 @@ from fseg.evaluation.measure import fills, headline, measure, predictions
 from fseg.evaluation.run.content import Prepared, PreparedImage, names_fingerprint, prepare
 from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Expected, Record
-from fseg.pipeline import Segmenter, prefetch
+from fseg.pipeline import Segmenter
 from fseg.plugins import import_named
 from fseg.recipe import Recipe
 from fseg.result import versions
 from fseg.sam.base import AnySam
 from fseg.sweep import Sweep
+from probe.workers.prefetching import prefetch
 
 _THREADS = 2
 """Threads that open and resize the next images while the model works on one."""

@@ -16,8 +16,8 @@ import fseg
 import probe
 from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
 from fseg.fusion_methods import registry
-from fseg.pipeline import prefetch
 from fseg.sweep import Sweep
+from probe.workers.prefetching import prefetch
 from tests import families, zoo
 from tests.planted import plant
 from tests.processors import real
