@@ -23,6 +23,10 @@ from .model import Probe as Probe
 from .model import load as load
 from .sessions.choice import Choice as Choice
 from .sessions.session import Session as Session
+from .store.collecting.collect import collect as collect
+from .store.collecting.items import Item as Item
+from .store.reading.store import Store as Store
+from .store.reading.store import open_store as open_store
 from .tokens.layout import Grid as Grid
 from .tokens.layout import ImageLayout as ImageLayout
 from .tokens.spans import Span as Span

@@ -1,4 +1,4 @@
-"""The command `probe`: what a model is, and whether it is read rightly.
+"""The command `probe`: what a model is, whether it is read rightly, and stores of what was read.
 
 The commands import what they need when they run, so that help and version come without torch.
 """
@@ -12,8 +12,14 @@ import typer
 
 import probe
 from probe.console import Commands, VersionOption, run
+from probe.store import commands
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look inside a Hugging Face multimodal model.")
+
+class _Commands(Commands):
+    resumable = frozenset({"extract"})
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, help="Look inside a Hugging Face multimodal model.")
 
 
 @app.callback()
@@ -53,6 +59,10 @@ def verify(
     typer.echo(report)
     if not report.passed:
         raise typer.Exit(1)
+
+
+app.command()(commands.extract)
+app.command("store")(commands.show_store)
 
 
 def main() -> None:

@@ -114,3 +114,15 @@ class ClusterNotFound(ProbeError):
 
 class WorkerDied(ProbeError):
     """A worker process ended before its work did."""
+
+
+class InvalidItems(ProbeError):
+    """Items to collect that repeat an id, lack an image, or have labels that do not go together."""
+
+
+class StoreMismatch(ProbeError):
+    """A folder that is no store, holds another collection, or is of another version of the format."""
+
+
+class DamagedStore(ProbeError):
+    """A file of a store that is cut short, missing, or has other bytes than were written."""

@@ -1,0 +1,1 @@
+"""From items to a store on disk."""
