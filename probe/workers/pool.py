@@ -34,7 +34,7 @@ class Pool(Protocol[JobOf, MessageOf]):
     """Workers that are ready for jobs."""
 
     def do(self, jobs: Iterable[JobOf]) -> Iterator[MessageOf]:
-        """Do jobs, several at a time; yields their messages as they come."""
+        """Do jobs, several at a time; yields their messages as they come. Take them all before more jobs are given."""
 
 
 class ThisProcess(Generic[Job, Message]):

@@ -19,7 +19,19 @@ from probe.disk.files import check_writable, clear_temporary
 from probe.disk.folder_lock import LOCK, locked
 from probe.errors import ClusterNotFound, InvalidItems, OutputError, StoreMismatch
 from probe.model import Probe
-from probe.store.collecting.collector import Asked, Collector, Job, Message, Plan, PlanJob, Progress, ShardJob, Template, takes_images
+from probe.store.collecting.collector import (
+    TRIED,
+    Asked,
+    Collector,
+    Job,
+    Message,
+    Plan,
+    PlanJob,
+    Progress,
+    ShardJob,
+    Template,
+    takes_images,
+)
 from probe.store.collecting.extraction import check_dtype, check_pool
 from probe.store.collecting.items import Item, check_items, plain_labels
 from probe.store.collecting.shard_writer import work_folder
@@ -207,7 +219,8 @@ class _Collection:
             if manifest is not None and not self._missing(manifest):
                 return
             with workers.pool(_Opened(model, self.asked), lock) as pool:
-                plan = next(message for message in pool.do([PlanJob(self.items[:8])]) if isinstance(message, Plan))
+                (plan,) = pool.do([PlanJob(self.items[:TRIED])])
+                assert isinstance(plan, Plan)
                 if plan.takes_images:
                     check_items(self.items, with_images=True)
                 manifest = self._begin(plan)

@@ -17,7 +17,6 @@ from typing import IO, Any, Self
 import torch
 
 from probe.disk import strict_json
-from probe.disk.files import write_atomically
 from probe.errors import OutputError, RunLocked
 from probe.store.format.checked_json import write_checked
 from probe.store.format.contexts import Interned
@@ -142,9 +141,10 @@ class ShardWriter:
             *(bytes(bytes_of(value)) for value in offsets.values()),
             *(self._work / f"{name}.bin" for name in self._names),
         ]
-        written: list[tuple[int, str]] = []
-        write_atomically(tensors_path(self._folder, self._shard), lambda file: written.append(write_parts(file, header_of(tensors), parts)))
-        ((size, digest),) = written
+        try:
+            size, digest = self._put_together(header_of(tensors), parts)
+        except OSError as error:
+            raise self._cannot_write(error) from error
         values = {
             "shard": self._shard,
             "tensors": {"bytes": size, "sha256": digest},
@@ -154,6 +154,16 @@ class ShardWriter:
         }
         write_checked(items_path(self._folder, self._shard), values)
         shutil.rmtree(self._work, ignore_errors=True)
+
+    def _put_together(self, header: bytes, parts: Sequence[bytes | Path]) -> tuple[int, str]:
+        """Write the tensors into one file; returns how many bytes it has, and their sha256. What a kill leaves of it lies in the work folder."""
+        path = self._work / "shard.safetensors"
+        with path.open("wb") as file:
+            size, digest = write_parts(file, header, parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path, tensors_path(self._folder, self._shard))
+        return size, digest
 
     def _rows_of(self, entry: ItemRecord) -> dict[str, int]:
         """How many rows an item has in each tensor."""

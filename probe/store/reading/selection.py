@@ -11,6 +11,9 @@ from probe.store.reading.shard import Shard
 from probe.tracing.activation import Activation
 from probe.tracing.reads import LayerRead, Logits, Position, Read, StateRead, as_layers, as_positions, check_read
 
+_PARTS = {"image": ("image ",), "video": ("video ", "frame ")}
+"""A span -> what the names of its parts begin with."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -81,8 +84,9 @@ def _match(number: int, kept: StoredRead, read: Read) -> Selection | None:
 
 
 def _may_hold(whole: Sequence[Position], at: Sequence[Position]) -> bool:
-    """Whether positions may be among others: names have to be, unless they name parts of an image."""
-    return all(one in whole or not isinstance(one, str) or "image" in whole for one in at)
+    """Whether positions may be among others: a name has to be, or to name a part of an image or a video that is. An item decides of numbers."""
+    parts = tuple(beginning for name, beginnings in _PARTS.items() if name in whole for beginning in beginnings)
+    return all(one in whole or not isinstance(one, str) or one.startswith(parts) for one in at)
 
 
 def _layers(kept: StoredRead, read: Read) -> tuple[int | None, ...] | None:
