@@ -159,7 +159,7 @@ class Collector:
             done = len(writer.entries)
             if done:
                 failed = _failed(writer.entries)
-                yield Progress(done, writer.bytes, failed)
+                yield Progress(done, writer.size, failed)
             size = self._asked.batch
             batches = [job.items[first : first + size] for first in range(done, len(job.items), size)]
             for batch, prepared in prefetch(self._prepared, batches, _THREADS):

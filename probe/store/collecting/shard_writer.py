@@ -87,7 +87,7 @@ class ShardWriter:
             file.close()
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """How many bytes the items so far take."""
         return sum(self._lengths.values())
 
@@ -97,7 +97,7 @@ class ShardWriter:
         Raises:
             OutputError: the disk is full. What was appended before stays.
         """
-        before = self.bytes
+        before = self.size
         try:
             for item in items:
                 for name, content in {TOKENS: item.ids, **item.values}.items():
@@ -117,7 +117,7 @@ class ShardWriter:
         except OSError as error:
             raise self._cannot_write(error) from error
         self._take(line)
-        return self.bytes - before
+        return self.size - before
 
     def finish(self) -> None:
         """Write the two files of the shard, once all its items were appended.
