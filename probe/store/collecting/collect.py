@@ -118,7 +118,8 @@ def collect(
         pool: "mean": over the positions of each read, in float32. None: every position is kept.
         dtype: of what is kept; None: as the model computes.
         template: as `encode` takes it; False: prompts are raw text.
-        batch: items that go through the model together.
+        batch: items that go through the model together, as `run_many` joins them: 1 gives what `run` gives, to the bit; more are faster on a
+            GPU.
         shard_bytes, shard_items: how large a file may become.
         workers: processes; with the device "cuda", one on each GPU.
         threads: of each worker on the CPU; None: this process's, divided among them. Sums depend on it in their last bit.

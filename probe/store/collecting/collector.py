@@ -194,7 +194,10 @@ class Collector:
         return extract(next(traces), self._asked.reads, manifest.reads, manifest.dtype, repr(item.id))
 
     def _traces(self, encodings: Sequence[Encoding]) -> Iterator[Trace]:
-        return map(partial(self._model.run, reads=self._asked.reads), encodings)  # goes on after an error, as a generator does not
+        """The trace of each input of a batch. The iterator goes on after an error, which is raised in the turn of its input."""
+        if self._asked.batch > 1:
+            return self._model.run_many(encodings, self._asked.reads)
+        return map(partial(self._model.run, reads=self._asked.reads), encodings)
 
 
 def _attempt(work: Callable[[], Done]) -> Done | Exception:

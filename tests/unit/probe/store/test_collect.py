@@ -15,6 +15,7 @@ from PIL import Image
 import probe
 from probe.errors import InvalidItems, InvalidLayer, InvalidRead, NotFinite, OutputError, SpanNotFound, StoreMismatch
 from probe.store.collecting import collect as collecting
+from probe.store.collecting.collector import Asked, Collector, Progress, ShardJob
 from probe.store.collecting.items import items_of_folder
 from probe.store.format.shards import tensors_path
 from tests import zoo
@@ -121,6 +122,26 @@ def test_values_are_those_of_run_in_the_stores_dtype(model: probe.Probe, tmp_pat
     store = probe.collect(model, items(), READ, to=tmp_path, dtype=dtype)
     trace = model.run(model.encode(picture(4), "cat"), READ)
     assert store[READ]["4"] == trace[READ].to(dtype)
+
+
+def test_batches_are_those_of_the_items_whatever_was_done_before(model: probe.Probe, tmp_path: Path) -> None:
+    broken = probe.Item("broken", tmp_path / "none.png", "cat", labels={"n": 0})
+    given = [*items(4), broken, *(probe.Item(f"long {n}", picture(n), "cat " * (n + 2), labels={"n": n}) for n in range(4))]
+    alone = probe.collect(model, given, READ, to=tmp_path / "alone", shard_items=7)
+    whole = probe.collect(model, given, READ, to=tmp_path / "whole", shard_items=7, batch=3)
+    assert whole.ids == alone.ids
+    for name in whole.ids:  # another order of sums, in float32
+        assert torch.allclose(whole[READ][name].data, alone[READ][name].data, atol=1e-5, rtol=0)
+    (tmp_path / "begun").mkdir()
+    whole.manifest.write(tmp_path / "begun")
+    collector = Collector(model, Asked((READ,), None, None, 3, None))
+    job = ShardJob(whole.manifest, tmp_path / "begun", 0, tuple(given[:7]))
+    first = next(collector.do(job))  # the work ends behind its first batch
+    assert isinstance(first, Progress)
+    assert first.items == 3
+    probe.collect(model, given, READ, to=tmp_path / "begun", shard_items=7, batch=3)
+    for path in (tmp_path / "whole").glob("*.*"):
+        assert (tmp_path / "begun" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_pool_is_the_mean_in_float32_over_the_positions(model: probe.Probe, tmp_path: Path) -> None:
