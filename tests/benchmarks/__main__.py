@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 import torch
 import typer
 
-from tests.benchmarks import edits, image, many, questions, reads, scenes, startup, suite, variants
+from tests.benchmarks import edits, image, many, questions, reads, scenes, startup, store, suite, variants
 from tests.benchmarks.models import Size
 from tests.benchmarks.page import write
 from tests.benchmarks.timing import record
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Size], Rows]] = {
     "outside": image.outside,
     "variants": variants.measure,
     "many": many.measure,
+    "collect": store.collecting,
 }
 SHORT: dict[str, Callable[[Size], Rows]] = {
     "rows": partial(reads.rows, lengths=(700,), repeats=3),
@@ -35,6 +36,7 @@ SHORT: dict[str, Callable[[Size], Rows]] = {
     "outside": partial(image.outside, counts=(20,), repeats=1),
     "variants": partial(variants.measure, timed=4, repeats=1),
     "many": partial(many.measure, items=4, repeats=1),
+    "collect": partial(store.collecting, repeats=1),
 }
 """The full size without a GPU: less of everything, and no eager attention to 2,900 tokens, which would take 17 GB more."""
 SCENES: dict[str, Callable[[], Rows]] = {
@@ -43,6 +45,7 @@ SCENES: dict[str, Callable[[], Rows]] = {
     "memory": scenes.memory,
     "fast": scenes.fast,
     "drafts": scenes.drafts,
+    "store": store.reading,
 }
 
 

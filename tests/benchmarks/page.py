@@ -78,6 +78,18 @@ SECTIONS = {
         "one, and its padded batches of four as one writes them by hand. The hidden states are equal but for the order of sums, over the largest "
         "value; the answers' tokens are equal. Each forward of Hugging Face computes the logits of one position.",
     ),
+    "collect": (
+        "Many images, kept on disk",
+        "`probe.collect` of the image tokens' states, in float16: images are opened, hashed, encoded and run, and what is read is written; against the plain "
+        "forward alone over inputs that are ready, and against a loop of plain Hugging Face that encodes each image, runs it with "
+        "`output_hidden_states=True` and saves with `torch.save`. Beyond the model is how much the process grows at most.",
+    ),
+    "store": (
+        "Reading a store",
+        "Every layer of the image tokens of the embedded model, in float32. One item at one layer, of random items, warm, with the sum of its values; memory "
+        "touched is by how much the process grows as it reads a first one, which the kernel rounds up to whole pages. Rows of one layer in batches of "
+        "256 by a DataLoader without workers: `store.dataset` in random order, and `store.shuffled`.",
+    ),
     "memory": (
         "From image to image",
         "Resident memory of one process that segments 200 scenes, one after the other: as it is, where it varies from run to run by some percent "

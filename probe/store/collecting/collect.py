@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -251,7 +251,7 @@ class _Collection:
 
     def _begin(self, plan: Plan) -> Manifest:
         """The manifest, written, or checked to be what it was."""
-        hashes = {"model": plan.model_hash, "reads": hash_of([read.read for read in plan.reads]), **_mapping(self._known()["hashes"])}
+        hashes = {"model": plan.model_hash, "reads": hash_of([asdict(read) for read in plan.reads]), **_mapping(self._known()["hashes"])}
         most_bytes, most_items = self.sizes
         fitting = min(max(1, most_bytes // max(1, plan.item_bytes)), most_items or -(-len(self.items) // _FEWEST_SHARDS))
         manifest = Manifest(
