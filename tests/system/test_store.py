@@ -195,7 +195,7 @@ def test_a_folder_of_images_is_extracted_shown_and_checked(photos: Path, tmp_pat
 def test_a_flipped_bit_is_found(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").unlink()
     assert extracted(tmp_path, "--images", str(photos), "--prompt", "Is there a cat?")[0] == 0
-    for path in (tensors_path(tmp_path / "store", 1), items_path(tmp_path / "store", 0)):
+    for path in (tensors_path(tmp_path / "store", 0), items_path(tmp_path / "store", 0)):
         content = bytearray(path.read_bytes())
         content[-100] ^= 1
         path.write_bytes(content)

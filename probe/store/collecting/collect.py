@@ -30,6 +30,8 @@ from probe.store.collecting.collector import (
     Progress,
     ShardJob,
     Template,
+    facts_of,
+    hash_of_weights,
     takes_images,
 )
 from probe.store.collecting.extraction import check_dtype, check_pool
@@ -48,8 +50,8 @@ GIGABYTE = 10**9
 Opener = Callable[..., Probe]
 """Opens a model, as `functools.partial(probe.load, NAME)` does; it is called with `device=` where each worker has a device of its own."""
 
-_FEWEST_SHARDS = 8
-"""Into so many shards a set is divided at least, if it has as many items: several workers have something to do."""
+_FEWEST_SHARDS, _FEWEST_ITEMS = 8, 16
+"""Into so many shards a set is divided at least, so that several workers have something to do, unless they would have fewer items than that."""
 
 _OURS = re.compile(r"\.fseg-.+|shard-\d{5,}\.(safetensors|json)|manifest\.json")
 
@@ -130,7 +132,8 @@ def collect(
         retry_failed: do items that failed in an earlier run again, with the others of their shards.
 
     Returns:
-        the store. An item that failed is in `store.failed`, with its error.
+        the store. An item that failed is in `store.failed`, with its error. A store that is finished is opened without a forward; a model that is
+            given as a function is then not opened, nor compared.
 
     Raises:
         InvalidItems, InvalidRead, InvalidLayer: before anything is written.
@@ -142,7 +145,7 @@ def collect(
     >>> items = [probe.Item(str(seed), fseg.glyphs.scene(seed).image, "Is there a cat?", labels={"seed": seed}) for seed in range(3)]
     >>> store = probe.collect(model, items, probe.Hidden(4, at="image"), to="collected", dtype="float16")
     >>> store
-    Store(3 items in 3 shards, float16; Hidden(layers=(4,), at=('image',), normed=True))
+    Store(3 items in 1 shard, float16; Hidden(layers=(4,), at=('image',), normed=True))
     >>> store[probe.Hidden(4, at="image")]["1"].grid()
     Activation(layer=1, batch=1, row=14, col=14, feature=128; float16)
     """
@@ -218,6 +221,8 @@ class _Collection:
                 clear_temporary(self.folder)
             manifest = read_manifest(self.folder)
             if manifest is not None and not self._missing(manifest):
+                if isinstance(model, Probe):
+                    check_same(self.folder, manifest, {"model": _wherever(facts_of(model)), "hashes": {"model": hash_of_weights(model)}})
                 return
             with workers.pool(_Opened(model, self.asked), lock) as pool:
                 (plan,) = pool.do([PlanJob(self.items[:TRIED])])
@@ -253,7 +258,9 @@ class _Collection:
         """The manifest, written, or checked to be what it was."""
         hashes = {"model": plan.model_hash, "reads": hash_of([asdict(read) for read in plan.reads]), **_mapping(self._known()["hashes"])}
         most_bytes, most_items = self.sizes
-        fitting = min(max(1, most_bytes // max(1, plan.item_bytes)), most_items or -(-len(self.items) // _FEWEST_SHARDS))
+        fitting = min(
+            max(1, most_bytes // max(1, plan.item_bytes)), most_items or max(_FEWEST_ITEMS, -(-len(self.items) // _FEWEST_SHARDS))
+        )
         manifest = Manifest(
             reads=plan.reads,
             dtype=plan.dtype,
@@ -269,7 +276,7 @@ class _Collection:
         if existing is None:
             manifest.write(self.folder)
         else:
-            check_same(self.folder, existing, manifest.to_dict())
+            check_same(self.folder, existing, {**manifest.to_dict(), "model": _wherever(plan.model)})
         return manifest
 
     def _missing(self, manifest: Manifest) -> list[int]:
@@ -305,6 +312,11 @@ class _Collection:
                         tqdm.write(f"failed  {name}: {error}", file=sys.stderr)
                     bar.set_postfix_str(f"{(items - bar.n - message.items) * item_bytes / 1e6:.0f} MB left", refresh=False)
                     bar.update(message.items)
+
+
+def _wherever(model: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Which model it is, whatever it is called on this machine: its weights have a hash."""
+    return {name: value for name, value in model.items() if name not in ("name", "revision")}
 
 
 def _mapping(value: object) -> Mapping[str, str]:

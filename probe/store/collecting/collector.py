@@ -149,7 +149,7 @@ class Collector:
             except ProbeError as error:
                 first_error = first_error or error
                 continue
-            return Plan(reads, dtype, size, _facts(self._model), _hash_of(self._model), takes_images(self._model))
+            return Plan(reads, dtype, size, facts_of(self._model), hash_of_weights(self._model), takes_images(self._model))
         assert first_error is not None, "a collection has items"
         named = f"None of the first {min(TRIED, len(items))} items can be collected, such as {items[0].id!r}"
         raise type(first_error)(f"{named}. {first_error}") from first_error
@@ -236,13 +236,14 @@ def takes_images(model: Probe) -> bool:
     return bool(model.modules.vision_blocks) or model.modules.image_token_id is not None
 
 
-def _facts(model: Probe) -> dict[str, str | None]:
+def facts_of(model: Probe) -> dict[str, str | None]:
+    """Which model it is, by name."""
     config = model.model.config
     dtype = str(model.model.dtype).removeprefix("torch.")
     return {"name": model.name, "revision": model.revision, "family": model.family, "dtype": dtype, "kernel": config._attn_implementation}
 
 
-def _hash_of(model: Probe) -> str:
+def hash_of_weights(model: Probe) -> str:
     """A hash of the weights and of the configuration, wherever the model lies."""
     config = {name: value for name, value in model.model.config.to_dict().items() if name not in ("_name_or_path", "transformers_version")}
     return hash_of([hash_of_model(model.model), repr(sorted(config.items()))])

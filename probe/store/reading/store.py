@@ -98,7 +98,7 @@ class Store:
         reads = "; ".join(repr(read) for read in self.reads)
         pool = ", pooled" if any(read.pool for read in self.manifest.reads) else ""
         missing = f", {len(self.missing)} more missing" if self.missing else ""
-        return f"Store({len(self.ids)} items in {len(self.shards)} shards{missing}, {self.manifest.dtype}{pool}; {reads})"
+        return f"Store({len(self.ids)} items in {len(self.shards)} shard{'' if len(self.shards) == 1 else 's'}{missing}, {self.manifest.dtype}{pool}; {reads})"
 
     @property
     def reads(self) -> tuple[Read, ...]:

@@ -203,13 +203,15 @@ def test_another_collection_does_not_go_on_with_a_store(model: probe.Probe, tmp_
 
 
 def test_another_model_does_not_go_on_with_a_store(model: probe.Probe, tmp_path: Path) -> None:
-    probe.collect(model, items(), READ, to=tmp_path, part=(1, 2))
+    probe.collect(model, items(), READ, to=tmp_path / "begun", shard_items=2, part=(1, 2))
+    probe.collect(model, items(), READ, to=tmp_path / "finished", shard_items=2)
     hf, processor = zoo.llava()
     with torch.no_grad():
         hf.model.language_model.layers[0].mlp.up_proj.weight[0, 0] += 1
     other = probe.load(model=hf, processor=processor, resize="stretch")
-    with pytest.raises(StoreMismatch, match=r"hashes\.model: \w+ stored, \w+ requested"):
-        probe.collect(other, items(), READ, to=tmp_path)
+    for folder in ("begun", "finished"):
+        with pytest.raises(StoreMismatch, match=r"hashes\.model: \w+ stored, \w+ requested"):
+            probe.collect(other, items(), READ, to=tmp_path / folder, shard_items=2)
 
 
 def test_a_folder_of_something_else_is_left_alone(model: probe.Probe, tmp_path: Path) -> None:
@@ -240,12 +242,10 @@ def test_a_shard_that_is_gone_is_done_again_to_the_same_bytes(model: probe.Probe
 def test_shards_hold_as_many_items_as_their_bytes_allow(model: probe.Probe, tmp_path: Path) -> None:
     one = probe.collect(model, items(1), READ, to=tmp_path / "one")
     size = one.shards[0].file.entries["r0.l1"].bytes * 2
-    store = probe.collect(model, items(9), READ, to=tmp_path / "nine", shard_bytes=int(size * 3.9))
-    assert store.manifest.items_per_shard == 2  # three would fit, but for an eighth of all
-    assert (
-        probe.collect(model, items(9), READ, to=tmp_path / "more", shard_bytes=int(size * 3.9), shard_items=9).manifest.items_per_shard == 3
-    )
-    assert len(store.shards) == 5
+    store = probe.collect(model, items(8), READ, to=tmp_path / "eight", shard_bytes=int(size * 3.9))
+    assert (store.manifest.items_per_shard, len(store.shards)) == (3, 3)
+    assert probe.collect(model, items(8), READ, to=tmp_path / "two", shard_items=2).manifest.items_per_shard == 2
+    assert probe.collect(model, items(8), READ, to=tmp_path / "all").manifest.items_per_shard == 16
 
 
 def test_the_images_of_a_folder_are_items_named_after_their_files(tmp_path: Path) -> None:
