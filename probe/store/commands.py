@@ -16,7 +16,10 @@ def extract(
     model: Annotated[str, typer.Argument(help="A hub id, such as llava-hf/llava-1.5-7b-hf, or a local folder.")],
     to: Annotated[Path, typer.Option(help="The store's folder: a new one, or one to go on with.")],
     reads: Annotated[
-        Path, typer.Option(help='What is kept of each item: a TOML file of [[read]] tables: kind = "Hidden", layers = [4], at = "image".')
+        Path,
+        typer.Option(
+            help='What is kept of each item: a TOML file with a table "read" for each read: its kind, layers, at (docs/probe.md).'
+        ),
     ],
     images: Annotated[Path | None, typer.Option(help="A folder of images, each with --prompt.")] = None,
     items: Annotated[Path | None, typer.Option(help="A JSON Lines file: id, image, prompt, answer, labels.")] = None,
