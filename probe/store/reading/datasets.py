@@ -105,12 +105,15 @@ class ShuffledRows(IterableDataset[tuple[Tensor, Tensor]], _Rows):
         order = torch.randperm(len(self._pieces), generator=generator).tolist()
         generator.manual_seed(self._seed + turn + 1 + number)
         held: list[tuple[Tensor, Tensor]] = []
+        count = 0
         for piece in order[number::of]:
             shard, first, stop = self._pieces[piece]
             rows, owners = self.of_shard(shard)
             held.append((rows[first:stop], owners[first:stop]))
-            if sum(len(one) for _, one in held) >= self._buffer:
+            count += stop - first
+            if count >= self._buffer:
                 yield from self._mixed(held, generator, keep=self._buffer // 2)
+                count = sum(len(one) for _, one in held)
         yield from self._mixed(held, generator, keep=0)
 
     def _mixed(self, held: list[tuple[Tensor, Tensor]], generator: torch.Generator, keep: int) -> Iterator[tuple[Tensor, Tensor]]:
