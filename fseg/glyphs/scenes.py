@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from PIL import Image
 
 from fseg.errors import InvalidOption
 from fseg.glyphs.font import GLYPHS, Glyph, posed
+from fseg.worlds.backgrounds import background, colours, varied_size
 
 Split = Literal["train", "held-out"]
 Box = tuple[int, int, int, int]
@@ -68,68 +67,12 @@ class Scene:
     """The glyphs, in the order of CLASSES."""
 
 
-@cache
-def _photograph(name: str) -> UInt8[np.ndarray, "height width 3"]:
-    import skimage.data  # imported with the first photograph: `import fseg` does not wait for scikit-image
-
-    folder = Path(skimage.data.__file__).parent
-    with Image.open(next(folder.glob(name + ".*"))) as photograph:
-        return np.asarray(photograph.convert("RGB"))
-
-
-def _colours(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 3"]:
-    """Random colours; corners of the RGB cube are more frequent than in a uniform draw, as in drawings."""
-    uniform = rng.uniform(0, 255, (count, 3))
-    corners = np.where(uniform > 127, 255, 0) + rng.normal(0, 25, (count, 3))
-    return np.clip(np.where(rng.random((count, 1)) < 0.5, uniform, corners), 0, 255)
-
-
 def _colour_away_from(rng: np.random.Generator, other: np.ndarray) -> Float[np.ndarray, "3"]:
     """A random colour that contrasts with another: the first of 50 draws that does, or else the most distant one."""
-    draws = _colours(rng, 50)
+    draws = colours(rng, 50)
     distance = np.linalg.norm(draws - other, axis=1)
     far = np.flatnonzero(distance >= _CONTRAST)
     return draws[far[0] if len(far) else distance.argmax()]
-
-
-def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Float[np.ndarray, "height width 3"]:
-    """Colours drawn on a coarse grid, interpolated."""
-    coarse = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=float)
-
-
-def _crop(rng: np.random.Generator, photograph: np.ndarray, height: int, width: int) -> Float[np.ndarray, "height width 3"]:
-    """A random window of a photograph, mirrored, tinted and scaled in contrast at random."""
-    tall, wide = photograph.shape[:2]
-    scale = rng.uniform(0.3, 1.0) * min(tall / height, wide / width)
-    h, w = max(8, int(height * scale)), max(8, int(width * scale))
-    top, left = rng.integers(0, tall - h + 1), rng.integers(0, wide - w + 1)
-    window = photograph[top : top + h, left : left + w]
-    if rng.random() < 0.5:
-        window = window[:, ::-1]
-    pixels = np.asarray(Image.fromarray(np.ascontiguousarray(window)).resize((width, height), Image.Resampling.BILINEAR), dtype=float)
-    if rng.random() < 0.6:
-        pixels = pixels[..., rng.permutation(3)] * rng.uniform(0.4, 1.2, 3) + rng.uniform(-30, 60, 3)
-    return np.clip(pixels, 0, 255)
-
-
-def background(rng: np.random.Generator, split: Split, height: int, width: int) -> Float[np.ndarray, "height width 3"]:
-    """A background, values 0 to 255."""
-    kind = rng.choice(["flat", "gradient", "noise", "photograph"], p=[0.2, 0.2, 0.2, 0.4])
-    if kind == "photograph":
-        return _crop(rng, _photograph(str(rng.choice(PHOTOGRAPHS[split]))), height, width)
-    first, second = _colours(rng, 2)
-    ground = np.broadcast_to(first, (height, width, 3))
-    if kind == "gradient":
-        angle = rng.uniform(0, 2 * np.pi)
-        ramp = np.cos(angle) * np.linspace(-1, 1, width)[None] + np.sin(angle) * np.linspace(-1, 1, height)[:, None]
-        share = ((ramp - ramp.min()) / np.ptp(ramp))[..., None]
-        ground = ground * (1 - share) + second * share
-    if kind == "noise":
-        ground = ground + rng.uniform(0.2, 0.8) * (_smooth_noise(rng, height, width, int(rng.integers(2, 12))) - ground)
-        grain = rng.uniform(0, 30) * rng.standard_normal((height, width, int(rng.choice([1, 3]))), dtype=np.float32)
-        ground = ground + grain
-    return np.clip(ground, 0, 255)
 
 
 def _place(rng: np.random.Generator, name: str, labels: Int64[np.ndarray, "height width"], share: float) -> tuple[Glyph, int, int] | None:
@@ -162,7 +105,7 @@ def _paint(pixels: np.ndarray, shape: Glyph, x: int, y: int, fill: np.ndarray, i
 
 
 def _draw(rng: np.random.Generator, split: Split, height: int, width: int) -> Scene:
-    pixels = background(rng, split, height, width)
+    pixels = background(rng, PHOTOGRAPHS[split], height, width)
     labels = np.zeros((height, width), dtype=np.int64)
     things: dict[int, Thing] = {}
     count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15]))
@@ -189,13 +132,6 @@ def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
     return cast(tuple[int, int, int], tuple(int(value) for value in colour.round()))
 
 
-def _size(rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width from 112 to 512 pixels, at most 1.6 to 1."""
-    longer = int(rng.integers(112, 513))
-    shorter = max(112, int(longer / rng.uniform(1, 1.6)))
-    return (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
-
-
 def scene(seed: int, split: Split = "held-out", size: tuple[int, int] | None = None) -> Scene:
     """A scene; the same arguments give the same scene.
 
@@ -215,5 +151,5 @@ def scene(seed: int, split: Split = "held-out", size: tuple[int, int] | None = N
     if split not in _STREAMS:
         raise ValueError(f"split {split!r} was asked for; there are {', '.join(map(repr, _STREAMS))}")
     rng = np.random.default_rng([_STREAMS[split], seed, *(size or ())])
-    height, width = size or _size(rng)
+    height, width = size or varied_size(rng)
     return _draw(rng, split, height, width)
