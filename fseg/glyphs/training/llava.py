@@ -17,24 +17,15 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from fseg.glyphs.scenes import CLASSES
-from fseg.glyphs.training import corpus, fast, text
-from fseg.glyphs.training.tower import (
-    GRID,
-    Naming,
-    Run,
-    augmented,
-    coverage,
-    optimisers,
-    patch_loss,
-    pixels,
-    restore,
-    save_state,
-    set_rate,
-    tower_config,
-    trapezium,
-)
-from fseg.glyphs.training.turns import Asked, choose, collate
+from fseg.glyphs.training import corpus, text
+from fseg.glyphs.training.tower import GRID, Naming, Run, augmented, coverage, patch_loss, pixels, save_state, tower_config
+from fseg.glyphs.training.turns import choose, collate
 from fseg.vocabulary.questions import question
+from fseg.worlds.training import fast
+from fseg.worlds.training.losses import likeness_loss, look_loss
+from fseg.worlds.training.optimising import optimisers, restore, set_rate, trapezium
+from fseg.worlds.training.text import LLAVA_TEMPLATE
+from fseg.worlds.training.turns import Asked
 
 NEAR = (2, 3, 4, 5)
 """hidden_states of the decoder in which an image cell is trained to be similar to the name of its class."""
@@ -129,33 +120,6 @@ def _truth(share: Float[Tensor, "batch cell label"], label: Tensor) -> Float[Ten
     return chosen * (label > 0)[..., None]
 
 
-def likeness_loss(
-    states: Float[Tensor, "batch position hidden"], turns: Asked, truth: Float[Tensor, "batch turn cell"], first: int
-) -> Tensor:
-    """Cross-entropy that trains cells of the class to a cosine to its name above 0.3 and all others below, with equal weights of both."""
-    wide = states.float()
-    cells = F.normalize(wide[:, first : first + CELLS], dim=-1)
-    spoken = wide[:, first + CELLS :].unflatten(1, turns.ids.shape[1:])
-    names = F.normalize(spoken.gather(2, turns.words[..., None].expand(-1, -1, -1, wide.shape[-1])), dim=-1)
-    cosine = torch.einsum("btwh,bch->btwc", names, cells)
-    target = truth[:, :, None].expand_as(cosine)
-    loss = F.binary_cross_entropy_with_logits(12 * (cosine - 0.3), target, reduction="none")
-    ours = (loss * target).sum(-1) / target.sum(-1).clamp(min=1)
-    others = (loss * (1 - target)).sum(-1) / (1 - target).sum(-1).clamp(min=1)
-    return ((ours + others) * turns.exists).sum() / turns.exists.sum()
-
-
-def look_loss(rows: Float[Tensor, "batch head position cell"], turns: Asked, truth: Float[Tensor, "batch turn cell"]) -> Tensor:
-    """Cross-entropy of the attention within the image to a uniform distribution over the cells of the thing described."""
-    mean = rows.float().mean(1).unflatten(1, turns.ids.shape[1:])
-    chance = mean / mean.sum(-1, keepdim=True).clamp(min=1e-6)
-    wanted = truth / truth.sum(-1, keepdim=True).clamp(min=1e-6)
-    entropy = -(wanted * wanted.clamp(min=1e-6).log()).sum(-1)  # subtracted, so that perfect attention has loss 0
-    each = -torch.einsum("btlc,btc->btl", (chance + 1e-5).log(), wanted) - entropy[..., None]
-    weight = turns.second * (turns.label > 0)[..., None]
-    return (each * weight).sum() / weight.sum().clamp(min=1)
-
-
 def _all_questions(present: dict[int, Float32[np.ndarray, "12"]]) -> list[tuple[str, str, str, int]]:
     """Questions about all classes for one scene."""
     answers = [text.answer(name, present.get(index)) for index, name in enumerate(CLASSES)]
@@ -214,8 +178,7 @@ class Schedule:
 
 def _draw(rng: np.random.Generator, batch: corpus.Shard, names: Tensor, positives: tuple[float, ...]) -> list[Tensor]:
     likeness = names.detach().float().softmax(-1)[..., 1:].amax(1).numpy()
-    turns = collate([choose(rng, things, looks, positives) for things, looks in zip(batch.things, likeness, strict=True)])
-    return [getattr(turns, name) for name in ("ids", "reply", "target", "words", "exists", "label", "second")]
+    return collate([choose(rng, things, looks, positives) for things, looks in zip(batch.things, likeness, strict=True)]).tensors()
 
 
 def _work(rank: int, run: Run, schedule: Schedule, model: Speaker, kept: list[dict[str, Any]] | None, first: int) -> None:
@@ -292,7 +255,7 @@ def save(model: Speaker, folder: Path) -> None:
         tokenizer=tokens,
         patch_size=8,
         vision_feature_select_strategy="default",
-        chat_template=text.CHAT_TEMPLATE,
+        chat_template=LLAVA_TEMPLATE,
         image_token=text.IMAGE,
         num_additional_image_tokens=1,
     )

@@ -15,9 +15,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fseg.glyphs.training import corpus, fast
-from fseg.glyphs.training.tower import optimisers, restore, save_state, set_rate, trapezium
+from fseg.glyphs.training import corpus
+from fseg.glyphs.training.tower import save_state
 from fseg.sam.network import PIXEL_MEAN, PIXEL_STD
+from fseg.worlds.training import fast
+from fseg.worlds.training.optimising import optimisers, restore, set_rate, trapezium
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

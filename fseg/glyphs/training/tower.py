@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,14 @@ from torch.multiprocessing.spawn import spawn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fseg.glyphs.scenes import CLASSES
-from fseg.glyphs.training import corpus, fast
+from fseg.glyphs.training import corpus
+from fseg.worlds.training import fast
+from fseg.worlds.training.optimising import optimisers, restore, set_rate, trapezium
+from fseg.worlds.training.sight import MEAN, STD, initialise_locally, recognition
 
 SIDE, PATCH = 112, 8
 WIDTH, HEADS = 192, 3
 GRID = SIDE // PATCH
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
 
 def tower_config() -> CLIPVisionConfig:
@@ -37,48 +37,6 @@ def tower_config() -> CLIPVisionConfig:
         patch_size=PATCH,
         projection_dim=WIDTH,
     )
-
-
-def initialise_locally(model: CLIPVisionModel) -> None:
-    """Initialise every head to attend to one neighbour of its patch, as the taps of a convolution do.
-
-    Positions are sines and cosines in the first 64 channels. Keys take them as they are, queries rotated by the phase of an offset, so that
-    their product peaks at that offset.
-    """
-    width = model.embeddings.position_embedding.weight.shape[1]
-    size, count = 64, 16
-    frequency = torch.logspace(math.log10(2 * math.pi / 40), math.log10(math.pi / 2), count)
-
-    def code(row: Tensor, col: Tensor) -> Tensor:
-        waves = [f(x[:, None] * frequency) for x in (row, col) for f in (torch.cos, torch.sin)]
-        return torch.cat(waves, -1)
-
-    row, col = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
-    with torch.no_grad():
-        model.embeddings.patch_embedding.weight.mul_(0.5 / model.embeddings.patch_embedding.weight.std() / math.sqrt(3 * PATCH * PATCH))
-        position = model.embeddings.position_embedding.weight
-        position.normal_(std=0.02)
-        position[1:, :size] += code(row.flatten().float(), col.flatten().float())
-        for number, layer in enumerate(model.encoder.layers):
-            block = layer.self_attn
-            for head in range(block.num_heads):
-                angle = 2 * math.pi * (head / block.num_heads + (number % 4) * 3 / 8)
-                radius = 1.0 + 0.5 * (number // 2)
-                turn = torch.zeros(size, size)
-                for axis, shift in ((0, radius * math.sin(angle)), (1, radius * math.cos(angle))):
-                    start = axis * 2 * count
-                    for k in range(count):
-                        c, s = math.cos(shift * frequency[k]), math.sin(shift * frequency[k])
-                        i, j = start + k, start + count + k
-                        turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
-                rows = slice(head * size, (head + 1) * size)
-                for projection, matrix in ((block.q_proj, turn), (block.k_proj, torch.eye(size))):
-                    projection.weight[rows] = 0.02 * torch.randn(size, width)
-                    projection.weight[rows, :size] += 0.75 * matrix
-            block.v_proj.weight.normal_(std=width**-0.5)
-            block.out_proj.weight.normal_(std=0.5 * width**-0.5)
-            layer.mlp.fc1.weight.normal_(std=width**-0.5)
-            layer.mlp.fc2.weight.normal_(std=0.5 * (4 * width) ** -0.5)
 
 
 def augmented(batch: corpus.Shard, rng: np.random.Generator) -> corpus.Shard:
@@ -140,55 +98,6 @@ def patch_loss(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "
     weight = 0.25 + (1 - share[..., 0])
     loss = -(share * logits.float().log_softmax(-1)).sum(-1)
     return (weight * loss).sum() / weight.sum()
-
-
-@torch.no_grad()
-def recognition(logits: Float[Tensor, "batch cell label"], share: Float[Tensor, "batch cell label"]) -> tuple[float, float, float]:
-    """Accuracy on object patches, on whole objects (the votes of their patches summed), and on background patches."""
-    best = logits.argmax(-1)
-    truth = share.argmax(-1)
-    objects = share[..., 1:].amax(-1) >= 0.5
-    patches = (best == truth)[objects].float().mean()
-    votes = logits.float().log_softmax(-1)[..., 1:].transpose(1, 2) @ (share[..., 1:] * (share[..., 1:] > 0.2))
-    present = share[..., 1:].sum(1) > 0
-    right = votes.argmax(1) == torch.arange(votes.shape[-1])
-    ground = (best == 0)[share[..., 0] > 0.99].float().mean()
-    return float(patches), float(right[present].float().mean()), float(ground)
-
-
-def optimisers(modules: list[nn.Module], matrices: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else. Every group stores its full rate as `full`."""
-    hidden = [p for module in matrices for p in module.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in hidden}
-    rest = [p for module in modules for p in module.parameters() if id(p) not in chosen and p.requires_grad]
-    found = [
-        torch.optim.Muon(hidden, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
-    for optimiser in found:
-        for group in optimiser.param_groups:
-            group["full"] = rate
-    return found
-
-
-def restore(steppers: list[torch.optim.Optimizer], kept: list[dict[str, object]] | None) -> None:
-    """Load saved momenta, but not the saved rates, which belong to another run."""
-    for stepper, state in zip(steppers, kept or [], strict=False):
-        full = [group["full"] for group in stepper.param_groups]
-        stepper.load_state_dict(state)
-        for group, rate in zip(stepper.param_groups, full, strict=True):
-            group["full"] = rate
-
-
-def set_rate(optimisers: list[torch.optim.Optimizer], share: float) -> None:
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = group["full"] * share
-
-
-def trapezium(step: int, done: float, warm: int = 150, fall: float = 0.35) -> float:
-    """The share of the full rate: it rises over the first steps, and falls to 0 over the last part of the time."""
-    return min(1.0, (step + 1) / warm, max(0.0, (1 - done) / fall))
 
 
 class Naming(nn.Module):

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Int64
-from torch import Tensor
+from jaxtyping import Float, Float32
 
 from fseg.glyphs.scenes import CLASSES
 from fseg.glyphs.training import text
 from fseg.vocabulary.questions import Article, question
+from fseg.worlds.training.text import FREE_FORMS, free
+from fseg.worlds.training.turns import Asked, packed
 
 TURNS, LENGTH, REPLY = 4, 96, 30  # questions to an image, tokens of a question with its answer, tokens of an answer
 _LEAST = 0.002  # a thing must cover this share of the image to be asked about
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The turns of a batch, in tokens. A word is a class name's last token: in the question, and in the answer if it is a yes."""
-
-    ids: Int64[Tensor, "batch turn token"]
-    reply: Int64[Tensor, "batch turn reply"]
-    """The positions whose logits predict the answer's tokens."""
-    target: Int64[Tensor, "batch turn reply"]
-    """The answer's tokens; -100 after its end."""
-    words: Int64[Tensor, "batch turn 2"]
-    exists: Bool[Tensor, "batch turn 2"]
-    """Which of the two words exist."""
-    label: Int64[Tensor, "batch turn"]
-    """The label asked about, counted from 1; 0 if the class is not in the scene."""
-    second: Float[Tensor, "batch turn token"]
-    """1 on the tokens of the answer's second sentence."""
 
 
 def _ask(rng: np.random.Generator, name: str) -> tuple[str, str, Article]:
@@ -43,7 +24,7 @@ def _ask(rng: np.random.Generator, name: str) -> tuple[str, str, Article]:
     article = cast(Article, str(rng.choice(["a", "auto", "none"], p=[0.8, 0.1, 0.1])))
     wording = str(rng.choice(["class", "class-table-2", "contain", "photo", "free"], p=[0.56, 0.12, 0.12, 0.1, 0.1]))
     if wording == "free":
-        return text.free(str(rng.choice(text.FREE_FORMS)), used, article), used, article
+        return free(str(rng.choice(FREE_FORMS)), used, article), used, article
     return question(used, wording, article), used, article
 
 
@@ -72,23 +53,5 @@ def choose(
 
 
 def collate(scenes: list[list[tuple[str, str, str, int]]]) -> Asked:
-    """Tokens and targets of a batch, truncated to LENGTH."""
-    batch, count = len(scenes), len(scenes[0])
-    ids = np.zeros((batch, count, LENGTH), dtype=np.int64)
-    reply = np.zeros((batch, count, REPLY), dtype=np.int64)
-    target = np.full((batch, count, REPLY), -100, dtype=np.int64)
-    words, exists = np.zeros((batch, count, 2), dtype=np.int64), np.zeros((batch, count, 2), dtype=bool)
-    label, second = np.zeros((batch, count), dtype=np.int64), np.zeros((batch, count, LENGTH), dtype=np.float32)
-    for b, scene in enumerate(scenes):
-        for k, (asked, name, answer, index) in enumerate(scene):
-            turn = text.turn(asked, name, answer)
-            tokens = turn.ids[:LENGTH]
-            ids[b, k, : len(tokens)] = tokens
-            size = min(REPLY, len(tokens) - turn.start)
-            reply[b, k, :size] = np.arange(size) + turn.start - 1
-            target[b, k, :size] = tokens[turn.start : turn.start + size]
-            words[b, k, : len(turn.words)], exists[b, k, : len(turn.words)] = turn.words, True
-            label[b, k] = index
-            second[b, k, turn.second : len(tokens) - 1] = 1
-    arrays = (ids, reply, target, words, exists, label, second)
-    return Asked(*(torch.from_numpy(array) for array in arrays))
+    """Tokens and targets of a batch of questions as `choose` gives them, truncated to LENGTH."""
+    return packed([[(text.turn(asked, name, answer), label) for asked, name, answer, label in scene] for scene in scenes], LENGTH, REPLY)

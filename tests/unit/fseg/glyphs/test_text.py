@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fseg.glyphs import CLASSES, llava_folder
-from fseg.glyphs.training.text import AFTER, CHAT_TEMPLATE, NO, answer, prompt, tokenizer, turn
+from fseg.glyphs.training.text import AFTER, NO, answer, prompt, tokenizer, turn
 from fseg.vocabulary.questions import QUESTIONS, question
+from fseg.worlds.training.text import LLAVA_TEMPLATE
 
 RED_CAT = np.array([2, 250, 10, 10, 0, 0, 0, 0.2, 0.1, 0.9, 0.5, 0.1], dtype=np.float32)
 
@@ -53,7 +54,7 @@ def test_the_chat_template_writes_the_prompt_of_training() -> None:
 
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "find the cat"}]}]
     packaged = AutoTokenizer.from_pretrained(llava_folder())
-    written = packaged.apply_chat_template(chat, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False)
+    written = packaged.apply_chat_template(chat, chat_template=LLAVA_TEMPLATE, add_generation_prompt=True, tokenize=False)
     assert written == prompt("find the cat")
     assert written.endswith(AFTER)
 

@@ -28,8 +28,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "qu
     return rows @ value, rows
 
 
-def tower(model: CLIPVisionModel, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch cell feature"]:
-    """`hidden_states[-2]` of a CLIPVisionModel, without the class token."""
+def tower(
+    model: CLIPVisionModel, pixels: Float[Tensor, "batch 3 side side"], blocks: int | None = -1
+) -> Float[Tensor, "batch cell feature"]:
+    """The hidden states of a CLIPVisionModel behind its first `blocks` blocks (-1: all but the last, None: all), without the class token."""
     embeddings = model.embeddings
     batch, side, patch = len(pixels), pixels.shape[-1], embeddings.patch_size
     grid = side // patch
@@ -37,7 +39,7 @@ def tower(model: CLIPVisionModel, pixels: Float[Tensor, "batch 3 side side"]) ->
     states = F.linear(patches, embeddings.patch_embedding.weight.flatten(1))
     states = torch.cat([embeddings.class_embedding.to(states.dtype).expand(batch, 1, -1), states], 1) + embeddings.position_embedding.weight
     states = model.pre_layrnorm(states)
-    for layer in model.encoder.layers[:-1]:
+    for layer in model.encoder.layers[:blocks]:
         block = layer.self_attn
         weight = torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight])
         bias = torch.cat([block.q_proj.bias, block.k_proj.bias, block.v_proj.bias])

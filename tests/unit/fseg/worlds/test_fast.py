@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
-from fseg.glyphs.training import fast
+from fseg.worlds.training import fast
 
 
 def test_the_tower_gives_the_second_last_hidden_states_without_the_class_token() -> None:

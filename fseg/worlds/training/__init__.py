@@ -1,0 +1,1 @@
+"""How embedded models are trained: what the worlds share. Not part of the wheel."""
