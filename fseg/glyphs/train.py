@@ -47,9 +47,10 @@ def train_llava(out: Path, minutes: float, shards: int, workers: int, resume: bo
 def train_sam(out: Path, minutes: float, shards: int, resume: bool) -> None:
     """Train the SAM and write `out`/sam.safetensors."""
     from fseg.glyphs.training import sam as train_sam
+    from fseg.worlds.training import sam
 
-    scenes, held_out = _render(out, shards, train_sam.SIDE, "padded")
-    train_sam.save(train_sam.train(scenes, held_out, out, minutes, resume), out / "sam.safetensors")
+    scenes, held_out = _render(out, shards, sam.SIDE, "padded")
+    sam.save(train_sam.train(scenes, held_out, out, minutes, resume), out / "sam.safetensors")
 
 
 def main(

@@ -12,12 +12,10 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from fseg.glyphs.scenes import Scene, Split, scene
-from fseg.labels.values import IGNORED
+from fseg.worlds.training.sam import padded
 
 SHARD = 2500  # scenes
 MOST = 4  # things in a scene
-OUTSIDE = IGNORED  # the label of padding
-SAM_MEAN = (124, 116, 104)  # SAM pads with zeros after its mean is taken away
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,6 @@ def square(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def padded(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The image with its longer side resized, padded below or to the right with SAM's mean colour: the input of the SAM."""
-    scale = side / max(image.size)
-    size = (int(image.width * scale + 0.5), int(image.height * scale + 0.5))
-    canvas = np.full((side, side, 3), SAM_MEAN, dtype=np.uint8)
-    canvas[: size[1], : size[0]] = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-    return canvas
-
-
 def _shard(number: int, split: Split, side: int, fit: str, count: int) -> Shard:
     sizes = np.random.default_rng([side, number])
     lowest, highest = (112, 256) if fit == "square" else (144, 320)
@@ -79,11 +68,7 @@ def _shard(number: int, split: Split, side: int, fit: str, count: int) -> Shard:
             images[k] = square(example.image, side)
             labels[k] = np.asarray(truth.resize((side, side), Image.Resampling.NEAREST))
         else:
-            images[k] = padded(example.image, side)
-            scale = side / max(truth.size)
-            small = truth.resize((int(truth.width * scale + 0.5), int(truth.height * scale + 0.5)), Image.Resampling.NEAREST)
-            labels[k] = OUTSIDE
-            labels[k, : small.height, : small.width] = np.asarray(small)
+            images[k], labels[k] = padded(example.image, truth)
         things[k] = measured(example)
     return Shard(images, labels, things)
 

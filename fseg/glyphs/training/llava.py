@@ -24,6 +24,7 @@ from fseg.vocabulary.questions import question
 from fseg.worlds.training import fast
 from fseg.worlds.training.losses import likeness_loss, look_loss
 from fseg.worlds.training.optimising import optimisers, restore, set_rate, trapezium
+from fseg.worlds.training.speech import initialise_decoder
 from fseg.worlds.training.text import LLAVA_TEMPLATE
 from fseg.worlds.training.turns import Asked
 
@@ -74,12 +75,8 @@ class Speaker(nn.Module):
         self.holder = "vision_model" if hasattr(tower, "vision_model") else ""
         self.join()
         self.start = torch.tensor(text.tokenizer()(text.BEFORE, add_special_tokens=False)["input_ids"])
+        initialise_decoder(self.llava.model.language_model)
         with torch.no_grad():
-            language = self.llava.model.language_model
-            language.embed_tokens.weight.normal_(std=0.5)
-            for name, weight in language.layers.named_parameters():
-                if weight.ndim == 2:
-                    weight.normal_(std=weight.shape[1] ** -0.5 * (0.4 if "o_proj" in name or "down_proj" in name else 1))
             for layer in (self.llava.model.multi_modal_projector.linear_1, self.llava.model.multi_modal_projector.linear_2):
                 layer.weight.normal_(std=layer.weight.shape[1] ** -0.5)
 

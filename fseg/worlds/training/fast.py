@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT
-    from transformers import CLIPVisionModel, LlamaModel
+    from transformers import CLIPVisionModel, LlamaModel, Qwen2_5_VLTextModel
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "query key"] | None = None) -> tuple[Tensor, Tensor]:
+def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "query key"] | None = None) -> tuple[Tensor, Tensor]:
     """Softmax attention over (batch, head, token, feature); also the logarithms of the rows before the softmax."""
     scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
     if allowed is not None:
@@ -44,7 +44,7 @@ def tower(
         weight = torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight])
         bias = torch.cat([block.q_proj.bias, block.k_proj.bias, block.v_proj.bias])
         packed = F.linear(layer.layer_norm1(states), weight, bias).view(batch, -1, 3, block.num_heads, block.head_dim)
-        mixed, _ = _attend(*packed.permute(2, 0, 3, 1, 4))
+        mixed, _ = attend(*packed.permute(2, 0, 3, 1, 4))
         states = states + block.out_proj(mixed.transpose(1, 2).flatten(2))
         inner = layer.mlp.fc1(layer.layer_norm2(states))
         states = states + layer.mlp.fc2(inner * torch.sigmoid(1.702 * inner))
@@ -57,7 +57,7 @@ def projector(model: LlavaMultiModalProjector, features: Float[Tensor, "batch ce
     return projected
 
 
-def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = states.shape[-1] // 2
     return states * cos + torch.cat([-states[..., half:], states[..., :half]], -1) * sin
 
@@ -69,19 +69,24 @@ def _rope(positions: Tensor, size: int, base: float) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
-def _norm(weight: Tensor, states: Tensor, epsilon: float) -> Tensor:
+def rms_norm(weight: Tensor, states: Tensor, epsilon: float) -> Tensor:
     wide = states.float()
     return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon) * weight
 
 
 def decoder(
-    model: LlamaModel,
+    model: LlamaModel | Qwen2_5_VLTextModel,
     prefix: Float[Tensor, "batch position hidden"],
     turns: Float[Tensor, "batch turn token hidden"],
     keep: tuple[int, ...] = (),
     rows: tuple[int, ...] = (),
+    rope: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """A LlamaModel on embeddings: one prefix, and several turns that each attend to the prefix and to themselves, not to each other.
+
+    Args:
+        rope: cosines and sines for the prefix and one turn, (1, 1, position + token, size), as `windowed.rope` gives them for a
+            Qwen2_5_VLTextModel. None: those of a LlamaModel.
 
     Returns:
         The turns' last states after the norm, (batch, turn, token, hidden); the states of all after each number of blocks in `keep`,
@@ -93,8 +98,9 @@ def decoder(
     size = config.hidden_size // heads
     batch, prefix_length, _ = prefix.shape
     count, length = turns.shape[1:3]
-    positions = torch.cat([torch.arange(prefix_length), (prefix_length + torch.arange(length)).repeat(count)])
-    cos, sin = _rope(positions[None], size, config.rope_parameters["rope_theta"])
+    if rope is None:
+        rope = _rope(torch.arange(prefix_length + length)[None], size, config.rope_parameters["rope_theta"])
+    cos, sin = (torch.cat([part[:, :, :prefix_length], part[:, :, prefix_length:].repeat(1, 1, count, 1)], 2) for part in rope)
     before = torch.ones(prefix_length, prefix_length, dtype=torch.bool).tril()
     within = torch.ones(length, length, dtype=torch.bool).tril().repeat(count, 1)
     states = torch.cat([prefix, turns.flatten(1, 2)], 1).float()
@@ -102,10 +108,11 @@ def decoder(
     for number, layer in enumerate(model.layers):
         block = layer.self_attn
         weight = torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight])
-        packed = F.linear(_norm(layer.input_layernorm.weight, states, config.rms_norm_eps), weight)
+        bias = None if block.q_proj.bias is None else torch.cat([block.q_proj.bias, block.k_proj.bias, block.v_proj.bias])
+        packed = F.linear(rms_norm(layer.input_layernorm.weight, states, config.rms_norm_eps), weight, bias)
         query, key, value = packed.view(batch, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
-        query, key = _rotate(query, cos, sin).to(value.dtype), _rotate(key, cos, sin).to(value.dtype)
-        first, _ = _attend(query[:, :, :prefix_length], key[:, :, :prefix_length], value[:, :, :prefix_length], before)
+        query, key = rotate(query, cos, sin).to(value.dtype), rotate(key, cos, sin).to(value.dtype)
+        first, _ = attend(query[:, :, :prefix_length], key[:, :, :prefix_length], value[:, :, :prefix_length], before)
         asked = query[:, :, prefix_length:]
         own_key, own_value = (part[:, :, prefix_length:].unflatten(2, (count, length)) for part in (key, value))
         own = (asked.unflatten(2, (count, length)) @ own_key.transpose(-1, -2)).flatten(2, 3).masked_fill(~within, -1e4)
@@ -116,11 +123,11 @@ def decoder(
         if number in rows:
             attended.append(share[..., :prefix_length])
         states = states + block.o_proj(mixed.transpose(1, 2).flatten(2))
-        inner = _norm(layer.post_attention_layernorm.weight, states, config.rms_norm_eps)
+        inner = rms_norm(layer.post_attention_layernorm.weight, states, config.rms_norm_eps)
         states = states + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(inner)) * layer.mlp.up_proj(inner))
         if number + 1 in keep:
             kept.append(states)
-    last = _norm(model.norm.weight, states[:, prefix_length:], config.rms_norm_eps)
+    last = rms_norm(model.norm.weight, states[:, prefix_length:], config.rms_norm_eps)
     return last.unflatten(1, (count, length)), kept, attended
 
 
