@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from tqdm import tqdm
 
-from fseg.drawing.label_map import save_labels
-from fseg.glyphs.scenes import CLASSES, Scene, Split, scene
-
-
-class Format(StrEnum):
-    """Layouts that can be written."""
-
-    voc = "voc"
-
-
-def write_scene(root: Path, name: str, example: Scene) -> None:
-    """Write one image as JPEG and its labels as an indexed PNG."""
-    example.image.save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
-    save_labels(root / "SegmentationClass" / f"{name}.png", example.labels)
+from fseg.glyphs.scenes import CLASSES, Split, scene
+from fseg.worlds.voc import Format, write_scenes
 
 
 def write_voc(folder: Path, count: int, split: Split = "held-out", seed: int = 0) -> Path:
@@ -31,15 +17,8 @@ def write_voc(folder: Path, count: int, split: Split = "held-out", seed: int = 0
     Returns:
         The folder VOC2012.
     """
-    root = folder / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / part).mkdir(parents=True, exist_ok=True)
-    names = [f"{split.replace('-', '_')}_{number:06d}" for number in range(seed, seed + count)]
-    for number, name in enumerate(tqdm(names, desc="scenes", unit="scene"), start=seed):
-        write_scene(root, name, scene(number, split))
-    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("".join(f"{name}\n" for name in names))
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-    return root
+    shown = ((number, scene(number, split)) for number in range(seed, seed + count))
+    return write_scenes(folder, ((f"{split.replace('-', '_')}_{number:06d}", each.image, each.labels) for number, each in shown), CLASSES)
 
 
 def main(

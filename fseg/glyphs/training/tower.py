@@ -176,7 +176,9 @@ def _work(rank: int, run: Run, model: Naming, kept: list[dict[str, Any]] | None,
 
 def save_state(file: Path, model: nn.Module, steppers: list[torch.optim.Optimizer], step: int) -> None:
     part = file.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimisers": [stepper.state_dict() for stepper in steppers], "step": step}, part)
+    torch.save(
+        {"world": "glyphs", "model": model.state_dict(), "optimisers": [stepper.state_dict() for stepper in steppers], "step": step}, part
+    )
     part.replace(file)
 
 
