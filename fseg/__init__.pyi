@@ -1,5 +1,6 @@
 from . import errors as errors
 from . import glyphs as glyphs
+from . import stickers as stickers
 from .checkpoints import Backbone as Backbone
 from .errors import FsegError as FsegError
 from .evidence import Evidence as Evidence

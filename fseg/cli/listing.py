@@ -52,7 +52,8 @@ def datasets_command(root: Annotated[Path | None, typer.Option(help="Count the f
         background = "label 0 is the background" if declared.background else "no background"
         typer.echo(f"{name}: {images}{declared.labels} labels, {background}")
         typer.echo(f"{tree(declared) if root is None else counted_tree(declared, root)}\n")
-    typer.echo("glyphs: the tree of voc21, written by python -m fseg.glyphs.make\n")
+    for world in ("glyphs", "stickers"):
+        typer.echo(f"{world}: the tree of voc21, written by python -m fseg.{world}.make\n")
     typer.echo("folder: any images with labels of the same names; classes.txt names label n in line n, a first line `background` label 0")
     if root is not None and (root / "classes.txt").is_file():
         typer.echo(counted_tree(data_set("folder", root), root))

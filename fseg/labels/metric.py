@@ -174,6 +174,23 @@ def bootstrap_difference(first: Counts, second: Counts, *, draws: int = DRAWS, s
     return first.total().mean_iou() - second.total().mean_iou(), float(lower), float(upper)
 
 
+def bootstrap_interval(counts: Counts, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+    """The mIoU of some images, and its interval.
+
+    Args:
+        counts: with a leading image axis.
+        draws: bootstrap samples of the images, with replacement.
+
+    Returns:
+        (mIoU, lower, upper): of all images, and the 95 % interval of the draws.
+
+    >>> bootstrap_interval(stack([Counts.of(np.array([[1, 0]]), np.array([[1, 0]]), classes=2)]))
+    (1.0, 1.0, 1.0)
+    """
+    lower, upper = np.quantile(_bootstrap([counts], draws, seed)[0], (0.025, 0.975))
+    return counts.total().mean_iou(), float(lower), float(upper)
+
+
 def bootstrap_wins(rows: Sequence[Counts], *, draws: int = DRAWS, seed: int = 0) -> list[float]:
     """For each row the share of the draws in which its mIoU is the largest; a tie goes to the row that comes first.
 

@@ -88,7 +88,7 @@ BENCHMARKS: dict[str, DataSet] = {
 }
 """The five sets of the paper's Table 1."""
 
-DATA_SETS = (*BENCHMARKS, "folder", "glyphs")
+DATA_SETS = (*BENCHMARKS, "folder", "glyphs", "stickers")
 """All names that `data_set` knows."""
 
 
@@ -101,10 +101,11 @@ def data_set(name: str, root: Path) -> DataSet:
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    if name == "glyphs":
-        from fseg.glyphs import CLASSES  # the embedded world is looked for only when asked for
+    if name in ("glyphs", "stickers"):
+        from fseg import glyphs, stickers  # the embedded worlds are looked for only when asked for
 
-        return _voc("glyphs", "VOC2012", "SegmentationClass", "Segmentation", len(CLASSES) + 1, None, CLASSES)
+        classes = {"glyphs": glyphs.CLASSES, "stickers": stickers.CLASSES}[name]
+        return _voc(name, "VOC2012", "SegmentationClass", "Segmentation", len(classes) + 1, None, classes)
     if name == "folder":
         return _folder(root)
     raise InvalidDataSet(f"No data set {name!r}. There are {', '.join(DATA_SETS)}; `fseg datasets` shows the files of each.")
