@@ -24,7 +24,7 @@ LAYERS = 9
 """Layers of the embedded decoders, the embeddings included; Table 3's rows are these one by one."""
 
 Interval = tuple[float, float, float]
-"""A figure, and its 95 % interval over resampled scenes."""
+"""A figure, and its 95 % interval over resampled scenes; NaN where there is no case."""
 
 
 class Figures(TypedDict):
@@ -63,8 +63,11 @@ def interval(
         figure: the figure for each row of weights of the scenes.
     """
     weights = np.random.default_rng(seed).multinomial(scenes, np.full(scenes, 1 / scenes), size=draws)
-    low, high = np.nanquantile(figure(weights.astype(float)), (0.025, 0.975))
-    return float(figure(np.ones((1, scenes)))[0]), float(low), float(high)
+    drawn, whole = figure(weights.astype(float)), float(figure(np.ones((1, scenes)))[0])
+    if np.isnan(drawn).all():  # no scene has a case
+        return whole, whole, whole
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return whole, float(low), float(high)
 
 
 def _share(hits: list[float], of: list[int]) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -114,9 +115,11 @@ def measure_scenes(
 
 
 def rounded(value: object) -> object:
-    """The value with every float in it rounded to four places."""
+    """The value with every float in it rounded to four places; NaN, which JSON does not have, becomes None."""
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(each) for each in value]
-    return round(value, 4) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 4)
+    return value
