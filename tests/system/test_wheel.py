@@ -47,6 +47,18 @@ def test_the_wheel_holds_the_embedded_models_and_not_their_training(wheel: Path)
 
 
 @pytest.mark.slow
+def test_the_wheel_holds_the_shipped_sprites_with_their_licences(wheel: Path) -> None:
+    archive = ZipFile(wheel)
+    sheets = [name for name in archive.namelist() if name.startswith("fseg/stickers/sheets/") and name.endswith(".png")]
+    assert sorted(Path(name).stem for name in sheets) == ["fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1"]
+    (notice,) = [name for name in archive.namelist() if name.endswith("licenses/fseg/stickers/sheets/NOTICE")]
+    text = archive.read(notice).decode()
+    assert all(f"{Path(name).name}" in text for name in sheets)
+    assert "MIT License" in text
+    assert "Apache License, Version 2.0" in text
+
+
+@pytest.mark.slow
 def test_the_demo_runs_from_the_wheel_in_another_folder(unpacked: Path, tmp_path: Path) -> None:
     ended = run("import fseg; from fseg.cli import main; print(fseg.__file__, flush=True); main()", unpacked, tmp_path, "demo")
     assert ended.returncode == 0, ended.stderr

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaModel, Qwen2_5_VLTextModel
@@ -36,6 +36,8 @@ class Speaker(Protocol):
     """A backbone in training: a tower that names cells, a projector, and a decoder."""
 
     language: Language
+    start: Int64[Tensor, " token"]
+    """The tokens before the image."""
 
     def see(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, Tensor]:
         """Features of the cells, (batch, cell, feature), and their logits, (batch, cell, label)."""
@@ -62,9 +64,8 @@ class Speaker(Protocol):
 
 def embedded(model: Speaker, features: Tensor) -> Float[Tensor, "batch position hidden"]:
     """The prefix of all questions: what comes before the image, and the image."""
-    start = torch.tensor(tokenizer(model.language)(model.language.start, add_special_tokens=False)["input_ids"])
     cells = model.project(features)
-    return torch.cat([model.decoder.embed_tokens(start).expand(len(cells), -1, -1), cells], 1)
+    return torch.cat([model.decoder.embed_tokens(model.start).expand(len(cells), -1, -1), cells], 1)
 
 
 def speak(
@@ -143,6 +144,7 @@ def train(
     plan: loop.Plan,
     model: nn.Module,
     tower: nn.Module,
+    see: Callable[[Tensor], tuple[Tensor, Tensor]],
     draw: Callable[[int], Views],
     tests: list[Views],
     compiled: bool = True,
@@ -153,6 +155,7 @@ def train(
     Args:
         model: a Speaker.
         tower: the part of it that rests at first and then learns at a lower rate.
+        see: the model's `see`, or the same compiled.
         draw: the views of a step.
         rest: the share of the steps in which the tower rests.
     """
@@ -162,7 +165,6 @@ def train(
     speech = optimisers([others], [others], plan.rate)
     sight = optimisers([tower], [tower], plan.rate * 0.15)
     progress = loop.begin(plan, model, [*speech, *sight])
-    see = torch.compile(speaker.see, disable=not compiled)
     loss = torch.compile(partial(speak, speaker), disable=not compiled)
     with Supply(draw, plan.apart) as supply:
 

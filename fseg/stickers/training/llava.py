@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from fseg.stickers.training import joint, loop
-from fseg.stickers.training.text import LLAVA, tokenizer
+from fseg.stickers.training.text import LLAVA, start_tokens, tokenizer
 from fseg.stickers.training.tower import CELL, SIDE, Naming, held_out, tower_config
 from fseg.stickers.training.views import PLAIN, VARIED, Views, views
 from fseg.worlds.training import fast
@@ -58,6 +58,7 @@ class SquareSpeaker(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.start = start_tokens(LLAVA)
         llava = LlavaForConditionalGeneration(llava_config())
         self.naming = Naming()
         self.projector = llava.model.multi_modal_projector
@@ -101,7 +102,8 @@ def train(plan: loop.Plan, tower: Path, compiled: bool = True) -> SquareSpeaker:
         model.naming.load_state_dict(loop.read_state(tower)["average"])
     draw = partial(batch, plan.seed, plan.size, plan.steps)
     tests = [part for each in held_out(64) for part in _halves(each)]
-    average = joint.train(plan, model, model.naming, draw, tests, compiled)
+    see = torch.compile(model.see, disable=not compiled)
+    average = joint.train(plan, model, model.naming, see, draw, tests, compiled)
     assert isinstance(average, SquareSpeaker)
     return average
 

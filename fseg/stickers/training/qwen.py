@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from fseg.stickers.drawings import CLASSES
 from fseg.stickers.training import joint, loop
 from fseg.stickers.training.llava import SquareSpeaker
-from fseg.stickers.training.text import LLAVA, QWEN, tokenizer
+from fseg.stickers.training.text import LLAVA, QWEN, start_tokens, tokenizer
 from fseg.stickers.training.tower import HELD_OUT, labelled, normalised, patch_loss
 from fseg.stickers.training.views import CROWDED, PLAIN, VARIED, Supply, Views, coverage, light, views
 from fseg.worlds.training import windowed
@@ -109,6 +109,7 @@ class DynamicSpeaker(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.start = start_tokens(QWEN)
         qwen = Qwen2_5_VLForConditionalGeneration(qwen_config())
         self.naming = WindowedNaming()
         self.decoder = qwen.model.language_model
@@ -221,7 +222,10 @@ def train(plan: loop.Plan, tower: Path, teacher: Path | None, compiled: bool = T
             other.load_state_dict(loop.read_state(teacher)["average"])
             model.learn_from(other)
     draw = partial(batch, plan.seed, plan.size, plan.steps)
-    average = joint.train(plan, model, model.naming, draw, held_out(64, 8), compiled, rest=0.1 if teacher else joint.REST)
+    if compiled:
+        model.naming.compile()
+    rest = 0.1 if teacher else joint.REST
+    average = joint.train(plan, model, model.naming, model.see, draw, held_out(64, 8), compiled, rest)
     assert isinstance(average, DynamicSpeaker)
     return average
 

@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from fseg.stickers.descriptions import DIRECTIONS, with_article
 from fseg.stickers.drawings import CLASSES, SYNONYMS
@@ -156,6 +158,11 @@ def tokenizer(language: Language) -> PreTrainedTokenizerFast:
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
+
+
+def start_tokens(language: Language) -> Int64[Tensor, " token"]:
+    """The tokens before the image."""
+    return torch.tensor(tokenizer(language)(language.start, add_special_tokens=False)["input_ids"])
 
 
 @lru_cache(maxsize=200_000)
