@@ -101,7 +101,7 @@ def train(plan: loop.Plan, tower: Path, compiled: bool = True) -> SquareSpeaker:
     if not plan.state.exists():
         model.naming.load_state_dict(loop.read_state(tower)["average"])
     draw = partial(batch, plan.seed, plan.size, plan.steps)
-    tests = [part for each in held_out(64) for part in _halves(each)]
+    tests = [part for each in held_out(32) for part in _halves(each)]
     see = torch.compile(model.see, disable=not compiled)
     average = joint.train(plan, model, model.naming, see, draw, tests, compiled)
     assert isinstance(average, SquareSpeaker)

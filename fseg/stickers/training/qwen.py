@@ -225,7 +225,7 @@ def train(plan: loop.Plan, tower: Path, teacher: Path | None, compiled: bool = T
     if compiled:
         model.naming.compile()
     rest = 0.1 if teacher else joint.REST
-    average = joint.train(plan, model, model.naming, model.see, draw, held_out(64, 8), compiled, rest)
+    average = joint.train(plan, model, model.naming, model.see, draw, held_out(32, 8), compiled, rest)
     assert isinstance(average, DynamicSpeaker)
     return average
 
