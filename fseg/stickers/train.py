@@ -24,7 +24,7 @@ class Stage(StrEnum):
     all = "all"
 
 
-STEPS = {Stage.tower: 3000, Stage.llava: 3000, Stage.windows: 1500, Stage.qwen: 1200, Stage.sam: 2000}
+STEPS = {Stage.tower: 6000, Stage.llava: 3000, Stage.windows: 1500, Stage.qwen: 1200, Stage.sam: 2000}
 """Steps of each stage, in the order in which they are trained."""
 _SCENES = {Stage.tower: 32, Stage.llava: 16, Stage.windows: 32, Stage.qwen: 16, Stage.sam: 16}
 _RATES = {Stage.qwen: 1e-3, Stage.sam: 1e-3}  # these begin with what others have learnt

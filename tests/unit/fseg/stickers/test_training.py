@@ -98,6 +98,13 @@ def test_cells_know_what_share_of_them_is_covered() -> None:
     assert share[0, 3, 1] == 1
 
 
+def test_the_grids_of_the_second_backbone_fit_the_windows_that_are_compiled() -> None:
+    windows = {(rows, cols): -(-rows // qwen.WINDOW) * -(-cols // qwen.WINDOW) for rows, cols in (*qwen.GRIDS, *qwen.SPOKEN)}
+    assert max(windows.values()) == windows[qwen.SQUARE] == qwen.WINDOWS[-1]
+    assert all(count <= qwen.WINDOWS[0] for grid, count in windows.items() if grid != qwen.SQUARE)
+    assert len({rows * cols for rows, cols in qwen.SPOKEN}) == 2  # shapes for which the decoder is compiled
+
+
 def _views(rows: int, cols: int) -> Views:
     shown = scene(3, size=(rows * 12, cols * 12))
     image, labels = stretched(shown, rows * 12, cols * 12)
