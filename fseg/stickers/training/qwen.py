@@ -26,10 +26,10 @@ PATCH, MERGE, WINDOW = 6, 2, 4  # pixels, patches, cells
 CELL = PATCH * MERGE
 WIDTH, HIDDEN = 128, 128
 SQUARE = (14, 14)
-GRIDS = ((12, 16), (16, 12), (11, 15), (15, 11), (12, 13), (10, 16))
-"""Rows and columns of cells that the tower is trained on beside the square; windows are cut at some edges."""
-SPOKEN = (SQUARE, (12, 16), (16, 12))
-"""Those that the decoder is trained on: two numbers of cells."""
+GRIDS = ((13, 15), (15, 13), (12, 16), (16, 12), (11, 17), (17, 11))
+"""Rows and columns of cells that the tower is trained on beside the square: what the processor makes of images up to 1.6 to 1."""
+SPOKEN = (SQUARE, (11, 17), (17, 11))
+"""Those that the decoder is trained on: the square and the longest, two numbers of cells."""
 WINDOWS = (12, 16)
 """Grids are padded to one of these numbers of windows, so that few forwards are compiled."""
 

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
+from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
 
 from fseg.errors import InvalidOption
 from fseg.stickers import CLASSES, scene
 from fseg.stickers.sprites import sheet_file
-from fseg.stickers.train import train
-from fseg.stickers.training import llava, loop, qwen, sam, text, tower
+from fseg.stickers.train import Stage, main, train
+from fseg.stickers.training import joint, llava, loop, qwen, sam, text, tower
 from fseg.stickers.training.views import Views, coverage, stretched
 from fseg.vocabulary.questions import question
 from fseg.worlds.training import fast
@@ -98,10 +101,18 @@ def test_cells_know_what_share_of_them_is_covered() -> None:
     assert share[0, 3, 1] == 1
 
 
-def test_the_grids_of_the_second_backbone_fit_the_windows_that_are_compiled() -> None:
-    windows = {(rows, cols): -(-rows // qwen.WINDOW) * -(-cols // qwen.WINDOW) for rows, cols in (*qwen.GRIDS, *qwen.SPOKEN)}
-    assert max(windows.values()) == windows[qwen.SQUARE] == qwen.WINDOWS[-1]
-    assert all(count <= qwen.WINDOWS[0] for grid, count in windows.items() if grid != qwen.SQUARE)
+def test_the_processor_makes_grids_within_those_of_the_training(tmp_path: Path) -> None:
+    qwen.save(qwen.DynamicSpeaker(), tmp_path)
+    images = AutoProcessor.from_pretrained(tmp_path).image_processor
+    for height, width in ((300, 300), (300, 340), (300, 400), (400, 300), (300, 480), (112, 150), (480, 300)):
+        _, rows, cols = images(Image.new("RGB", (width, height)), return_tensors="pt")["image_grid_thw"][0].tolist()
+        assert min(rows, cols) // 2 >= 11  # the shortest and the longest sides of the grids in training
+        assert max(rows, cols) // 2 <= 17
+        assert rows * cols // 4 <= 196
+    assert {min(each) for each in qwen.GRIDS} == {11, 12, 13}
+    assert max(max(each) for each in qwen.GRIDS) == max(max(each) for each in qwen.SPOKEN) == 17
+    windows = [-(-rows // qwen.WINDOW) * -(-cols // qwen.WINDOW) for rows, cols in (qwen.SQUARE, *qwen.GRIDS)]
+    assert max(windows) <= qwen.WINDOWS[-1]
     assert len({rows * cols for rows, cols in qwen.SPOKEN}) == 2  # shapes for which the decoder is compiled
 
 
@@ -132,8 +143,6 @@ def test_the_saved_model_says_what_the_trained_one_says(kind: str, tmp_path: Pat
     image = scene(3, size=(rows * 12, cols * 12)).image
     written = language.start + language.image + text.tokenizer(language).decode(turn.ids)
     inputs = processor(images=image, text=written, return_tensors="pt", add_special_tokens=False)
-    from fseg.stickers.training import joint
-
     with torch.no_grad():
         expected = whole(**inputs).logits[0, -len(turn.ids) :]
         features, _ = speaker.see(tower.normalised(torch.tensor(shown.images).permute(0, 3, 1, 2).float() / 255))
@@ -167,16 +176,12 @@ def test_a_checkpoint_of_another_world_is_refused(tmp_path: Path) -> None:
 
 def test_a_stage_without_the_one_before_names_it(tmp_path: Path, all_artists: None) -> None:
     with pytest.raises(InvalidOption, match=r"tower.pt is missing: train the stage 'tower' first"):
-        train(train.__globals__["Stage"].llava, tmp_path, steps=1, every=1, compiled=False)
+        train(Stage.llava, tmp_path, steps=1, every=1, compiled=False)
 
 
 def test_training_without_the_sets_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from fseg.stickers.train import main
-
     monkeypatch.setenv("FSEG_STICKERS", str(tmp_path / "nothing"))
-    app = __import__("typer").Typer()
+    app = typer.Typer()
     app.command()(main)
     printed = CliRunner().invoke(app, ["tower", "--out", str(tmp_path)], env={"COLUMNS": "400"})
     assert printed.exit_code == 2
@@ -210,7 +215,7 @@ def _before(folder: Path) -> None:
 def test_a_killed_training_resumes_to_the_same_bits(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, all_artists: None) -> None:
     for module in (tower, llava, qwen):
         monkeypatch.setattr(module, "held_out", lambda *_: [])
-    for module, name in ((tower, "labelled"), (qwen, "labelled"), (llava.joint, "measured"), (sam, "_measured")):
+    for module, name in ((tower, "labelled"), (qwen, "labelled"), (joint, "measured"), (sam, "_measured")):
         monkeypatch.setattr(module, name, lambda *_: {})
     follow, steps = loop._follow, 4
 
