@@ -149,8 +149,8 @@ def run(
         The model with the average of the weights.
     """
     mean: dict[str, float] = {}
-    started, before = time.monotonic(), progress.seconds
-    for step in range(progress.step, plan.steps):
+    started, before, first = time.monotonic(), progress.seconds, progress.step
+    for step in range(first, plan.steps):
         parts = losses(step)
         torch.stack(list(parts.values())).sum().backward()
         for stepper in steppers:
@@ -158,7 +158,8 @@ def run(
         _update(steppers)
         _follow(progress.average, model, plan.average, step)
         values = {name: float(part.detach()) for name, part in parts.items()}
-        mean = {name: 0.98 * mean.get(name, value) + 0.02 * value for name, value in values.items()}
+        share = 1 / min(50, step - first + 1)
+        mean = {name: (1 - share) * mean.get(name, value) + share * value for name, value in values.items()}
         progress.step, progress.seconds = step + 1, before + time.monotonic() - started
         if progress.step % plan.every == 0 or progress.step == plan.steps:
             figures = {"step": progress.step, "minutes": progress.seconds / 60, **mean, **measured(progress.average)}
