@@ -153,12 +153,6 @@ DRAWS = 2000
 """Bootstrap samples of the images, with replacement."""
 
 
-def bootstrap_interval(counts: Counts, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
-    """(mIoU, lower, upper): of all images, and the 95 % interval of the draws, as in `bootstrap_difference`."""
-    lower, upper = np.quantile(_bootstrap([counts], draws, seed)[0], (0.025, 0.975))
-    return counts.total().mean_iou(), float(lower), float(upper)
-
-
 def bootstrap_difference(first: Counts, second: Counts, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
     """The mIoU of `first` minus that of `second`, with its interval, paired by image.
 
