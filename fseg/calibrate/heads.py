@@ -27,11 +27,11 @@ from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Expected, Record
 from fseg.evaluation.run.runner import run
 from fseg.evidence import Evidence
-from fseg.files import write_atomically
 from fseg.fusion_methods.attention import spatial_entropy
 from fseg.pipeline import Segmenter, collect_evidence, reads_of, single_image
 from fseg.recipe import Recipe
 from fseg.stages.tvr import in_view
+from probe.disk.files import write_atomically
 
 PER_MAP = 10
 """The heads of lowest entropy that each class of each image selects, as in the paper; at most a quarter of those that may be selected."""

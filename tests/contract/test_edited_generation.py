@@ -24,7 +24,7 @@ QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?",
 
 
 # The hook that is written here by hand adds to one residual stream; test_edits compares edits of several.
-SEVERAL_STREAMS = ("qwen4_exp", "glm5_next")
+SEVERAL_STREAMS = ("qwen4_exp", "glm5_next", "gemma3n")
 ASKED = daily(name for name in SHARED if name not in SEVERAL_STREAMS)
 
 

@@ -258,8 +258,14 @@ def test_the_recipes_are_listed(shell: Shell) -> None:
     others = [
         f"fseg-{name}" for name in ("gemma-3-12b", "internvl3-8b", "llava-onevision-7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "smolvlm2-2.2b")
     ]
+    fusions = [
+        f"{name}-{fusion}"
+        for name in ("fseg-llava-1.5-vicuna-7b", "glyphs")
+        for method in ("heads", "lens", "relative", "tam")
+        for fusion in (method, f"d-{method}")
+    ]
     lines = {line.split()[0]: line for line in out.splitlines()}
-    assert list(lines) == sorted([*tuned, *others])
+    assert list(lines) == sorted([*tuned, *fusions, *others])
     assert [name for name, line in lines.items() if line.endswith("(not calibrated)")] == others
     assert "table-3/7-17" in shell(fseg.cli, "recipes", "--ablations")[1]
 

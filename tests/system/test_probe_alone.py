@@ -9,8 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OTHERS = ("fseg", "recipes", "segment_anything", "scipy", "skimage", "matplotlib", "mpl_toolkits", "typer", "xarray", "ray")
-OWN = {"torch", "torchvision", "transformers", "nnsight", "accelerate", "numpy", "einops", "jaxtyping", "safetensors", "PIL", "lazy_loader"}
-DRAWING = {"matplotlib", "typer", "xarray"}
+OWN = {
+    *("torch", "torchvision", "transformers", "nnsight", "accelerate", "numpy", "einops", "jaxtyping", "safetensors", "PIL", "lazy_loader"),
+    "tqdm",
+}
+WHERE_USED = {"matplotlib", "typer", "xarray", "ray"}
+"""Imported inside the functions that draw, export, distribute or are commands."""
 PROGRAM = """
 import sys
 
@@ -54,4 +58,4 @@ def test_probe_imports_nothing_else() -> None:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add((node.module or "").split(".")[0])
-    assert found - sys.stdlib_module_names - {"probe"} <= OWN | DRAWING
+    assert found - sys.stdlib_module_names - {"probe"} <= OWN | WHERE_USED

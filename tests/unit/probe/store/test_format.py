@@ -125,10 +125,10 @@ def test_a_shard_whose_writers_are_killed_is_the_same(tmp_path: Path) -> None:
     manifest(60, 60).write(tmp_path / "killed")
     chance = random.Random(0)
     journal, lengths = work_folder(tmp_path / "killed", 0) / "journal.jsonl", set()
-    for _ in range(10):
+    for _ in range(20):
         killed_writer(tmp_path / "killed", chance.uniform(0.001, took))
         lengths.add(journal.stat().st_size if journal.exists() else 0)
-    assert len(lengths) > 3  # killed at work, not before or behind it
+    assert len(lengths) >= 3  # killed at work, not before or behind it
     write_shard(tmp_path / "killed", manifest(60, 60), 0)
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()
