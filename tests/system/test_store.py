@@ -27,6 +27,8 @@ from probe.store.format.shards import items_path, tensors_path
 
 READS = (probe.Hidden([2, 4], at="image"), probe.Attention(3, query=-1, key="image"))
 COUNT = 18
+KILLS = int(os.environ.get("FSEG_KILLS", "2"))
+"""How often a collection of 25 times as many items is killed; FSEG_KILLS=20 for the long form."""
 OPEN = partial(probe.load, fseg.glyphs.llava_folder(), resize="stretch", tiles=False)
 
 
@@ -127,16 +129,11 @@ def written(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_collection_goes_on_to_the_same_files(whole: Path, tmp_path: Path) -> None:
-    assert killed_until_done(tmp_path / "killed", kills=2, count=COUNT, shard=4, workers=1) > 0
-    assert content(tmp_path / "killed") == content(whole)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_500_items_killed_20_times_are_the_same_files(tmp_path: Path, workers: int) -> None:
-    probe.collect(OPEN, items(500), READS, to=tmp_path / "whole", dtype="float16", shard_items=90, threads=1)
-    assert killed_until_done(tmp_path / "killed", kills=20, count=500, shard=90, workers=workers) > 10
+def test_a_killed_collection_goes_on_to_the_same_files(tmp_path: Path, workers: int) -> None:
+    count, shard = 25 * KILLS, 5 * KILLS
+    probe.collect(OPEN, items(count), READS, to=tmp_path / "whole", dtype="float16", shard_items=shard, threads=1)
+    assert killed_until_done(tmp_path / "killed", kills=KILLS, count=count, shard=shard, workers=workers) >= KILLS / 2
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
