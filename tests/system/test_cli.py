@@ -194,6 +194,7 @@ def test_more_classes_than_a_palette_holds_are_refused_before_the_work(
     assert "256 classes were given; labels.png has room for 255" in err
 
 
+@pytest.mark.slow
 def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
     where = ("--recipe", "fseg-llava-1.5-vicuna-7b", "--backbone", models[0], "--sam", models[1])
     for number in ("3", "5"):
