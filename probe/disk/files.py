@@ -12,7 +12,7 @@ from typing import IO
 from probe.disk import strict_json
 from probe.errors import OutputError
 
-_TEMPORARY = re.compile(r"\.fseg-[0-9a-f]{32}\.part")
+_TEMPORARY = re.compile(r"\.probe-[0-9a-f]{32}\.part")
 """Names of files that are being written. The long random part makes sure that a file of such a name is ours."""
 
 
@@ -97,7 +97,7 @@ def check_writable(folder: Path) -> None:
 
 def _create_temporary(folder: Path) -> tuple[int, Path]:
     """A new file, with the mode that the kernel gives to every new file: Python can read the process's umask only by changing it."""
-    path = folder / f".fseg-{secrets.token_hex(16)}.part"
+    path = folder / f".probe-{secrets.token_hex(16)}.part"
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), path
 
 

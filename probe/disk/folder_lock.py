@@ -14,7 +14,7 @@ from pathlib import Path
 
 from probe.errors import OutputError, RunLocked
 
-LOCK = ".fseg-lock"
+LOCK = ".probe-lock"
 PATIENCE = 10.0
 """Seconds that a run waits for the lock. The workers of a killed run are killed with it, but hold the lock until the kernel has freed
 their memory, which takes seconds for models of many gigabytes on a GPU; without PR_SET_PDEATHSIG, until an import lets them notice."""

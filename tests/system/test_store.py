@@ -47,7 +47,7 @@ def items(count: int) -> list[probe.Item]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a store but its lock."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".fseg-lock")}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".probe-lock")}
 
 
 @pytest.fixture(scope="module")

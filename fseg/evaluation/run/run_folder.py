@@ -9,7 +9,7 @@ from fseg.errors import OutputError, RunMismatch
 from fseg.evaluation.run.manifest import MANIFEST
 from fseg.evaluation.run.record_files import FOLDER
 
-_HIDDEN = re.compile(r"\.fseg-.+")
+_HIDDEN = re.compile(r"\.(fseg|probe)-.+")
 """What a run that was killed before it had a manifest leaves behind: hidden files with our prefix."""
 
 

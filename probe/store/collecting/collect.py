@@ -53,7 +53,7 @@ Opener = Callable[..., Probe]
 _FEWEST_SHARDS, _FEWEST_ITEMS = 8, 16
 """Into so many shards a set is divided at least, so that several workers have something to do, unless they would have fewer items than that."""
 
-_OURS = re.compile(r"\.fseg-.+|shard-\d{5,}\.(safetensors|json)|manifest\.json")
+_OURS = re.compile(r"\.probe-.+|shard-\d{5,}\.(safetensors|json)|manifest\.json")
 
 
 @dataclass(frozen=True)

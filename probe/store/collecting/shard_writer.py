@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 
 def work_folder(folder: Path, shard: int) -> Path:
     """Where a shard is written before it is finished."""
-    return folder / f".fseg-shard-{shard:05}"
+    return folder / f".probe-shard-{shard:05}"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -
         write_atomically(tmp_path / "a.txt", lambda file: os.kill(os.getpid(), signal.SIGKILL))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    others = [".a.txt.part", ".fseg-notes.part", f"{left.name}.part", f"x{left.name}", "sub"]
+    others = [".a.txt.part", ".probe-notes.part", f"{left.name}.part", f"x{left.name}", "sub"]
     for name in others[:-1]:
         (tmp_path / name).touch()
     (tmp_path / "sub").mkdir()
