@@ -43,7 +43,7 @@ TILES_ALONE = {"unlimited_ocr"}
 """Families whose inputs of an image in tiles have other names: two of the three are alike."""
 SIZES = {"pix2struct": [(60, 100), (96, 80), (150, 130)]}
 """Other sizes (height, width) where a tiny tower has too few rows for a tall image."""
-UNANSWERED = {"blip": TypeError, "vision-encoder-decoder": IndexError}
+UNANSWERED = {"blip": probe.errors.ProbeError, "vision-encoder-decoder": IndexError}
 """Families whose answers `generate` cannot give, for these prompts, and its error."""
 
 
