@@ -97,6 +97,7 @@ class Engine:
             self._nnsight = nnsight.NNsight(model)
         self._model, self._modules = model, modules
         self.lock = lock_of(model)
+        self._envoys: dict[str, nnsight.Envoy] = {}
         self._compared: set[tuple[int, str]] = set()
 
     def run(
@@ -177,7 +178,7 @@ class Engine:
     ) -> ModelOutput | None:
         """Run a forward and read its modules; returns its output, or None if it was stopped after the last read."""
         with self.lock:
-            reader = ModuleReader(self._model, self._visits(forward, inputs, steps, run_to_end=run_to_end))
+            reader = ModuleReader(self._envoy, self._visits(forward, inputs, steps, run_to_end=run_to_end))
             try:
                 # Leaving inference mode enables gradients, even where the caller disabled them.
                 with torch.inference_mode(False) if gradients else torch.no_grad():
@@ -205,7 +206,7 @@ class Engine:
         with self.lock:
             first = by_site(steps_at(0))
             calls = call_order(self._model, partial(forward, inputs), first)
-            reader = ModuleReader(self._model, in_order(first, calls))
+            reader = ModuleReader(self._envoy, in_order(first, calls))
 
             def visits_at(number: int) -> Sequence[Visit]:
                 return in_order(by_site(steps_at(number)), calls) if number else reader.visits
@@ -251,12 +252,18 @@ class Engine:
             for number in tracer.iter[:] if passes else range(1):
                 visits = passes(number) if passes else reader.visits
                 for site, steps in visits:
-                    reader.visit(envoy_of(model, site.module), site, steps)
+                    reader.visit(site, steps)
                 if not visits:
                     break
             if not run_to_end:
                 tracer.stop()
         return output.get("forward")
+
+    def _envoy(self, path: str) -> nnsight.Envoy:
+        """`envoy_of`, looked up once for all runs."""
+        if path not in self._envoys:
+            self._envoys[path] = envoy_of(self._nnsight, path)
+        return self._envoys[path]
 
     def _did_not_run(self, error: OutOfOrderError, modules: Sequence[str]) -> InvalidRead:
         module = max((path for path in modules if path in str(error)), key=len, default="a module")

@@ -102,13 +102,17 @@ def did_not_run(module: str, tower: str = "") -> InvalidRead:
 class ModuleReader:
     """Visits modules through their nnsight envoys, while the forward waits there.
 
+    Args:
+        envoy: the envoy of a module's path.
+
     Attributes:
         visits: the steps of each site, in execution order.
     """
 
-    def __init__(self, model: nn.Module, visits: Sequence[Visit]) -> None:
+    def __init__(self, envoy: Callable[[str], Envoy], visits: Sequence[Visit]) -> None:
         self.visits: Sequence[Visit] = visits
-        self._hooked = {site.module for site, _ in visits if site.part == "output" and forward_hooks(model.get_submodule(site.module))}
+        self._envoy = envoy
+        self._hooked = {site.module for site, _ in visits if site.part == "output" and forward_hooks(envoy(site.module)._module)}
         self._own_hooks: list[RemovableHandle] = []
 
     @property
@@ -116,8 +120,9 @@ class ModuleReader:
         """Whether a module whose output is read has forward hooks of the user, which may change that output."""
         return bool(self._hooked)
 
-    def visit(self, envoy: Envoy, site: Site, steps: Sequence[Step]) -> None:
+    def visit(self, site: Site, steps: Sequence[Step]) -> None:
         """Pass the value of a site to its steps, and what they leave to the forward."""
+        envoy = self._envoy(site.module)
         if steps[0].skips:
             envoy.skip(_passed_through(None, steps))
         elif site.part == "attention":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from torch import Tensor
 import probe
 from tests.benchmarks.models import Size, opened
 from tests.benchmarks.reads import _of_length
-from tests.benchmarks.timing import seconds
+from tests.benchmarks.timing import quotient, turns
 
 
 def measure(size: Size, repeats: int = 9) -> list[dict[str, object]]:
     """The image tokens of every block: what its attention and its MLP add, read; and a vector added to its output."""
     model, encoding = opened(size), _of_length(opened(size), 700)
-    repeats = max(repeats, 40) if size == "embedded" else repeats  # 0.1 s each: a disturbed run weighs much
+    repeats = max(repeats, 100) if size == "embedded" else repeats  # 0.1 s each: a disturbed run weighs much
     image = torch.tensor(encoding.tokens.span("image").positions, device=model.model.device)
     return [_parts(model, encoding, image, size, repeats), _edits(model, encoding, image, size, repeats)]
 
@@ -75,9 +76,9 @@ def _row(
     hooked: Callable[[], object],
     repeats: int,
 ) -> dict[str, object]:
-    took = seconds({"plain": lambda: _run(model, encoding, {}), "probe": ours, "hooks": hooked}, repeats)
-    shown: dict[str, object] = {f"{name}, s": value for name, value in took.items()}
-    ratios = {"probe / hooks": took["probe"] / took["hooks"], "probe / plain": took["probe"] / took["plain"]}
+    took = turns({"plain": lambda: _run(model, encoding, {}), "probe": ours, "hooks": hooked}, repeats)
+    shown = {f"{name}, s": median(values) for name, values in took.items()}
+    ratios = {f"probe / {other}": quotient(took["probe"], took[other]) for other in ("hooks", "plain")}
     return {"size": size, "image tokens of every block": what, **shown, **ratios}
 
 

@@ -42,7 +42,8 @@ SECTIONS = {
     "edits": (
         "Parts of a block, and edits",
         "700 tokens, the image's 576 of every block: `probe.AttentionOutput` and `probe.MLPOutput` read, and a vector added by `probe.edit.add`; "
-        "against forward hooks that do the same. Tensors and logits are equal to the bit.",
+        "against forward hooks that do the same. Tensors and logits are equal to the bit. A ratio is the median of the quotients in the same "
+        "repeat, of which the small model has 100.",
     ),
     "questions": (
         "Many questions about one image",

@@ -18,17 +18,30 @@ import transformers
 
 
 def seconds(ways: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[str, float]:
-    """The median wall time of each way, all ways in turn in every repeat, so that what disturbs the machine disturbs them alike."""
+    """The median wall time of each way; see `turns`."""
+    return {name: median(values) for name, values in turns(ways, repeats, warm_up).items()}
+
+
+def turns(ways: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """The wall times of each way, all ways in turn in every repeat, so that what disturbs the machine disturbs them alike.
+
+    Every other repeat has them in the other order: what a way leaves in the caches helps each of its neighbours as often.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + repeats):
-        for name, way in ways.items():
+        for name in reversed(ways) if turn % 2 else ways:
             _finish()
             start = time.perf_counter()
-            way()
+            ways[name]()
             _finish()
             if turn >= warm_up:
                 times[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in times.items()}
+    return times
+
+
+def quotient(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the quotients of two ways' times in the same repeat: a machine that slows down in between does not count."""
+    return median(one / other for one, other in zip(above, below, strict=True))
 
 
 def _finish() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probe.errors import InvalidRead, NotFinite, UnmodelledAttention
 from probe.tracing.attention import AttentionCall, AttentionWeights, ReturnedWeights, RunningAttention, first_tensor
-from probe.tracing.capturing.captured import Captured, select_logits, select_positions
+from probe.tracing.capturing.captured import Captured, Places, places_of, select, select_logits, select_positions
 from probe.tracing.capturing.finite import FiniteCheck, is_finite
 from probe.tracing.reads import Module, Position, as_positions, position_name
 from probe.tracing.resolving import AttentionSelection, Indices, ReadPlan, RowIndices
@@ -57,6 +57,7 @@ class Capture:
         self.captured = Captured()
         self._plan, self._slots, self._modules, self._compared = plan, slots, modules, compared
         self._tower_tokens: dict[int, int] = {}
+        self._places: dict[tuple[Position | None, bool, torch.device], list[tuple[int, Places]]] = {}
         self._finite = FiniteCheck[Callable[[], str]]()  # each tensor's name is a function that returns its message
 
     def steps(self) -> Iterator[Step]:
@@ -142,10 +143,16 @@ class Capture:
         # One reduction over all tokens, not one for each position. Padding, which may hold anything, is left out only if this fails.
         self._finite.add(partial(self._not_finite_states, address), states)
         for position in self._plan.states[address]:
-            rows = select_positions(states, self._plan.positions[position], self._slots, by_key=adapter.by_key)
+            rows = select(states, self._places_of(position, states.device, by_key=adapter.by_key))
             if states.ndim == 4:
                 rows = [_select_heads(row.transpose(0, 1), heads, str(address.read)) for row in rows]
             self.captured.states[address, position] = rows
+
+    def _places_of(self, position: Position | None, device: torch.device, *, by_key: bool = False) -> list[tuple[int, Places]]:
+        """The places of a position's tokens, found once for all blocks."""
+        if (key := (position, by_key, device)) not in self._places:
+            self._places[key] = places_of(self._plan.positions[position], self._slots, device, by_key=by_key)
+        return self._places[key]
 
     def _take_module(self, read: Module, value: object) -> None:
         tensor = first_tensor(value)
@@ -157,7 +164,7 @@ class Capture:
             raise InvalidRead(
                 f"The {read.side} of {read.path} has the shape {tuple(tensor.shape)}, not (batch, token, feature). Read it with at=None."
             )
-        rows = [select_positions(tensor, self._plan.positions[position], self._slots) for position in as_positions(read.at, "at") or ()]
+        rows = [select(tensor, self._places_of(position, tensor.device)) for position in as_positions(read.at, "at") or ()]
         self.captured.modules[read] = [torch.cat(row) for row in zip(*rows, strict=True)]
 
     def _take_attention(self, block: int, value: object) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from probe.tokens.equality import equal_fields
@@ -44,19 +46,42 @@ class Captured:
     __hash__ = None  # type: ignore[assignment]
 
 
-def select_positions(states: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot], *, by_key: bool = False) -> list[Tensor]:
-    """For each sequence the states at its positions: (token, ...).
+Places = slice | Tensor
+"""Indices of the token axis: a slice if they are consecutive, which is copied twice as fast."""
+
+
+def places_of(rows: RowIndices, slots: Sequence[SequenceSlot], device: torch.device, *, by_key: bool = False) -> list[tuple[int, Places]]:
+    """For each sequence its row of the batch, and where on the token axis its positions are.
+
+    Args:
+        by_key: whether the token axis has the sequence's keys, the cached ones included.
+    """
+    indices = [slot.keys(positions) if by_key else slot.tokens(positions) for slot, positions in zip(slots, rows, strict=True)]
+    return [(slot.row, _places(of_slot, device)) for slot, of_slot in zip(slots, indices, strict=True)]
+
+
+def select(states: Tensor, places: Sequence[tuple[int, Places]]) -> list[Tensor]:
+    """For each sequence the states at its places: (token, ...).
 
     They are copies: a view of a few positions would keep the whole tensor alive.
 
     Args:
         states: (batch, token, ...).
-        by_key: whether the token axis has the sequence's keys, the cached ones included.
+        places: see `places_of`.
     """
     return [
-        states[slot.row].index_select(0, as_indices(slot.keys(positions) if by_key else slot.tokens(positions), states.device))
-        for slot, positions in zip(slots, rows, strict=True)
+        states[row, at].clone(memory_format=torch.contiguous_format) if isinstance(at, slice) else states[row].index_select(0, at)
+        for row, at in places
     ]
+
+
+def select_positions(states: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot]) -> list[Tensor]:
+    """For each sequence copies of the states at its positions: (token, ...).
+
+    Args:
+        states: (batch, token, ...).
+    """
+    return select(states, places_of(rows, slots, states.device))
 
 
 def select_logits(logits: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot], computed: Sequence[int] | None) -> list[Tensor]:
@@ -70,4 +95,10 @@ def select_logits(logits: Tensor, rows: RowIndices, slots: Sequence[SequenceSlot
         return select_positions(logits, rows, slots)
     number = {index: place for place, index in enumerate(computed)}
     indices = [[number[index] for index in slot.tokens(positions)] for slot, positions in zip(slots, rows, strict=True)]
-    return [logits[slot.row].index_select(0, as_indices(row, logits.device)) for slot, row in zip(slots, indices, strict=True)]
+    return select(logits, [(slot.row, _places(row, logits.device)) for slot, row in zip(slots, indices, strict=True)])
+
+
+def _places(indices: Sequence[int], device: torch.device) -> Places:
+    if indices and all(after == before + 1 for before, after in pairwise(indices)):
+        return slice(indices[0], indices[-1] + 1)
+    return as_indices(indices, device)
