@@ -131,6 +131,7 @@ class Collector:
     def __init__(self, model: Probe, asked: Asked) -> None:
         model.validate(asked.reads)
         self._model, self._asked = model, asked
+        self._tried: dict[str, tuple[Encoding, Trace]] = {}  # by id: the item that was tried in planning, until it is collected
 
     def do(self, job: Job) -> Iterator[Message]:
         """Do a job: a plan, or the progress of a shard."""
@@ -143,9 +144,11 @@ class Collector:
         asked, first_error = self._asked, None
         for item in items[:TRIED]:
             try:
-                trace = self._model.run(self._encode(item)[0], asked.reads)
+                encoding = self._encode(item)[0]
+                trace = self._model.run(encoding, asked.reads)
                 reads, dtype = described(trace, asked.reads, asked.pool), store_dtype(trace, asked.reads, asked.dtype)
                 size = extract(trace, asked.reads, reads, dtype, repr(item.id)).bytes
+                self._tried = {item.id: (encoding, trace)}
             except ProbeError as error:
                 first_error = first_error or error
                 continue
@@ -181,8 +184,7 @@ class Collector:
     def _written(
         self, batch: Sequence[Item], prepared: Sequence[tuple[Encoding, list[str]] | Exception], manifest: Manifest, writer: ShardWriter
     ) -> Iterator[Written]:
-        encodings = [one[0] for one in prepared if not isinstance(one, Exception)]
-        traces = self._traces(encodings)
+        traces = self._traces([(item.id, one[0]) for item, one in zip(batch, prepared, strict=True) if not isinstance(one, Exception)])
         for item, one in zip(batch, prepared, strict=True):
             extracted = one if isinstance(one, Exception) else _attempt(partial(self._extracted, item, traces, manifest))
             if isinstance(one, Exception) or isinstance(extracted, Exception):
@@ -193,11 +195,15 @@ class Collector:
     def _extracted(self, item: Item, traces: Iterator[Trace], manifest: Manifest) -> Extracted:
         return extract(next(traces), self._asked.reads, manifest.reads, manifest.dtype, repr(item.id))
 
-    def _traces(self, encodings: Sequence[Encoding]) -> Iterator[Trace]:
+    def _traces(self, encodings: Sequence[tuple[str, Encoding]]) -> Iterator[Trace]:
         """The trace of each input of a batch. The iterator goes on after an error, which is raised in the turn of its input."""
         if self._asked.batch > 1:
-            return self._model.run_many(encodings, self._asked.reads)
-        return map(partial(self._model.run, reads=self._asked.reads), encodings)
+            return self._model.run_many([encoding for _, encoding in encodings], self._asked.reads)
+        return map(self._trace, *zip(*encodings, strict=True)) if encodings else iter(())
+
+    def _trace(self, identifier: str, encoding: Encoding) -> Trace:
+        tried = self._tried.pop(identifier, None)
+        return tried[1] if tried and tried[0] == encoding else self._model.run(encoding, self._asked.reads)
 
 
 def _attempt(work: Callable[[], Done]) -> Done | Exception:

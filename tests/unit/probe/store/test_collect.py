@@ -117,6 +117,32 @@ def test_a_first_item_that_fails_does_not_stop_the_plan_and_eight_do(model: prob
         probe.collect(model, [*bad, *good], READ, to=tmp_path / "none")
 
 
+def test_the_item_that_the_plan_tried_is_not_run_again_unless_its_image_changed(
+    model: probe.Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(0).save(tmp_path / "0.png")
+    given, runs = [probe.Item("0", tmp_path / "0.png", "cat"), probe.Item("1", picture(1), "cat")], []
+    run, plan = probe.Probe.run, Collector._plan
+
+    def counted(*arguments: Any, **options: Any) -> probe.Trace:
+        runs.append(arguments)
+        return run(*arguments, **options)
+
+    def planned_before_a_change(collector: Collector, of: Any) -> Any:
+        made = plan(collector, of)
+        picture(2).save(tmp_path / "0.png")
+        return made
+
+    monkeypatch.setattr(probe.Probe, "run", counted)
+    store = probe.collect(model, given, READ, to=tmp_path / "same")
+    assert len(runs) == 2
+    assert store[READ]["0"] == run(model, model.encode(picture(0), "cat"), READ)[READ]
+    monkeypatch.setattr(Collector, "_plan", planned_before_a_change)
+    store = probe.collect(model, given, READ, to=tmp_path / "changed")
+    assert len(runs) == 5
+    assert store[READ]["0"] == run(model, model.encode(picture(2), "cat"), READ)[READ]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_values_are_those_of_run_in_the_stores_dtype(model: probe.Probe, tmp_path: Path, dtype: Any) -> None:
     store = probe.collect(model, items(), READ, to=tmp_path, dtype=dtype)
