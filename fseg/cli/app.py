@@ -11,20 +11,21 @@ import sys
 
 import typer
 
-from fseg.cli.calibrate import calibrate_command
 from fseg.cli.demo import demo_command
-from fseg.cli.evaluate import ablate_command, eval_command, merge_command
 from fseg.cli.figure import figure_command
-from fseg.cli.heads import heads_command
 from fseg.cli.listing import datasets_command, recipes_command, table_command
 from fseg.cli.segment import segment_command
+from fseg.cli.sets.calibrate import calibrate_command
+from fseg.cli.sets.compare import compare_command
+from fseg.cli.sets.evaluate import ablate_command, eval_command, merge_command
+from fseg.cli.sets.heads import heads_command
 from probe.console import Commands, VersionOption, run
 
 
 class FsegCommands(Commands):
     """The commands of `fseg`."""
 
-    resumable = frozenset({"eval", "ablate", "calibrate", "heads"})
+    resumable = frozenset({"eval", "ablate", "compare", "calibrate", "heads"})
 
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command("datasets")(datasets_command)
 app.command("eval")(eval_command)
 app.command("merge")(merge_command)
 app.command("ablate")(ablate_command)
+app.command("compare")(compare_command)
 app.command("calibrate")(calibrate_command)
 app.command("heads")(heads_command)
 app.command("table")(table_command)

@@ -14,7 +14,7 @@ import typer
 
 TORCH = "import torch"
 FSEG, PROBE = "from fseg.cli import main; main()", "from probe.cli import main; main()"
-COMMANDS = ("demo", "segment", "figure", "recipes", "datasets", "eval", "merge", "ablate", "table")
+COMMANDS = ("demo", "segment", "figure", "recipes", "datasets", "eval", "merge", "ablate", "compare", "table")
 
 STARTS: Mapping[str, Sequence[str]] = {
     TORCH: (TORCH,),

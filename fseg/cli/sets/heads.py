@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
-from fseg.cli.evaluate import ClassesOption, LimitOption, MissingOption, RetryOption, RootOption, SetOption, ThreadsOption, WorkersOption
 from fseg.cli.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, output_path
+from fseg.cli.sets.evaluate import (
+    ClassesOption,
+    LimitOption,
+    MissingOption,
+    RetryOption,
+    RootOption,
+    SetOption,
+    ThreadsOption,
+    WorkersOption,
+)
 
 
 def heads_command(
@@ -45,8 +54,8 @@ def heads_command(
     """
     from fseg.calibrate.heads import rank_heads
     from fseg.calibrate.report import check_free_for_heads, write_heads
-    from fseg.cli.calibrate import base_recipe
     from fseg.cli.models import hide_loading_bars
+    from fseg.cli.sets.calibrate import base_recipe
     from fseg.evaluation.report.summary import MOST_FAILURES
     from fseg.evaluation.run.job import Job
     from fseg.plugins import import_named

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fseg.cli.evaluate import (
+from fseg.cli.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, SamOption, output_path
+from fseg.cli.sets.evaluate import (
     AddressOption,
     ClassesOption,
     Engine,
@@ -22,7 +23,6 @@ from fseg.cli.evaluate import (
     WorkersOption,
     cluster_of,
 )
-from fseg.cli.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, SamOption, output_path
 from fseg.errors import InvalidOption, InvalidRecipe
 
 if TYPE_CHECKING:

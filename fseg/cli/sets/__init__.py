@@ -1,0 +1,1 @@
+"""The commands that work on data sets: eval, merge, ablate, compare, calibrate and heads."""
