@@ -73,7 +73,8 @@ def name_spans(answer: probe.Answer, name: str, description: str = "all", full_s
     """
     tokens = answer.tokens
     text = tokens.text("answer")
-    occurrences = tokens.find(name, within="answer")
+    # In "it contains a cat." the full stop ends S_0, even if the class was given as "cat.": it is no token of the name.
+    occurrences = tokens.find(name.rstrip(".!? ") or name, within="answer")
     described = sentences(text, occurrences[0], description, full_stop) if occurrences else None
     if described is None:
         return None

@@ -77,6 +77,13 @@ def test_a_full_stop_inside_a_name_does_not_end_the_first_sentence():
     assert result.answer.pieces("description") == [" It", " is", " big", "."]
 
 
+def test_a_full_stop_at_the_end_of_a_name_ends_the_first_sentence_and_is_not_its_token():
+    result, _ = ask(answer("yes", ",", " it", " contains", " a", " cat", ".", " It", " is", " red", "."), "cat.")
+    assert result.flags == ()
+    assert result.answer.pieces("class") == [" cat"]
+    assert result.answer.pieces("description") == [" It", " is", " red", "."]
+
+
 def test_a_name_is_found_whatever_its_case():
     result, _ = ask(words("Yes, it contains a Cat. It sleeps."))
     assert result.answer.pieces("class") == [" Cat."]
