@@ -26,8 +26,9 @@ def load_sam(
 
     Args:
         checkpoint: a `.pth`, `.pt` or `.safetensors` file of segment-anything weights, of any size; a local folder or hub id of a
-            transformers `SamModel`; "glyphs", the small SAM of this package; or an object: a `segment_anything` Sam, a `SamModel`, or a
-            `Promptable`, which keep their device and dtype.
+            transformers SAM, SAM 2 or SAM 3, told apart by the model type in its config.json; "glyphs", the small SAM of this package; or
+            an object: a `segment_anything` Sam, a `SamModel`, `Sam2Model` or `Sam3TrackerModel`, or a `Promptable`, which keep their device
+            and dtype.
         device: where to put a model that is loaded here. None: the CPU.
         dtype: of its image encoder; all else is float32. None: float32.
 
@@ -42,41 +43,45 @@ def load_sam(
     torch.Size([40, 60])
     """
     if isinstance(checkpoint, (str, os.PathLike)):
-        return PromptableSam(_network(checkpoint, device, dtype))
+        return _loaded(checkpoint, device, dtype)
     if isinstance(checkpoint, Promptable):
         return checkpoint
-    if isinstance(checkpoint, nn.Module) and (network := _network_of(checkpoint)) is not None:
-        return PromptableSam(network)
+    if isinstance(checkpoint, nn.Module) and (sam := _promptable(checkpoint)) is not None:
+        return sam
     raise InvalidSam(
         f"A {type(checkpoint).__module__}.{type(checkpoint).__qualname__} was given as the SAM. Give a file, a folder, a hub id, "
-        "a segment_anything Sam, a transformers SamModel, or an object with the methods embed and masks."
+        "a segment_anything Sam, a transformers SamModel, Sam2Model or Sam3TrackerModel (the image models, not those of video), "
+        "or an object with the methods embed and masks."
     )
 
 
-# fseg.sam.segment_anything and fseg.sam.transformers import what they are named after: they are imported when a SAM is loaded.
+# What imports segment-anything or transformers is imported when a SAM is loaded.
 
 
-def _network_of(model: nn.Module) -> Network | None:
-    """The network of a loaded model; None if it is not a SAM."""
+def _promptable(model: nn.Module) -> AnySam | None:
+    """A loaded model as a `Promptable`; None if it is not a SAM."""
     from fseg.sam.segment_anything import Sam, SegmentAnythingNetwork
+    from fseg.sam.stretched import Sam2Model, Sam3TrackerModel, StretchedSam
     from fseg.sam.transformers import SamModel, TransformersNetwork
 
     if isinstance(model, Sam):
-        return SegmentAnythingNetwork.of(model)
-    return TransformersNetwork.of(model) if isinstance(model, SamModel) else None
+        return PromptableSam(SegmentAnythingNetwork.of(model))
+    if isinstance(model, (Sam2Model, Sam3TrackerModel)):
+        return StretchedSam.of(model)
+    return PromptableSam(TransformersNetwork.of(model)) if isinstance(model, SamModel) else None
 
 
-def _network(checkpoint: str | os.PathLike[str], device: str | torch.device | None, dtype: torch.dtype | None) -> Network:
+def _loaded(checkpoint: str | os.PathLike[str], device: str | torch.device | None, dtype: torch.dtype | None) -> AnySam:
     """The SAM of a file, a folder, a hub id, or of the package."""
     path = Path(sam_path(checkpoint)).expanduser()
     if os.path.isfile(path):  # False for a name that is too long for a file, where Path.is_file raises
-        return _from_file(path, device, dtype)
+        return PromptableSam(_from_file(path, device, dtype))
     if (os.fspath(checkpoint) and os.path.isdir(path)) or (isinstance(checkpoint, str) and _is_hub_id(checkpoint)):
-        from fseg.sam.transformers import TransformersNetwork, from_transformers
+        from fseg.sam.transformers import from_transformers
 
         loaded = from_transformers(os.fspath(path)).to(device)
         loaded.vision_encoder.to(dtype)
-        return TransformersNetwork.of(loaded)
+        return load_sam(loaded)
     raise InvalidSam(
         f"The SAM {os.fspath(checkpoint)!r} was asked for, and no such file or folder is here. Give the path of a "
         f"{', '.join(_WEIGHT_FILES)} file or of a folder with a config.json, a hub id such as facebook/sam-vit-huge, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -92,12 +92,7 @@ class PromptableSam:
         Raises:
             InvalidPrompt: see `SamPrompt.check`.
         """
-        for prompt in prompts:
-            prompt.check(embedding.size)
-        masks: dict[int, SamMask] = {}
-        for indexes in shareable(prompts):
-            masks |= zip(indexes, self._one_call(embedding, [prompts[index] for index in indexes]), strict=True)
-        return [masks[index] for index in range(len(prompts))]
+        return in_shared_calls(prompts, embedding.size, lambda group: self._one_call(embedding, group))
 
     def _one_call(self, embedding: ImageEmbedding, prompts: Sequence[SamPrompt]) -> list[SamMask]:
         has_points, has_box = bool(prompts[0].points), prompts[0].box is not None
@@ -109,6 +104,22 @@ class PromptableSam:
             SamMask(to_original_size(low[index], embedding, self.network.side).cpu(), float(score[index]))
             for low, score, index in zip(logits, scores, best, strict=True)
         ]
+
+
+def in_shared_calls(
+    prompts: Sequence[SamPrompt], size: tuple[int, int], call: Callable[[Sequence[SamPrompt]], list[SamMask]]
+) -> list[SamMask]:
+    """The masks of all prompts, in order, by one call for each group that can share it.
+
+    Raises:
+        InvalidPrompt: a prompt does not lie inside an image of this (height, width); before the first call.
+    """
+    for prompt in prompts:
+        prompt.check(size)
+    masks: dict[int, SamMask] = {}
+    for indexes in shareable(prompts):
+        masks |= zip(indexes, call([prompts[index] for index in indexes]), strict=True)
+    return [masks[index] for index in range(len(prompts))]
 
 
 def shareable(prompts: Sequence[SamPrompt]) -> list[list[int]]:

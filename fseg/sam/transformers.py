@@ -1,4 +1,4 @@
-"""SAM as transformers' `SamModel`: from a local folder or a hub id."""
+"""SAM as transformers' `SamModel`, and the checkpoints of all its SAMs: from a local folder or a hub id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PretrainedConfig, SamModel
+from transformers import PretrainedConfig, Sam2Model, Sam3TrackerModel, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
 
 from fseg.errors import InvalidSam
@@ -22,6 +22,13 @@ from probe.loading.checkpoint import check_complete
 from probe.loading.files import check_folder, check_weights
 
 __all__ = ["SamModel", "TransformersNetwork", "from_transformers"]
+
+_CLASSES: dict[str, type[SamModel | Sam2Model | Sam3TrackerModel]] = {
+    "sam": SamModel,
+    "sam2": Sam2Model,
+    "sam2_video": Sam2Model,  # what facebook/sam2.1-hiera-* name: the image model's tensors, and a memory that it leaves out
+    "sam3_tracker": Sam3TrackerModel,
+}
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,8 @@ class TransformersNetwork:
         return positions.permute(2, 0, 1)[None]
 
 
-def from_transformers(name: str) -> SamModel:
-    """`SamModel.from_pretrained` in float32, complete and finite. Only safetensors are read: a pickle can run code.
+def from_transformers(name: str) -> SamModel | Sam2Model | Sam3TrackerModel:
+    """The SAM that the config.json names, by its class's `from_pretrained` in float32, complete and finite. Only safetensors are read: a pickle can run code.
 
     Args:
         name: a folder, whose files are checked before transformers reads them, or a hub id.
@@ -86,13 +93,14 @@ def from_transformers(name: str) -> SamModel:
         if local:
             check_folder(Path(name))
         kind = PretrainedConfig.get_config_dict(name, local_files_only=local)[0].get("model_type")
-        if kind != "sam":
+        if kind not in _CLASSES:
             raise InvalidSam(
-                f"The config.json of {name} should name the model type 'sam', and names {kind!r}. Give a SAM such as facebook/sam-vit-huge."
+                f"The config.json of {name} should name one of the model types {', '.join(map(repr, _CLASSES))}, and names {kind!r}. "
+                "Give a SAM that takes points and boxes on one image, such as facebook/sam-vit-huge or facebook/sam2.1-hiera-large."
             )
         if local:
             check_weights(Path(name))
-        model, loading_info = SamModel.from_pretrained(
+        model, loading_info = _CLASSES[kind].from_pretrained(
             name,
             dtype=torch.float32,
             use_safetensors=True,
