@@ -72,6 +72,7 @@ class StretchedSam:
         fine, middle, *coarse = (level.float() for level in self.encoder(pixels.to(device, dtype)).fpn_hidden_states)
         levels = [self.decoder.conv_s0(fine), self.decoder.conv_s1(middle), *coarse]  # type: ignore[operator]
         levels[-1] = levels[-1] + self.no_memory.view(1, -1, 1, 1)
+        # The default neck of SAM 3 has a fourth level; transformers leaves it out, and the embedding just added to it.
         return StretchedEmbedding(tuple(levels[:3]), (image.height, image.width))
 
     @torch.no_grad()

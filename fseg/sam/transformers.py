@@ -28,6 +28,7 @@ _CLASSES: dict[str, type[SamModel | Sam2Model | Sam3TrackerModel]] = {
     "sam2": Sam2Model,
     "sam2_video": Sam2Model,  # what facebook/sam2.1-hiera-* name: the image model's tensors, and a memory that it leaves out
     "sam3_tracker": Sam3TrackerModel,
+    "sam3_video": Sam3TrackerModel,  # what facebook/sam3 names: the tracker, and a detector that it leaves out
 }
 
 

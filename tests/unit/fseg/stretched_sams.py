@@ -43,7 +43,6 @@ VIT = {
         "global_attn_indexes": [1],
     },
     "fpn_hidden_size": 32,
-    "scale_factors": [4.0, 2.0, 1.0],
     "backbone_feature_sizes": SIZES,
 }
 
@@ -68,8 +67,8 @@ def tiny_sam2_video() -> Sam2VideoModel:
     return _random(lambda: Sam2VideoModel(Sam2VideoConfig(vision_config=HIERA, image_size=64, **HEADS, **memory)))
 
 
-def tiny_sam3_tracker() -> Sam3TrackerModel:
-    return _random(lambda: Sam3TrackerModel(Sam3TrackerConfig(vision_config=VIT, **HEADS)))
+def tiny_sam3_tracker(scales: tuple[float, ...] = (4.0, 2.0, 1.0)) -> Sam3TrackerModel:
+    return _random(lambda: Sam3TrackerModel(Sam3TrackerConfig(vision_config={**VIT, "scale_factors": list(scales)}, **HEADS)))
 
 
 def _random(build: object) -> nn.Module:

@@ -86,6 +86,14 @@ def test_the_levels_and_positions_are_those_of_the_model(model: Sam2Model | Sam3
     torch.testing.assert_close(sam._positions(4, 4), model.get_image_wide_positional_embeddings(), atol=1e-6, rtol=0)
 
 
+def test_a_fourth_level_of_the_neck_is_left_out_as_transformers_does() -> None:
+    """The class's default neck has four levels, of which `get_image_embeddings` keeps three."""
+    model = tiny_sam3_tracker((4.0, 2.0, 1.0, 0.5))
+    (mask,) = load_sam(model).masks(load_sam(model).embed(noise()), [PROMPTS["a box"]])
+    logits, _ = by_transformers(model, noise(), PROMPTS["a box"])
+    torch.testing.assert_close(mask.logits, logits, atol=1e-4 * float(logits.abs().max()), rtol=0)
+
+
 def test_a_folder_gives_the_masks_of_the_model_saved(model: Sam2Model | Sam3TrackerModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     given, loaded = load_sam(model), load_sam(str(tmp_path))
@@ -113,6 +121,23 @@ def test_the_video_checkpoint_of_sam_2_gives_its_image_model(tmp_path: Path) -> 
     sam = load_sam(str(tmp_path))
     (mask,) = sam.masks(sam.embed(noise()), [PROMPTS["a box"]])
     logits, score = by_transformers(image_model, noise(), PROMPTS["a box"])
+    torch.testing.assert_close(mask.logits, logits, atol=1e-4 * float(logits.abs().max()), rtol=0)
+    assert mask.score == pytest.approx(score, abs=1e-5)
+
+
+def test_the_video_checkpoint_of_sam_3_gives_its_tracker(tmp_path: Path) -> None:
+    """It names sam3_video; the tracker's encoder lies under the detector's name, its neck beside it, the detector is left over."""
+    tracker = tiny_sam3_tracker()
+    places = {"vision_encoder.backbone.": "detector_model.vision_encoder.backbone.", "vision_encoder.neck.": "tracker_neck."}
+    state = {"detector_model.box_head.weight": torch.zeros(2)}
+    for name, value in tracker.state_dict().items():
+        here = next((here for here in places if name.startswith(here)), "")
+        state[places.get(here, "tracker_model.") + name.removeprefix(here)] = value.clone()
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam3_video", "tracker_config": tracker.config.to_dict()}))
+    sam = load_sam(str(tmp_path))
+    (mask,) = sam.masks(sam.embed(noise()), [PROMPTS["a box"]])
+    logits, score = by_transformers(tracker, noise(), PROMPTS["a box"])
     torch.testing.assert_close(mask.logits, logits, atol=1e-4 * float(logits.abs().max()), rtol=0)
     assert mask.score == pytest.approx(score, abs=1e-5)
 
