@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fseg.calibrate.calibration import OBSERVED, Calibration
 from fseg.calibrate.choice import Candidate
 from fseg.calibrate.heads import Ranking
 from fseg.drawing.bands import bands_figure
+from fseg.drawing.png import png_of
 from fseg.errors import OutputError
 from fseg.evaluation.run.manifest import MANIFEST
 from probe.disk.files import write_atomically, write_json
@@ -52,10 +52,9 @@ def write_calibration(out: Path, calibration: Calibration) -> None:
     """
     recipe, figures, curve = files_of(out)
     title = f"Refined masks $M_r$ against the truth, before SAM: {calibration.images} images of {calibration.manifest.data_set}"
-    drawn = io.BytesIO()
     chosen = calibration.finalists[0].candidate.row
-    bands_figure(calibration.bands, chosen.layers, title).savefig(drawn, format="png", dpi=120, metadata={"Software": None})
-    write_atomically(curve, lambda file: file.write(drawn.getvalue()))
+    drawn = png_of(bands_figure(calibration.bands, chosen.layers, title))
+    write_atomically(curve, lambda file: file.write(drawn))
     write_json(figures, figures_of(calibration))
     comments = "".join(f"# {_in_one_line(line)}\n" for line in summary(calibration))
     text = f"{comments}\n{calibration.recipe.to_toml()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fseg.drawing.comparison import ComparedImage, comparison_figure
+from fseg.drawing.png import png_of
 from fseg.evaluation.datasets.declarations import DataSet
 from fseg.evaluation.measure import Labels, headline, predictions
 from fseg.evaluation.report.comparing import Apart, Comparison, compare, comparison_csv, comparison_markdown
@@ -52,8 +52,8 @@ def compare_recipes(
     def finish(manifest: Manifest, records: Sequence[Record]) -> Comparison:
         write_results(out, manifest, task.declared, job.rows, records)
         comparison = compare(manifest, task.declared, job.rows, records, images)
-        for name, text in ((PAGE, comparison_markdown(comparison)), (TABLE, comparison_csv(comparison))):
-            write_atomically(out / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        write_atomically(out / PAGE, lambda file: file.write(comparison_markdown(comparison).encode()))
+        write_atomically(out / TABLE, lambda file: file.write(comparison_csv(comparison).encode()))
         return comparison
 
     comparison = run(task, out, finish, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
@@ -66,10 +66,8 @@ def _draw(task: Task, comparison: Comparison, path: Path) -> None:
     """Draw the images on which the recipes are furthest apart."""
     sweep = open_sweep(task.job, task.job.device)
     shown = [_segmented(task, sweep, one) for one in comparison.furthest]
-    figure = comparison_figure(shown, list(task.classes))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120, metadata={"Software": None})
-    write_atomically(path, lambda file: file.write(drawn.getvalue()))
+    drawn = png_of(comparison_figure(shown, list(task.classes)))
+    write_atomically(path, lambda file: file.write(drawn))
 
 
 def _segmented(task: Task, sweep: Sweep, apart: Apart) -> ComparedImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,7 +53,7 @@ def compare_command(
 
     Writes comparison.md, comparison.csv and comparison.png beside the files of the run, which goes on as `fseg eval` does.
 
-    Example: fseg compare glyphs product heads --dataset glyphs --root DIR --out compared
+    Example: fseg compare glyphs glyphs-fast glyphs-heads --dataset glyphs --root data --out compared
     """
     from fseg.cli.models import hide_loading_bars, recipe_of
     from fseg.evaluation.comparison import PAGE, compare_recipes
@@ -88,8 +89,7 @@ def _by_name(recipes: list[Recipe]) -> dict[str, Recipe]:
     """
     if len(recipes) < 2:
         raise InvalidRecipe("A comparison needs two recipes or more. `fseg eval` evaluates one.")
-    named = {recipe.name: recipe for recipe in recipes}
-    if len(named) < len(recipes):
-        twice = next(recipe.name for number, recipe in enumerate(recipes) if recipe.name in {other.name for other in recipes[:number]})
-        raise InvalidRecipe(f"Two of the recipes are called {twice!r}. Give one of them another name: its file begins with `name = ...`.")
-    return named
+    ((name, often),) = Counter(recipe.name for recipe in recipes).most_common(1)
+    if often > 1:
+        raise InvalidRecipe(f"Two of the recipes are called {name!r}. Give one of them another name: its file begins with `name = ...`.")
+    return {recipe.name: recipe for recipe in recipes}

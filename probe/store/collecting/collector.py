@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -199,7 +200,7 @@ class Collector:
         """The trace of each input of a batch. The iterator goes on after an error, which is raised in the turn of its input."""
         if self._asked.batch > 1:
             return self._model.run_many([encoding for _, encoding in encodings], self._asked.reads)
-        return map(self._trace, *zip(*encodings, strict=True)) if encodings else iter(())
+        return starmap(self._trace, encodings)
 
     def _trace(self, identifier: str, encoding: Encoding) -> Trace:
         tried = self._tried.pop(identifier, None)

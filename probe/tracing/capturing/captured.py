@@ -47,7 +47,7 @@ class Captured:
 
 
 Places = slice | Tensor
-"""Indices of the token axis: a slice if they are consecutive, which is copied twice as fast."""
+"""Indices of the token axis: a slice if they are consecutive, which is copied faster."""
 
 
 def places_of(rows: RowIndices, slots: Sequence[SequenceSlot], device: torch.device, *, by_key: bool = False) -> list[tuple[int, Places]]:
