@@ -187,11 +187,13 @@ def test_workers_that_are_still_importing_end_with_a_killed_run(place: Path, tmp
 
 
 PROGRAM = """
+import time
 import fseg, probe, torch
 from fseg.cli import main
 
 @fseg.fusion("nearness", reads=lambda layers, **_: [probe.Hidden(fseg.band(layers), at=("image", "class"))])
 def nearness(e, *, layers=(1, 3)):
+    time.sleep(0.5)  # so that a run of eleven small images is not over before it is interrupted
     return e.fold(torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1).mean(0))
 
 if __name__ == "__main__":
