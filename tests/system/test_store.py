@@ -27,8 +27,8 @@ from probe.store.format.shards import items_path, tensors_path
 
 READS = (probe.Hidden([2, 4], at="image"), probe.Attention(3, query=-1, key="image"))
 COUNT = 18
-KILLS = int(os.environ.get("FSEG_KILLS", "2"))
-"""How often a collection of 25 times as many items is killed; FSEG_KILLS=20 for the long form."""
+KILLS = int(os.environ.get("FSEG_KILLS", "1"))
+"""How often a collection is killed; FSEG_KILLS=20 for the long form."""
 OPEN = partial(probe.load, fseg.glyphs.llava_folder(), resize="stretch", tiles=False)
 
 
@@ -71,9 +71,8 @@ def test_what_is_kept_is_what_run_reads(whole: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 4])
-def test_several_workers_write_the_same_files(whole: Path, tmp_path: Path, workers: int) -> None:
-    probe.collect(OPEN, items(COUNT), READS, to=tmp_path, dtype="float16", shard_items=4, workers=workers, threads=1)
+def test_four_workers_write_the_same_files(whole: Path, tmp_path: Path) -> None:
+    probe.collect(OPEN, items(COUNT), READS, to=tmp_path, dtype="float16", shard_items=4, workers=4, threads=1)
     assert content(tmp_path) == content(whole)
 
 
@@ -131,7 +130,8 @@ def written(folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_collection_goes_on_to_the_same_files(tmp_path: Path, workers: int) -> None:
-    count, shard = 25 * KILLS, 5 * KILLS
+    count = 25 * max(KILLS, 2)
+    shard = count // 5
     probe.collect(OPEN, items(count), READS, to=tmp_path / "whole", dtype="float16", shard_items=shard, threads=1)
     assert killed_until_done(tmp_path / "killed", kills=KILLS, count=count, shard=shard, workers=workers) >= KILLS / 2
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
