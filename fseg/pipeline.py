@@ -27,6 +27,7 @@ from fseg.stages.qap import ClassAnswer, asked
 from fseg.stages.tvr import best_name, chosen_views, grid_of_maps, in_view, views_of
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
+from probe.notebook import Html, section
 from probe.workers.prefetching import prefetch
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
@@ -73,6 +74,9 @@ class Segmenter:
     def __repr__(self) -> str:
         device, dtype = self.model.model.device, str(self.model.model.dtype).removeprefix("torch.")
         return f"Segmenter(recipe {self.recipe.name!r}, backbone {self.model.name}, SAM {self.sam_name}, {device}, {dtype})"
+
+    def _repr_html_(self) -> Html:
+        return section(repr(self), self.recipe._repr_html_())
 
     def fitted(self, recipe: Recipe, called: str) -> Recipe:
         """The recipe for this backbone: its bands of layers as numbers.

@@ -24,6 +24,7 @@ from fseg.stages.qap import Ask
 from fseg.stages.segment import Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import Refine
+from probe.notebook import Html, section, table
 
 Stage = TypeVar("Stage")
 
@@ -52,7 +53,7 @@ def _same_threshold(recipe: Recipe) -> Refine:
     return Refine(**{name: options[name] for name in THRESHOLD if name in options})  # type: ignore[arg-type]  # Refine checks them
 
 
-@frozen
+@frozen(repr=False)
 class Recipe:
     """A chain of stages.
 
@@ -81,6 +82,13 @@ class Recipe:
     sam: Sam = field(factory=Sam, validator=_check_stage)
     compose: Compose = field(factory=Compose, validator=_check_stage)
     note: str = field(default="", validator=_check_note)
+
+    def __repr__(self) -> str:
+        respond = self.respond.fusion if isinstance(self.respond, Respond) else type(self.respond).__name__
+        return f"Recipe({self.name!r}, backbone {self.backbone.checkpoint!r}, {respond}; to_toml() has all values)"
+
+    def _repr_html_(self) -> Html:
+        return section(repr(self), table([(key, str(value)) for key, value in _flat(self.to_dict()).items()]))
 
     def at_depth(self, depth: int) -> Recipe:
         """The recipe for a model of so many decoder layers: bands in shares of the depth become layers.

@@ -18,11 +18,12 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 import probe
-from fseg.drawing.label_map import overlay, save_labels
+from fseg.drawing.label_map import overlay, palette, save_labels
 from fseg.evidence import Evidence
 from fseg.recipe import Recipe
 from probe.disk import strict_json
 from probe.disk.files import write_atomically
+from probe.notebook import Html, image_of, section, swatch, table
 from probe.tokens.equality import equal_fields, equal_values
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 """The file that marks a folder as a saved result: it is written first."""
+
+NOTEBOOK_WIDTH = 320
+"""Of the image in a notebook, in pixels."""
 
 PACKAGES = ("fseg-llava", "torch", "transformers", "nnsight", "segment-anything")
 
@@ -69,6 +73,16 @@ class Result:
         present = shorten(", ".join(self.present), 60, placeholder=" ...") or "none"
         count = f"{len(self.present)} of {len(self.classes)} classes present: {present}"
         return f"Result({width} x {height} pixels, {count}; recipe {self.recipe.name!r})"
+
+    def _repr_html_(self) -> Html:
+        colours = palette()[1:].tolist()
+        head, rows = ("class", "answer", "margin", "pixels", "score", "flags"), []
+        for i, (name, e) in enumerate(self.evidence.items()):
+            mark = swatch("rgba({}, {}, {}, 0.5)".format(*colours[i % 255]), name) if e.present else name
+            margin, score = ("" if value is None else f"{value:.2f}" for value in (e.margin, e.score))
+            rows.append((mark, e.answer, margin, str(int((self.labels == i + 1).sum())), score, ", ".join(e.flags)))
+        drawn = overlay(self.image, self.labels, self.classes, legend=False)
+        return section(repr(self), image_of(drawn, NOTEBOOK_WIDTH), table(rows, head))
 
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]:

@@ -9,12 +9,13 @@ from probe.backbones import Backbone
 from probe.inputs.processors import Processor
 from probe.inputs.prompt import takes_videos
 from probe.many.generating import equal_prompts_reason
+from probe.notebook import Html, table
 from probe.runtime import Runtime
 from probe.sessions.policies import offered_policies
 from probe.tracing.modules import Modules, text_config
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """The report of `model.inspect()`: rows of (what, value), as they print."""
 
@@ -23,6 +24,14 @@ class Inspection:
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.rows)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value}" for name, value in self.rows[:2])
+        more = len(self.rows) - 2
+        return f"Inspection({shown}, {more} more row{'s' * (more != 1)}; print it)"
+
+    def _repr_html_(self) -> Html:
+        return table(self.rows)
 
     def __getitem__(self, name: str) -> str:
         return dict(self.rows)[name]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probe.errors import TemplateError
 from probe.inputs.image_cache import ImageCache
+from probe.notebook import Html, section, table
 from probe.tokens.equality import equal_values
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import Span, TokenMap, shortened
@@ -82,6 +83,12 @@ class Encoding:
 
     def __repr__(self) -> str:
         return f"Encoding({self.tokens.summary()}; inputs {', '.join(self.inputs)})"
+
+    def _repr_html_(self) -> Html:
+        rows = [
+            (name, " x ".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch.")) for name, tensor in self.inputs.items()
+        ]
+        return section(type(self).__name__, table(rows, ("input", "shape", "dtype")), self.tokens._repr_html_())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Encoding):
@@ -281,6 +288,14 @@ class Answer(Encoding):
     def __repr__(self) -> str:
         margin = "" if self.margin is None else f"; margin {self.margin:.3g}"
         return f"Answer({shortened(self.text, 60)!r}; {self.tokens.summary()}{margin})"
+
+    def _repr_html_(self) -> Html:
+        rows = [("answer", self.text)]
+        if self.margin is not None:
+            rows.append(("margin", f"{self.margin:.3g}"))
+        if self.probabilities is not None:
+            rows.append(("least likely token", f"{float(self.probabilities.min()):.3g}"))
+        return section("Answer", table(rows), self.tokens._repr_html_())
 
     def _compared(self) -> tuple[object, ...]:
         return *super()._compared(), self.margin, self.log_probabilities

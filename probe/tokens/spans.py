@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from probe.errors import AmbiguousWord, InvalidRead, SpanNotFound
+from probe.notebook import Html, section
 from probe.tokens.integers import as_int
 from probe.tokens.layout import ImageLayout
+from probe.tokens.notebook import coloured_text
 from probe.tokens.offsets import TokenText, text_of
 from probe.tokens.placed import Placed
 from probe.tokens.search import find_sentences, find_words, item_at
@@ -63,6 +65,12 @@ class TokenMap(Placed):
 
     def __repr__(self) -> str:
         return f"TokenMap({self.family}, {self.summary()})"
+
+    def _repr_html_(self) -> Html:
+        if self.decode is None:
+            return section(repr(self))
+        characters = self._characters(None)
+        return section(repr(self), coloured_text(self.text(), characters, self.spans))
 
     def summary(self, limit: int = 8) -> str:
         """How many tokens there are, and in which spans: `629 tokens: prompt 617, image 576`."""

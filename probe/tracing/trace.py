@@ -9,14 +9,16 @@ from typing import Literal
 from torch import Tensor
 
 from probe.errors import GridUnknown, NotRead
+from probe.notebook import Html
 from probe.tokens.equality import equal_fields
 from probe.tokens.integers import as_int, as_ints
-from probe.tokens.spans import TokenMap, shortened
+from probe.tokens.spans import TokenMap
 from probe.tracing.activation import Activation
 from probe.tracing.activation.batch import activation_of_rows
 from probe.tracing.activation.indexing import listed
 from probe.tracing.capturing.captured import Captured
-from probe.tracing.capturing.lookup import CapturedByPosition, RequestedPositions, attention_selections, described, not_read, nothing_read
+from probe.tracing.capturing.lookup import CapturedByPosition, RequestedPositions, not_read, nothing_read
+from probe.tracing.capturing.summary import summary, summary_table
 from probe.tracing.capturing.vision_layout import VisionLayout
 from probe.tracing.items import Items, normed_layers, stack_layers
 from probe.tracing.reads import Heads, Hidden, Position, Positions, Read, Vision, as_heads, as_positions, position_name, position_names
@@ -55,21 +57,13 @@ class Trace:
     last_is_normed: bool = True
 
     def __repr__(self) -> str:
-        captured = self.captured
-        layers = {address.layer for address, _ in captured.states if address.read == "Hidden"}
-        others = dict.fromkeys(address.read for address, _ in captured.states if address.read != "Hidden")
-        blocks = {block for block, _ in captured.attention}
-        parts = [
-            f"hidden states of layers {listed(sorted(layers))} at {position_names(at for address, at in captured.states if address.read == 'Hidden')}"
-            if layers
-            else "",
-            *(f"{read} of layers {listed(sorted({a.layer for a, _ in captured.states if a.read == read}))}" for read in others),
-            f"attention of blocks {listed(sorted(blocks))} from {described(attention_selections(captured))}" if blocks else "",
-            f"vision states of layers {listed(sorted(captured.vision))}" if captured.vision else "",
-            f"logits at {position_names(captured.logits)}" if captured.logits else "",
-        ]
-        read = "; ".join(shortened(part, 120) for part in parts if part)
-        return f"Trace({read or 'nothing read'}; {len(self.tokens)} x {', '.join(str(len(row)) for row in self.tokens[:4])} tokens)"
+        return f"Trace({summary(self.captured)}; {self._sizes()})"
+
+    def _repr_html_(self) -> Html:
+        return summary_table(self.captured, f"Trace, {self._sizes()}")
+
+    def _sizes(self) -> str:
+        return f"{len(self.tokens)} x {', '.join(str(len(row)) for row in self.tokens[:4])} tokens"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trace):

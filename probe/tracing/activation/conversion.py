@@ -11,6 +11,10 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from probe.errors import InvalidRead, PackageNeeded
+from probe.notebook import Html
+from probe.tokens.layout import ImageLayout
+from probe.tokens.video import VideoLayout
+from probe.tracing.activation.notebook import shown
 
 if TYPE_CHECKING:
     import xarray
@@ -30,6 +34,8 @@ class _Labelled(Protocol):
     @property
     def coords(self) -> Mapping[str, tuple[int, ...]]: ...
     @property
+    def layout(self) -> ImageLayout | VideoLayout | None: ...
+    @property
     def words(self) -> tuple[str, ...]: ...
     def numpy(self) -> NDArray[np.generic]: ...
 
@@ -45,6 +51,9 @@ class Convertible:
         """
         data = self.data.detach().cpu()
         return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
+
+    def _repr_html_(self: _Labelled) -> Html:
+        return shown(type(self).__name__, self.data, self.dims, self.coords, self.layout)
 
     def __array__(self: _Labelled, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         return np.array(self.numpy(), dtype=dtype, copy=copy)

@@ -52,6 +52,21 @@ def test_a_copy_is_equal(value: object, copied: Callable[[object], object]) -> N
     assert copied(value) == value
 
 
+def test_a_notebook_shows_the_labels_and_each_answer() -> None:
+    shown = replace(result(), classes=("cat", "<dog>"), evidence={"cat": result().evidence["cat"], "<dog>": result().evidence["dog"]})
+    html = shown._repr_html_()
+    assert html.count("<img") == 1
+    assert "rgba(128, 0, 0, 0.5)" in html  # the cat's colour in the label map
+    assert "&lt;dog&gt;" in html
+    assert ">2<" in html  # pixels of the cat
+
+
+def test_a_recipe_is_short_in_a_line_and_whole_in_a_notebook() -> None:
+    recipe = fseg.get_recipe("glyphs")
+    assert repr(recipe) == "Recipe('glyphs', backbone 'glyphs', D*M_A; to_toml() has all values)"
+    assert recipe._repr_html_().count("<tr>") == len(recipe.keys())
+
+
 def _returned(value: object) -> object:
     return value
 
