@@ -1,5 +1,7 @@
 """Drawings of activations."""
 
 from probe.views.overlay import overlay
+from probe.views.panels import heads, layers, words
+from probe.views.text import tokens
 
-__all__ = ["overlay"]
+__all__ = ["heads", "layers", "overlay", "tokens", "words"]

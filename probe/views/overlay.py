@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from probe.errors import GridUnknown, PackageNeeded
+from probe.errors import PackageNeeded
 from probe.tracing.activation import Activation
+from probe.views.maps import maps_on_pixels
 
 
 def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opacity: float = 0.6) -> Image.Image:
@@ -34,13 +35,7 @@ def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opa
         raise PackageNeeded(
             "overlay() takes its colours from matplotlib, which is not installed: pip install matplotlib. heat.numpy() has the numbers."
         ) from error
-    pixels = heat.to_pixels() if heat.dims[-2:] == ("row", "col") else heat
-    values = pixels.data.float().squeeze().cpu()
-    if pixels.dims[-2:] != ("height", "width") or values.shape != (image.height, image.width):
-        raise GridUnknown(
-            f"{heat!r} is not one map of this image of {image.height} x {image.width} pixels. "
-            "Select one layer and head or take their mean, and fold it: .mean('head').grid()."
-        )
+    values = maps_on_pixels(image, heat)
     covered = ~torch.isnan(values)
     low, high = values[covered].min(), values[covered].max()
     scaled = torch.where(covered, (values - low) / (high - low).clamp(min=1e-12), 0.0).numpy()
