@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 import probe
-from fseg.drawing.label_map import overlay, palette, save_labels
+from fseg.drawing.label_map import overlay, save_labels
+from fseg.drawing.palette import class_palette
 from fseg.evidence import Evidence
 from fseg.recipe import Recipe
 from probe.disk import strict_json
@@ -75,7 +76,7 @@ class Result:
         return f"Result({width} x {height} pixels, {count}; recipe {self.recipe.name!r})"
 
     def _repr_html_(self) -> Html:
-        colours = palette()[1:].tolist()
+        colours = class_palette(self.classes)[1:].tolist()
         head, rows = ("class", "answer", "margin", "pixels", "score", "flags"), []
         for i, (name, e) in enumerate(self.evidence.items()):
             mark = swatch("rgba({}, {}, {}, 0.5)".format(*colours[i % 255]), name) if e.present else name
@@ -141,7 +142,7 @@ class Result:
             for kind, values in self.evidence[name].maps().items()
         }
         write_atomically(target / RESULT, lambda file: file.write(described))
-        save_labels(target / "labels.png", self.labels)
+        save_labels(target / "labels.png", self.labels, self.classes)
         write_atomically(target / "overlay.png", lambda file: self.overlay().save(file, "PNG"))
         write_atomically(
             target / "evidence.safetensors", lambda file: file.write(to_safetensors(maps, {"classes": json.dumps(list(self.classes))}))

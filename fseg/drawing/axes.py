@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from fseg.drawing.label_map import palette
+from fseg.drawing.palette import class_palette
 from fseg.evidence import Evidence, MapName
 from fseg.labels.values import IGNORED
 from probe.tokens.layout import Grid
@@ -25,9 +25,10 @@ _DRAWN = 800  # the longer side of the array that is drawn for an image, in pixe
 _WHITE_EDGE = withStroke(linewidth=3.0, foreground="white")
 
 
-def draw_legend(ax: Axes, shown: Mapping[int, str], columns: int) -> None:
-    """Draw the legend of the labels in a row of its own."""
-    handles = [Patch(facecolor=palette()[label] / 255, label=plain_text(name)) for label, name in shown.items()]
+def draw_legend(ax: Axes, shown: Mapping[int, str], classes: Sequence[str], columns: int) -> None:
+    """Draw the legend of the labels that are shown, of all classes, in a row of its own."""
+    colours = class_palette(classes) / 255
+    handles = [Patch(facecolor=colours[label], label=plain_text(name)) for label, name in shown.items()]
     legend = ax.legend(handles=handles, loc="center", ncols=columns, frameon=False, fontsize=8, handlelength=1.0, borderpad=0.0)
     legend.set_in_layout(False)
 
@@ -123,7 +124,7 @@ def _extent(image: Image.Image) -> tuple[float, float, float, float]:
 
 def class_colour(classes: Sequence[str], name: str) -> Colour:
     """The colour of a class: that of its label."""
-    return palette()[(list(classes).index(name) + 1) % IGNORED] / 255.0
+    return class_palette(classes)[(list(classes).index(name) + 1) % IGNORED] / 255.0
 
 
 def to_array(values: Tensor | ArrayLike) -> NDArray[np.float32]:

@@ -55,5 +55,5 @@ def comparison_figure(images: Sequence[ComparedImage], classes: Sequence[str]) -
             ax = without_ticks(figure.add_subplot(rows[row, column]))
             draw_image(ax, picture, grey=False)
             ax.set_title(title, fontsize=8)
-    draw_legend(without_axis(figure.add_subplot(rows[len(images), :])), names, across)
+    draw_legend(without_axis(figure.add_subplot(rows[len(images), :])), names, classes, across)
     return figure

@@ -37,12 +37,13 @@ from fseg.drawing.axes import (
     without_axis,
     without_ticks,
 )
-from fseg.drawing.label_map import checked_labels, overlay, palette, save_labels, shown_names
+from fseg.drawing.label_map import checked_labels, overlay, save_labels, shown_names
+from fseg.drawing.palette import class_palette, palette
 from fseg.errors import CannotDraw
 from fseg.evidence import Evidence, MapName
 from probe.tokens.layout import Grid
 
-__all__ = ["layers_figure", "overlay", "palette", "panel", "save_labels", "steps_figure"]
+__all__ = ["class_palette", "layers_figure", "overlay", "palette", "panel", "save_labels", "steps_figure"]
 
 _TITLES: dict[MapName, str] = {
     "raw_distance": r"$\tilde{D}$  response",
@@ -191,7 +192,7 @@ def panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | Non
         ax = without_ticks(figure.add_subplot(rows[0, column]))
         draw_image(ax, drawn, grey=False)
         ax.set_title(title, fontsize=9)
-    draw_legend(without_axis(figure.add_subplot(rows[1, :])), shown, columns)
+    draw_legend(without_axis(figure.add_subplot(rows[1, :])), shown, result.classes, columns)
     for row, (name, caption) in enumerate(zip(present, captions, strict=True), start=1):
         draw_lines(without_axis(figure.add_subplot(rows[2 * row, :])), caption)
         axes = [without_ticks(figure.add_subplot(rows[2 * row + 1, column])) for column in range(3)]

@@ -1,11 +1,10 @@
-"""Label maps as images: the colours of PASCAL VOC, PNG files of labels, and overlays of labels on their image."""
+"""Label maps as images: PNG files of labels, and overlays of labels on their image."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,40 +13,26 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from fseg.drawing.palette import class_palette, palette
 from fseg.errors import CannotDraw
 from fseg.labels.values import BACKGROUND, IGNORED
 from probe.disk.files import write_atomically
 
 
-@cache
-def palette() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of PASCAL VOC: RGB by label; 0 is black, 255 the pale yellow of ignored pixels. The array is read-only.
-
-    The bits of a label go to red, green and blue in turn, and fill each channel from its highest bit down.
-
-    >>> palette()[:3].tolist()
-    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
-    """
-    labels = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for channel in range(3):
-        for rank, bit in enumerate(range(channel, 8, 3)):
-            colours[:, channel] |= ((labels >> bit & 1) << (7 - rank)).astype(np.uint8)
-    colours.flags.writeable = False
-    return colours
-
-
-def save_labels(path: str | os.PathLike[str], labels: Tensor | ArrayLike) -> None:
-    """Write a label map (height, width) as a PNG in the colours of PASCAL VOC; its pixel values are the labels themselves.
+def save_labels(path: str | os.PathLike[str], labels: Tensor | ArrayLike, classes: Sequence[str] | None = None) -> None:
+    """Write a label map (height, width) as a PNG with a palette; its pixel values are the labels themselves.
 
     The file is written atomically.
+
+    Args:
+        classes: the colours are those of these classes, as in `overlay`; None: PASCAL VOC's, by label.
 
     Raises:
         CannotDraw: a label is not in 0..255, the range of such a PNG.
         OutputError: the file cannot be written.
     """
     indexed = Image.fromarray(checked_labels(labels).astype(np.uint8)).convert("P")
-    indexed.putpalette(palette().tobytes())
+    indexed.putpalette((palette() if classes is None else class_palette(classes)).tobytes())
     write_atomically(Path(path), lambda file: indexed.save(file, format="PNG"))
 
 
@@ -59,7 +44,7 @@ def overlay(
     Args:
         image: RGB.
         labels: (height, width) of the image; 0 background, i + 1 = classes[i], 255 ignored.
-        classes: their names.
+        classes: their names, which give the colours (`class_palette`).
         opacity: of the colours, 0 to 1.
         legend: draw the names below the image. Without them the result has the size of the image.
 
@@ -73,8 +58,9 @@ def overlay(
     values = checked_labels(labels, image, classes)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     strength = np.where(values == BACKGROUND, 0.0, np.where(_outline(values), 1.0, opacity)).astype(np.float32)[..., None]
-    painted = Image.fromarray((pixels + strength * (palette()[values] - pixels) + 0.5).astype(np.uint8))
-    return _with_legend(painted, shown_names(values, classes)) if legend else painted
+    colours = class_palette(classes)
+    painted = Image.fromarray((pixels + strength * (colours[values] - pixels) + 0.5).astype(np.uint8))
+    return _with_legend(painted, shown_names(values, classes), colours) if legend else painted
 
 
 def checked_labels(labels: Tensor | ArrayLike, image: Image.Image | None = None, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
@@ -116,7 +102,7 @@ def _outline(values: NDArray[np.int64]) -> NDArray[np.bool_]:
     return edge
 
 
-def _with_legend(image: Image.Image, shown: Mapping[int, str]) -> Image.Image:
+def _with_legend(image: Image.Image, shown: Mapping[int, str], colours: UInt8[np.ndarray, "256 3"]) -> Image.Image:
     """The image above a white strip with colours and names, in as many rows as needed; a narrow image is padded to the width of a name."""
     if not shown:
         return image
@@ -137,7 +123,7 @@ def _with_legend(image: Image.Image, shown: Mapping[int, str]) -> Image.Image:
     for number, row in enumerate(rows):
         x, y = size // 2, image.height + round(1.6 * size * number + 0.6 * size)
         for label in row:
-            red, green, blue = palette()[label].tolist()
+            red, green, blue = colours[label].tolist()
             draw.rectangle((x, y, x + size, y + size), fill=(red, green, blue))
             draw.text((x + round(1.4 * size), y + size / 2), shown[label], fill="black", font=font, anchor="lm")
             x += widths[label]

@@ -11,18 +11,22 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
 from fseg.drawing.axes import on_pixels
-from fseg.drawing.figures import layers_figure, overlay, palette, panel, save_labels, steps_figure
+from fseg.drawing.figures import class_palette, layers_figure, overlay, palette, panel, save_labels, steps_figure
 from fseg.errors import CannotDraw, OutputError
 from fseg.evidence import Evidence
 from probe.tokens.layout import Grid
 
 GREY = (100, 100, 100)
+CAT, DOG = (0, 64, 128), (128, 64, 192)
+"""The colours that these names choose: labels 20 and 53 of the palette."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,28 @@ def test_the_palette_cannot_be_changed_by_who_uses_it() -> None:
         palette()[0] = 1
 
 
+@given(st.permutations(["cat", "dog", "cow", "cup", "car", "apple", "star", "a\u0300 la mode"]))
+def test_a_class_keeps_its_colour_wherever_it_stands(classes: list[str]) -> None:
+    """`cup` and `car` choose the same colour: one of them takes the next."""
+    by_name = {name: tuple(colour) for name, colour in zip(classes, class_palette(classes)[1:].tolist(), strict=False)}
+    assert by_name["cat"] == CAT
+    assert by_name["dog"] == DOG
+    assert by_name["car"] == tuple(palette()[31].tolist())
+    assert by_name["cup"] == tuple(palette()[32].tolist())
+    assert len(set(by_name.values())) == len(classes)
+
+
+def test_as_many_classes_as_a_png_holds_have_colours_of_their_own() -> None:
+    colours = class_palette([f"class {number}" for number in range(254)])
+    assert len({tuple(colour) for colour in colours.tolist()}) == 256
+    assert class_palette([f"class {number}" for number in range(300)])[255].tolist() == palette()[255].tolist()
+
+
+def test_saved_labels_have_the_colours_of_their_classes(tmp_path: Path) -> None:
+    save_labels(tmp_path / "a.png", [[0, 2]], ["cat", "dog"])
+    assert Image.open(tmp_path / "a.png").convert("RGB").getpixel((1, 0)) == DOG
+
+
 def test_saved_labels_are_the_pixel_values_of_a_palette_png(tmp_path: Path) -> None:
     labels = np.array([[0, 1, 20], [255, 2, 0]])
     save_labels(tmp_path / "a.png", labels)
@@ -102,8 +128,8 @@ def test_an_overlay_mixes_the_colour_in_and_draws_the_outline_in_full() -> None:
     labels[2:7, 2:7] = 1
     drawn = overlay(grey(9, 9), labels, ["cat"], opacity=0.5, legend=False)
     assert drawn.size == (9, 9)
-    assert drawn.getpixel((4, 4)) == (114, 50, 50)  # halfway from (100, 100, 100) to (128, 0, 0)
-    assert drawn.getpixel((2, 4)) == (128, 0, 0)
+    assert drawn.getpixel((4, 4)) == (50, 82, 114)  # halfway from (100, 100, 100) to (0, 64, 128)
+    assert drawn.getpixel((2, 4)) == CAT
     assert drawn.getpixel((0, 0)) == GREY
     assert drawn.getpixel((1, 4)) == GREY
 
@@ -116,8 +142,8 @@ def test_the_legend_lies_below_and_names_only_what_is_seen() -> None:
     below = np.asarray(named)[50:].reshape(-1, 3)
     assert bare.size == (400, 50)
     assert named.width == 400
-    assert (below == (0, 128, 0)).all(1).any()
-    assert not (below == (128, 0, 0)).all(1).any()
+    assert (below == DOG).all(1).any()
+    assert not (below == CAT).all(1).any()
 
 
 def test_a_legend_of_many_names_takes_more_rows_and_never_leaves_the_page() -> None:
@@ -192,7 +218,7 @@ def test_a_class_has_the_colour_of_its_label_in_every_figure() -> None:
     page = panel(grey(), Outcome(np.full((30, 60), 2), ("cat", "dog"), {"dog": found("dog")}))
     for figure in (steps, page):
         (name,) = [axes.yaxis.label for axes in figure.axes if axes.get_ylabel()]
-        np.testing.assert_allclose(np.asarray(name.get_color(), dtype=float), [0, 128 / 255, 0])
+        np.testing.assert_allclose(np.asarray(name.get_color(), dtype=float) * 255, DOG)
 
 
 def test_layers_are_drawn_in_their_order_on_one_scale() -> None:

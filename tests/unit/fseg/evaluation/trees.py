@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fseg.drawing.label_map import palette
+from fseg.drawing.palette import palette
 
 Rows = Sequence[Sequence[int]]
 
