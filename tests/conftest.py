@@ -25,6 +25,11 @@ settings.register_profile("full", max_examples=10_000, deadline=None)
 settings.load_profile("short")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests that start other processes, wait for them."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def wide_image() -> Image.Image:
     """A picture of 40 x 80 pixels (height, width), noise with a fixed seed."""

@@ -37,6 +37,7 @@ def run_demo(out: Path, seeds: Iterable[int]) -> None:
 
     from fseg.cli.models import hide_loading_bars
     from fseg.drawing.figures import panel
+    from fseg.drawing.png import png_of
     from fseg.glyphs import CLASSES, scene
     from fseg.pipeline import Segmenter
 
@@ -50,9 +51,10 @@ def run_demo(out: Path, seeds: Iterable[int]) -> None:
         result = segmenter(shown.image, CLASSES)
         for line in table_lines(seed, shown, result):
             tqdm.write(line)
-        figure = panel(shown.image, result, truth=shown.labels)
-        write_atomically(out / f"scene-{seed}.png", lambda file, figure=figure: figure.savefig(file, format="png", dpi=110))  # type: ignore[misc]
-    print(f"\nImages: {out}/scene-*.png   ({time.perf_counter() - started:.0f} s)")
+        drawn = png_of(panel(shown.image, result, truth=shown.labels))
+        write_atomically(out / f"scene-{seed}.png", lambda file, drawn=drawn: file.write(drawn))  # type: ignore[misc]
+    print("\nThe colour that an answer names is often wrong; the method does not use it.")
+    print(f"Images: {out}/scene-*.png   ({time.perf_counter() - started:.0f} s)")
 
 
 def table_lines(seed: int, shown: Scene, result: Result) -> Iterator[str]:

@@ -123,7 +123,7 @@ def _extent(image: Image.Image) -> tuple[float, float, float, float]:
 
 
 def class_colour(classes: Sequence[str], name: str) -> Colour:
-    """The colour of a class: that of its label."""
+    """RGB of a class, as in `class_palette`."""
     return class_palette(classes)[(list(classes).index(name) + 1) % IGNORED] / 255.0
 
 

@@ -1,7 +1,7 @@
 """Figures of a result and of the steps that led to it, each on one page.
 
 Figures are plain `matplotlib.figure.Figure` objects, independent of pyplot: they can be made in any thread, without a display, and are saved
-with `figure.savefig(path, dpi=200)`. A class has the same colour in every figure, that of its label.
+with `figure.savefig(path, dpi=200)`. A class has the same colour in every figure, which its name gives.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -53,13 +53,15 @@ _TITLES: dict[MapName, str] = {
     "prototype_mask": r"$M_v$  prototype mask",
     "refined": r"$M_r$  with prompts",
 }
+_SAM = "SAM's mask"
 _STEPS: tuple[MapName, ...] = ("distance", "attention", "prototype_mask", "refined")
 _TILE = 2.2  # the longer side of one image, in inches
+_COLUMNS = 4  # of a panel
 _LETTERS = 15.5  # letters of a caption per inch
 
 
 class Segmented(Protocol):
-    """What `panel` draws: a Result, or any object with these three attributes."""
+    """What `panel` draws: a Result, or any object with these four attributes."""
 
     @property
     def labels(self) -> Integer[np.ndarray, "height width"]:
@@ -72,6 +74,10 @@ class Segmented(Protocol):
     @property
     def evidence(self) -> Mapping[str, Evidence]:
         """One entry for each class."""
+
+    @property
+    def masks(self) -> Mapping[str, Bool[np.ndarray, "height width"]]:
+        """SAM's mask of each class that has one, which may overlap others."""
 
 
 def steps_figure(
@@ -95,7 +101,7 @@ def steps_figure(
     """
     classes = [one.name for one in evidence] if classes is None else classes
     present = [one for one in evidence if one.present]
-    titles = ["image", *(_TITLES[step] for step in _STEPS)] + (["SAM's mask"] if masks is not None else [])
+    titles = ["image", *(_TITLES[step] for step in _STEPS)] + ([_SAM] if masks is not None else [])
     figure, axes = _grid(max(1, len(present)), len(titles), image)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9)
@@ -160,11 +166,11 @@ def layers_figure(
 
 
 def panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | None = None) -> Figure:
-    """A result on one page: image, ground truth if given, prediction; then for each class that is present its answer and its maps.
+    """A result on one page: image, ground truth if given, prediction; then for each class that is present its answer, its maps and SAM's mask.
 
     Args:
         image: RGB.
-        result: with labels (height, width), classes, and evidence by class.
+        result: with labels (height, width), classes, and evidence and masks by class.
         truth: labels (height, width) of the same classes; 255 is ignored.
 
     >>> scene = fseg.glyphs.scene(1)
@@ -179,14 +185,14 @@ def panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | Non
     labels["prediction"] = checked_labels(result.labels, image, result.classes)
     present = [name for name in result.classes if name in result.evidence and result.evidence[name].present]
     width, height = _tile(image)
-    captions = [_caption(result.evidence[name], round(3 * width * _LETTERS)) for name in present]
+    captions = [_caption(result.evidence[name], round(_COLUMNS * width * _LETTERS)) for name in present]
     shown = shown_names(np.stack(list(labels.values())), result.classes)
-    columns = max(1, min(5, int(3 * width * _LETTERS / (max(map(len, shown.values()), default=0) + 8))))
+    columns = max(1, min(5, int(_COLUMNS * width * _LETTERS / (max(map(len, shown.values()), default=0) + 8))))
     heights = [height + 0.25, 0.1 + 0.2 * math.ceil(len(shown) / columns)]
     for caption in captions:
         heights += [0.15 + 0.16 * len(caption), height + 0.25]
-    figure = Figure(figsize=(3 * width + 0.6, sum(heights)), layout="constrained")
-    rows = figure.add_gridspec(len(heights), 3, height_ratios=heights)
+    figure = Figure(figsize=(_COLUMNS * width + 0.6, sum(heights)), layout="constrained")
+    rows = figure.add_gridspec(len(heights), _COLUMNS, height_ratios=heights)
     images = {"image": image, **{title: overlay(image, values, result.classes, legend=False) for title, values in labels.items()}}
     for column, (title, drawn) in enumerate(images.items()):
         ax = without_ticks(figure.add_subplot(rows[0, column]))
@@ -195,18 +201,21 @@ def panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | Non
     draw_legend(without_axis(figure.add_subplot(rows[1, :])), shown, result.classes, columns)
     for row, (name, caption) in enumerate(zip(present, captions, strict=True), start=1):
         draw_lines(without_axis(figure.add_subplot(rows[2 * row, :])), caption)
-        axes = [without_ticks(figure.add_subplot(rows[2 * row + 1, column])) for column in range(3)]
-        _class_row(axes, image, result.evidence[name], class_colour(result.classes, name))
+        axes = [without_ticks(figure.add_subplot(rows[2 * row + 1, column])) for column in range(_COLUMNS)]
+        _class_row(axes, image, result.evidence[name], result.masks.get(name), class_colour(result.classes, name))
     return figure
 
 
-def _class_row(axes: Sequence[Axes], image: Image.Image, evidence: Evidence, colour: Colour) -> None:
+def _class_row(axes: Sequence[Axes], image: Image.Image, evidence: Evidence, mask: ArrayLike | None, colour: Colour) -> None:
     first: MapName = "raw_distance" if evidence.raw_distance is not None else "response"  # a fusion may return its response alone
     steps: tuple[MapName, ...] = (first, "attention", "refined")
-    for ax, step in zip(axes, steps, strict=True):
+    for ax, step in zip(axes, steps, strict=False):
         draw_map(ax, image, evidence, step, colour)
         ax.set_title(_TITLES[step], fontsize=9)
-    draw_prompts(axes[-1], evidence, colour)
+    draw_prompts(axes[2], evidence, colour)
+    draw_image(axes[3], image)
+    draw_mask(axes[3], image, mask, colour)
+    axes[3].set_title(_SAM, fontsize=9)
     _row_name(axes[0], evidence.name, image, colour)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from fseg.drawing.axes import on_pixels
 from fseg.drawing.figures import class_palette, layers_figure, overlay, palette, panel, save_labels, steps_figure
+from fseg.drawing.png import png_of
 from fseg.errors import CannotDraw, OutputError
 from fseg.evidence import Evidence
 from probe.tokens.layout import Grid
@@ -34,6 +35,7 @@ class Outcome:
     labels: np.ndarray
     classes: tuple[str, ...]
     evidence: Mapping[str, Evidence]
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def grey(width: int = 60, height: int = 30) -> Image.Image:
@@ -242,6 +244,22 @@ def test_a_panel_shows_the_truth_only_where_there_is_one() -> None:
     outcome = Outcome(np.zeros((30, 60), dtype=int), ("cat",), {"cat": absent("cat")})
     assert titles(panel(grey(), outcome)) == ["image", "prediction"]
     assert titles(panel(grey(), outcome, np.ones((30, 60)))) == ["image", "truth", "prediction"]
+
+
+def test_a_panel_shows_the_mask_that_sam_gave_whatever_the_labels_left_of_it() -> None:
+    mask = np.zeros((30, 60), dtype=bool)
+    mask[:, :30] = True
+    outcome = Outcome(np.zeros((30, 60), dtype=int), ("cat",), {"cat": found("cat")}, {"cat": mask})
+    (ax,) = [axes for axes in panel(grey(), outcome).axes if axes.get_title() == "SAM's mask"]
+    shade = ax.images[1].get_array()
+    np.testing.assert_allclose(shade[0, 0, :3] * 255, CAT)
+    assert shade[0, 59, :3].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 90)])
+def test_a_drawn_panel_is_at_least_a_thousand_pixels_wide(size: tuple[int, int]) -> None:
+    outcome = Outcome(np.zeros(size[::-1], dtype=int), ("cat",), {"cat": absent("cat")})
+    assert Image.open(io.BytesIO(png_of(panel(grey(*size), outcome)))).width >= 1000
 
 
 def test_a_panel_quotes_the_answer_its_doubts_and_its_flags() -> None:
