@@ -9,10 +9,12 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import UInt8
 
-from fseg.labels.values import IGNORED
+from fseg.labels.values import BACKGROUND, IGNORED
 
 DISTINCT = 63
-"""Labels 1 to 63 have colours whose channels differ by 64 or more; later ones are shades of these."""
+"""Labels 1 to 63 have colours whose channels are multiples of 64; later ones are shades of these."""
+VIVID = 128
+"""The difference of the largest and the smallest channel from which a colour is told from an image drawn in grey."""
 
 
 @cache
@@ -36,21 +38,31 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 def class_palette(classes: Sequence[str]) -> UInt8[np.ndarray, "256 3"]:
     """RGB by label, 0 for the background and i + 1 for `classes[i]`: a class has its colour wherever it stands in the list.
 
-    A name chooses one of the first 63 colours of `palette`. Of names that choose the same one the first in the alphabet has it, and the others
-    take the next free one, so a colour can depend on which other classes there are, never on their order.
+    A name chooses one of the vivid ones among the first 63 colours of `palette`. Of names that choose the same one the first in the alphabet has
+    it, and the others take the next free one, so a colour can depend on which other classes there are, never on their order.
 
     >>> bool((class_palette(["cat", "dog"])[[1, 2]] == class_palette(["dog", "cat"])[[2, 1]]).all())
     True
     """
     colours = palette().copy()
-    taken: dict[int, str] = {}
+    order, vivid = _preferred()
+    chosen: dict[str, int] = {}
+    taken: set[int] = set()
     for name in sorted(classes[: IGNORED - 1], key=str.casefold):
-        label = 1 + crc32(name.casefold().encode()) % DISTINCT
-        while label in taken:
-            label = label % (IGNORED - 1) + 1
-        taken[label] = name
-    chosen = {name: label for label, name in taken.items()}
+        place = crc32(name.casefold().encode()) % vivid
+        free = next(label for label in (*order[place:vivid], *order[:place], *order[vivid:]) if label not in taken)
+        chosen[name] = free
+        taken.add(free)
     for i, name in enumerate(classes[: IGNORED - 1]):
         colours[i + 1] = palette()[chosen[name]]
     colours.flags.writeable = False
     return colours
+
+
+@cache
+def _preferred() -> tuple[tuple[int, ...], int]:
+    """The labels of all colours that classes may have, those to choose first in front, and how many these are."""
+    spread = np.ptp(palette().astype(int), axis=1)
+    labels = range(BACKGROUND + 1, IGNORED)
+    first = [label for label in labels if label <= DISTINCT and spread[label] >= VIVID]
+    return (*first, *(label for label in labels if label not in first)), len(first)

@@ -56,7 +56,7 @@ def test_a_notebook_shows_the_labels_and_each_answer() -> None:
     shown = replace(result(), classes=("cat", "<dog>"), evidence={"cat": result().evidence["cat"], "<dog>": result().evidence["dog"]})
     html = shown._repr_html_()
     assert html.count("<img") == 1
-    assert "rgba(0, 64, 128, 0.5)" in html  # the cat's colour in the label map
+    assert "rgba(192, 64, 192, 0.5)" in html  # the cat's colour in the label map
     assert "&lt;dog&gt;" in html
     assert ">2<" in html  # pixels of the cat
 
