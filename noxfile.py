@@ -26,6 +26,13 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site in build/site; a broken link is an error."""
+    session.install(*PINNED, "--editable", ".[docs]")
+    session.run("mkdocs", "build", "--strict", "--site-dir", "build/site")
+
+
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
     """The README's test command; `nox -s tests -- -m slow` runs the slow tests."""
