@@ -135,7 +135,8 @@ class Analysis:
 
         Raises:
             InvalidRead, InvalidLayer, NoAttention, InvalidEdit, SpanNotFound, GridMismatch: of any variant, before any forward runs.
-            NotFinite, and what else `run` raises.
+            NotFinite: a variant's states or logits are NaN or infinite.
+            ProbeError: what else `run` raises.
 
         >>> x = model.encode(image, "Is there a cat in the image?")
         >>> variants = [[], *([probe.edit.zero(probe.MLPOutput(block, at=-1))] for block in range(6, 8))]

@@ -117,7 +117,7 @@ class Probe(Analysis, Many):
         """Check that this model has the layers that these reads name.
 
         Raises:
-            InvalidLayer, NoAttention, InvalidRead.
+            InvalidLayer, NoAttention, InvalidRead: of the first read that the model cannot give.
 
         >>> model.validate([probe.Hidden(layers=[99], at="image")])
         Traceback (most recent call last):

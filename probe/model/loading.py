@@ -47,7 +47,8 @@ def load(
         remote_code: run Python code that comes with the checkpoint. Off unless asked for.
 
     Raises:
-        LoadError, DeviceNotFound.
+        LoadError: there is no whole model, or its code was not to be run.
+        DeviceNotFound: this machine has no such device.
 
     >>> from fseg.glyphs import llava_folder
     >>> probe.load(llava_folder(), resize="stretch", tiles=False).family

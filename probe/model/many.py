@@ -50,7 +50,7 @@ class Many:
         Raises:
             InvalidRead, InvalidLayer, NoAttention, InvalidEdit: of reads and edits that no input has, at once.
             torch.OutOfMemoryError: an input does not fit into memory by itself.
-            And in the turn of an input what `run` raises of it.
+            ProbeError: what `run` raises of an input, in its turn.
 
         >>> questions = ("Is there a cat?", "Is there a clock in the image?")
         >>> traces = model.run_many((model.encode(image, question) for question in questions), probe.Hidden(4, at="question"))
@@ -87,7 +87,7 @@ class Many:
         Raises:
             ProcessorNeeded, ProbeError: options that an Answer cannot follow, at once.
             torch.OutOfMemoryError: a prompt does not fit into memory by itself.
-            And in the turn of a prompt what `generate` raises of it.
+            ProbeError: what `generate` raises of a prompt, in its turn.
 
         >>> questions = ("Is there a cat in the image?", "Is there a clock in the image?")
         >>> [answer.text for answer in model.generate_many((model.encode(image, question) for question in questions), max_new_tokens=4)]

@@ -128,7 +128,7 @@ class Session:
 
         Raises:
             InvalidEdit, InvalidLayer, NoAttention, SpanNotFound: of an edit.
-            SessionClosed.
+            SessionClosed: the session was closed.
             InvalidRead: `questions` is one text, `begin` or `drafts` has another length, or `max_new_tokens` is negative.
             NotFinite: logits of the next token hold NaN or infinity.
             InvalidPolicy: a policy was asked for by name, and a prompt has words of its own before the image.
@@ -169,7 +169,8 @@ class Session:
         each. Traces share the prefix's tensors with each other: clone what you write to.
 
         Raises:
-            SessionClosed; and what `Probe.run` raises.
+            SessionClosed: the session was closed.
+            ProbeError: what `Probe.run` raises.
         """
         self._require_open()
         asked, changes = tuple(reads), (*self.edits, *check_edits(edits))

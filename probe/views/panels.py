@@ -54,7 +54,7 @@ def heads(image: Image.Image, maps: Activation, *, ax: Axes | Sequence[Axes] | N
 
     Args:
         maps: dims (head, row, col) or (layer, head, row, col), of `Attention` or of one value for each head.
-        image, ax, colours, errors: as in `layers`.
+        image, ax, colours: as in `layers`.
 
     >>> trace = model.run(model.encode(image, "Is there a cat?"), probe.Attention([3, 4], query=-1, key="image"))
     >>> figure = probe.views.heads(image, trace.attention().grid())
@@ -76,7 +76,7 @@ def words(
     Args:
         maps: dims (query, row, col), of attention from the tokens of a word or an answer.
         tokens: of the same encoding.
-        image, ax, colours, errors: as in `layers`.
+        image, ax, colours: as in `layers`.
 
     >>> answer = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat.")
     >>> trace = model.run(answer, probe.Attention(4, query="answer", key="image", heads="mean"))
