@@ -12,6 +12,7 @@ import sys
 import typer
 
 from fseg.cli.demo import demo_command
+from fseg.cli.doctor import doctor_command
 from fseg.cli.figure import figure_command
 from fseg.cli.listing import datasets_command, recipes_command, table_command
 from fseg.cli.segment import segment_command
@@ -46,6 +47,7 @@ def begin(version: VersionOption = False) -> None:
 app.command("demo")(demo_command)
 app.command("segment")(segment_command)
 app.command("figure")(figure_command)
+app.command("doctor")(doctor_command)
 app.command("recipes")(recipes_command)
 app.command("datasets")(datasets_command)
 app.command("eval")(eval_command)
