@@ -152,7 +152,9 @@ class Ask:
         article: before the class name: "a", "auto" ("an" before a vowel) or "none".
         template: the chat template, by name or as text that contains `{question}` and `<image>`; None for the processor's own.
         max_new_tokens: the maximum length of an answer.
-        gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides.
+        gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides. The
+            gate knows "yes", "Yes", "no" and "No" by their first tokens; a yes in capitals or behind a quotation mark, which the answer's
+            first word would decide right, it refuses.
         threshold: of the gate, in logits.
         presence: "ask" the model; "assume" that every class is in the image and have the model describe it; or "gate": the gate alone
             decides, nothing is generated (`max_new_tokens` is unused), and S_0 is teacher-forced, without a description.
