@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fseg.drawing.axes import draw_image, draw_legend, without_axis, without_ticks
+from fseg.drawing.fonts import fonts_for
 from fseg.drawing.label_map import overlay, shown_names
 
 _WIDTH = 2.2
@@ -41,6 +42,11 @@ def comparison_figure(images: Sequence[ComparedImage], classes: Sequence[str]) -
     >>> [ax.get_title() for ax in figure.axes[:2]]
     ['image', 'truth']
     """
+    with fonts_for(classes):
+        return _comparison_figure(images, classes)
+
+
+def _comparison_figure(images: Sequence[ComparedImage], classes: Sequence[str]) -> Figure:
     columns = 1 + max(len(one.labels) for one in images)
     values = np.concatenate([np.unique(labels) for one in images for labels in one.labels.values()])
     names = shown_names(values, classes)

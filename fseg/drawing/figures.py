@@ -37,6 +37,7 @@ from fseg.drawing.axes import (
     without_axis,
     without_ticks,
 )
+from fseg.drawing.fonts import fonts_for
 from fseg.drawing.label_map import checked_labels, overlay, save_labels, shown_names
 from fseg.drawing.palette import class_palette, palette
 from fseg.errors import CannotDraw
@@ -99,7 +100,13 @@ def steps_figure(
     >>> type(steps_figure(scene.image, list(result.evidence.values()), masks=result.masks)).__name__
     'Figure'
     """
-    classes = [one.name for one in evidence] if classes is None else classes
+    with fonts_for(one.name for one in evidence):
+        return _steps_figure(image, evidence, [one.name for one in evidence] if classes is None else classes, masks)
+
+
+def _steps_figure(
+    image: Image.Image, evidence: Sequence[Evidence], classes: Sequence[str], masks: Mapping[str, Tensor | ArrayLike | None] | None
+) -> Figure:
     present = [one for one in evidence if one.present]
     titles = ["image", *(_TITLES[step] for step in _STEPS)] + ([_SAM] if masks is not None else [])
     figure, axes = _grid(max(1, len(present)), len(titles), image)
@@ -144,6 +151,13 @@ def layers_figure(
     """
     if not per_layer:
         raise CannotDraw(f"There is no layer of {name!r} to draw. Read some first, as in probe.Hidden(layers=range(1, 33), at=...).")
+    with fonts_for([name]):
+        return _layers_figure(image, per_layer, name, grid, shared)
+
+
+def _layers_figure(
+    image: Image.Image, per_layer: Mapping[int, Float[Tensor, "row col"]], name: str, grid: Grid | None, shared: bool
+) -> Figure:
     maps = {layer: to_array(values) for layer, values in sorted(per_layer.items())}
     columns = min(len(maps) + 1, 6)
     figure, axes = _grid(math.ceil((len(maps) + 1) / columns), columns, image)
@@ -181,6 +195,11 @@ def panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | Non
     Raises:
         CannotDraw: labels of another size than the image, or beyond the classes.
     """
+    with fonts_for([*result.classes, *(one.answer for one in result.evidence.values())]):
+        return _panel(image, result, truth)
+
+
+def _panel(image: Image.Image, result: Segmented, truth: Tensor | ArrayLike | None) -> Figure:
     labels = {} if truth is None else {"truth": checked_labels(truth, image, result.classes)}
     labels["prediction"] = checked_labels(result.labels, image, result.classes)
     present = [name for name in result.classes if name in result.evidence and result.evidence[name].present]

@@ -107,9 +107,9 @@ def _with_legend(image: Image.Image, shown: Mapping[int, str], colours: UInt8[np
     if not shown:
         return image
     size = min(max(12, max(image.size) // 40), 48)
-    import matplotlib  # only for its font: a result without a legend does not wait for it
+    from fseg.drawing.fonts import file_for  # imports matplotlib: a result without a legend does not wait for it
 
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    font = ImageFont.truetype(str(file_for("".join(shown.values()))), size)
     widths = {label: math.ceil(font.getlength(name)) + 3 * size for label, name in shown.items()}
     width = max(image.width, max(widths.values()))
     rows: list[list[int]] = [[]]
