@@ -1,4 +1,4 @@
-"""The command `probe`: what a model is, whether it is read rightly, and stores of what was read.
+"""The command `probe`: what a model is, whether it is read rightly, pages to look at, and stores of what was read.
 
 The commands import what they need when they run, so that help and version come without torch.
 """
@@ -59,6 +59,50 @@ def verify(
     typer.echo(report)
     if not report.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    model: Annotated[str, typer.Argument(help="A hub id or a local folder.")],
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    ask: Annotated[str, typer.Option(help="What the model is asked about it.")],
+    out: Annotated[Path, typer.Option(help="The page: one HTML file.")] = Path("page.html"),
+    answer: Annotated[str | None, typer.Option(help="The answer that is looked at. Left out: the model's own.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Of the model's own answer.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Tokens that have maps, at most; of more, evenly spaced ones.")] = 32,
+    layers: Annotated[int, typer.Option(help="Layers that have maps, at most; of more, evenly spaced ones.")] = 40,
+    lens: Annotated[bool, typer.Option(help="The likeliest words of each state, by the logit lens.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Resize images directly, without tiles, as the fseg recipes do.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page if it exists.")] = False,
+) -> None:
+    """Write a page to look at in a browser: where each token of an answer attends to in the image, in every layer and head.
+
+    Example: probe view llava-hf/llava-1.5-7b-hf cat.jpg --ask "Is there a cat?" --out cat.html --dtype bfloat16 --device cuda
+    """
+    from probe.errors import InvalidRead, NotRead
+    from probe.views.page.document import check_new
+
+    check_new(out, overwrite=overwrite)
+    opened = probe.load(model, device=device, dtype=dtype, resize="stretch" if stretch else "processor", tiles=not stretch)
+    shown = probe.open_image(image)
+    asked = opened.encode(shown, ask)
+    said = opened.generate(asked, max_new_tokens=max_new_tokens) if answer is None else asked.with_answer(answer)
+    text: str | int = "answer" if said.text else -1
+    at = ("image", text) if "image" in said.tokens.spans else (text,)
+    reads: list[probe.Read] = [probe.Hidden("all", at=at)]
+    if "image" in at and "Attention" not in opened.modules.unreadable:
+        reads.append(probe.Attention("all", query=text, key="image"))
+    trace = opened.run(said, reads)
+    likely = None
+    if lens:
+        try:
+            likely = opened.lens(trace.hidden(at), top=3)
+        except (InvalidRead, NotRead) as error:  # the family's states do not go through its head, or not all of them
+            typer.echo(f"The page names no likely words: {error}", err=True)
+    page = probe.views.page(trace, shown, to=out, likely=likely, tokens=tokens, layers=layers, overwrite=overwrite)
+    typer.echo(f"{page}  {page.stat().st_size / 1e6:.2f} MB, {said.text!r}")
 
 
 app.command()(commands.extract)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from probe.errors import PackageNeeded
 from probe.tracing.activation import Activation
+from probe.views.colours import colour_map
 from probe.views.maps import maps_on_pixels
 
 
@@ -29,17 +29,12 @@ def overlay(image: Image.Image, heat: Activation, *, colours: str = "magma", opa
         GridUnknown: not one single map, or a map of another image.
         PackageNeeded: matplotlib, whose colour maps are used, is not installed.
     """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise PackageNeeded(
-            "overlay() takes its colours from matplotlib, which is not installed: pip install matplotlib. heat.numpy() has the numbers."
-        ) from error
+    coloured_by = colour_map(colours)
     values = maps_on_pixels(image, heat)
     covered = ~torch.isnan(values)
     low, high = values[covered].min(), values[covered].max()
     scaled = torch.where(covered, (values - low) / (high - low).clamp(min=1e-12), 0.0).numpy()
-    coloured = np.asarray(matplotlib.colormaps[colours](scaled))[..., :3] * 255
+    coloured = coloured_by(scaled)[..., :3] * 255
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
     strength = opacity * covered.numpy()[..., None]
     return Image.fromarray((grey * (1 - strength) + coloured * strength + 0.5).astype(np.uint8))

@@ -297,3 +297,15 @@ def test_probe_inspects_a_folder(shell: Shell, models: tuple[str, str]) -> None:
 @pytest.mark.parametrize("module", [fseg.cli, probe.cli], ids=["fseg", "probe"])
 def test_the_version_is_that_of_the_package(shell: Shell, module: object) -> None:
     assert shell(module, "--version")[:2] == (0, f"fseg-llava {probe.__version__}\n")
+
+
+def test_view_writes_a_page_and_replaces_none_unasked(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    arguments = ("view", models[0], picture, "--ask", "Is there a cat?", "--answer", "yes, a cat", "--stretch", "--out", str(page))
+    code, out, _ = shell(probe.cli, *arguments)
+    assert (code, out.startswith(f"{page}  0.")) == (0, True)
+    written = page.read_bytes()
+    code, _, err = shell(probe.cli, *arguments)
+    assert (code, "--overwrite" in err) == (2, True)
+    code, *_ = shell(probe.cli, *arguments, "--overwrite", "--no-lens")
+    assert (code, len(page.read_bytes()) < len(written)) == (0, True)

@@ -42,6 +42,7 @@ def run(code: str, unpacked: Path, folder: Path, *arguments: str) -> subprocess.
 def test_the_wheel_holds_the_embedded_models_and_not_their_training(wheel: Path) -> None:
     files = ZipFile(wheel).namelist()
     assert "fseg/glyphs/weights/sam.safetensors" in files
+    assert {f"probe/views/page/page.{kind}" for kind in ("html", "css", "js")} <= set(files)
     assert {"probe/__init__.pyi", "fseg/__init__.pyi", "probe/py.typed", "fseg/py.typed", "recipes/py.typed"} <= set(files)
     assert [name for name in files if "train" in name or name.startswith(("tests/", "docs/"))] == []
 
