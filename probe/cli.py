@@ -81,27 +81,18 @@ def view(
 
     Example: probe view llava-hf/llava-1.5-7b-hf cat.jpg --ask "Is there a cat?" --out cat.html --dtype bfloat16 --device cuda
     """
-    from probe.errors import InvalidRead, NotRead
+    from probe.views.page.asking import look
     from probe.views.page.document import check_new
 
     check_new(out, overwrite=overwrite)
-    opened = probe.load(model, device=device, dtype=dtype, resize="stretch" if stretch else "processor", tiles=not stretch)
     shown = probe.open_image(image)
+    opened = probe.load(model, device=device, dtype=dtype, resize="stretch" if stretch else "processor", tiles=not stretch)
     asked = opened.encode(shown, ask)
     said = opened.generate(asked, max_new_tokens=max_new_tokens) if answer is None else asked.with_answer(answer)
-    text: str | int = "answer" if said.text else -1
-    at = ("image", text) if "image" in said.tokens.spans else (text,)
-    reads: list[probe.Read] = [probe.Hidden("all", at=at)]
-    if "image" in at and "Attention" not in opened.modules.unreadable:
-        reads.append(probe.Attention("all", query=text, key="image"))
-    trace = opened.run(said, reads)
-    likely = None
-    if lens:
-        try:
-            likely = opened.lens(trace.hidden(at), top=3)
-        except (InvalidRead, NotRead) as error:  # the family's states do not go through its head, or not all of them
-            typer.echo(f"The page names no likely words: {error}", err=True)
-    page = probe.views.page(trace, shown, to=out, likely=likely, tokens=tokens, layers=layers, overwrite=overwrite)
+    seen = look(opened, said, lens=lens)
+    if seen.no_words_reason:
+        typer.echo(f"The page names no likely words: {seen.no_words_reason}", err=True)
+    page = probe.views.page(seen.trace, shown, to=out, likely=seen.likely, tokens=tokens, layers=layers, overwrite=overwrite)
     typer.echo(f"{page}  {page.stat().st_size / 1e6:.2f} MB, {said.text!r}")
 
 

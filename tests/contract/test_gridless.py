@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import probe
 from probe.backbones.registry import BACKBONES
+from probe.views.page.asking import look
 from tests import families, processors
 from tests.contract import test_encode
 from tests.contract.test_grids import inverted, noise_image, opened, shows
@@ -41,6 +44,14 @@ def test_the_layout_counts_the_image_tokens_of_each_image(name: str) -> None:
     tokens = {"mllama": 1}.get(name, 4)
     assert [len(image) for image in encoding.tokens.images] == [tokens] * len(encoding.tokens.layouts)
     assert encoding.tokens.text("question") == "What?"
+
+
+def test_the_page_of_an_answer_shows_the_sum_over_the_image_tokens(tmp_path: Path) -> None:
+    model, image = opened("mllama"), noise_image("wide")
+    seen = look(model, model.encode(image, "What?").with_answer("a cat"), lens=False)
+    written = probe.views.page(seen.trace, image, to=tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<figcaption>The image.</figcaption>" in written
+    assert seen.trace.attention().shape["key"] == 1  # blocks of cross-attention, whose keys are the tower's, are left out
 
 
 @pytest.mark.parametrize("shape", ["wide", "tall"])

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import fseg.glyphs
 import probe
+from tests import zoo
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -118,6 +120,21 @@ def test_the_page_shows_what_was_read_and_asks_no_network(shown: Shown, tmp_path
     assert tab.title() != "run"
     assert shown.complaints == []
     assert {request.split("#")[0] for request in shown.requests if not request.startswith("blob:")} == {shown.path.as_uri()}
+
+
+def test_pages_with_less_in_them_open_without_complaint(shown: Shown, wide_image: Image.Image, tmp_path: Path) -> None:
+    hf, processor = zoo.llava()
+    model = probe.load(model=hf, processor=processor)
+    answer = model.encode(wide_image, "Is there a cat?").with_answer("yes, a cat")
+    bare = probe.load(model=hf).run(answer.inputs, probe.Attention([1, 2], query=-1, key="image"))
+    states, logits = (model.run(answer, read) for read in (probe.Hidden([3], at=("image", "answer")), probe.Logits(at=-1)))
+    for trace, said in ((bare, "on the image"), (states, "hidden state 3"), (logits, "")):
+        shown.tab.goto(probe.views.page(trace, wide_image, to=tmp_path / "page.html", overwrite=True).as_uri())
+        shown.tab.wait_for_selector(".controls button")
+        for key in ("ArrowLeft", "ArrowDown", "h", "m", "s", "c", "x", "o", "t"):
+            shown.tab.keyboard.press(key)
+        assert said in shown.tab.locator(".readout").inner_text()
+    assert shown.complaints == []
 
 
 def test_without_javascript_there_is_a_sentence_and_the_overlay(shown: Shown) -> None:

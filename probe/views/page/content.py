@@ -121,7 +121,7 @@ def gather(trace: Trace, most_tokens: int, most_layers: int) -> Content:
             notes.append(f"{name.capitalize()} of {len(layers)} of {len(of_name.layers)} layers, evenly spaced.")
         maps[name] = of_name.thinned(set(kept), set(layers))
     views = _views(tokens)
-    notes += [f"Where the tokens of {view.name} lie is not known: a map is the sum over them." for view in views if view.grid is None]
+    notes += [f"Where the tokens of {view.name!r} lie is not known: a map is the sum over them." for view in views if view.grid is None]
     return Content(tokens, tuple(sorted({*asked, *answer})), views, maps, tuple(notes))
 
 

@@ -47,7 +47,8 @@ def page(
     within 1/255 of each map's range.
 
     Args:
-        trace: of one sequence, such as one of `Attention("all", query="answer", key="image")` and `Hidden("all", at=("image", "answer"))`.
+        trace: of one sequence, such as one of `Attention("all", query="answer", key="image")` and `Hidden("all", at=("image", "answer"))`. Of
+            several reads of attention to the image, the one from the most tokens is shown.
         image: the image that was encoded; of several images a list.
         to: the file.
         likely: the likeliest words of hidden states, `model.lens(trace.hidden(at), top=3)`, named where the pointer is: of the image's tokens
@@ -94,7 +95,7 @@ def check_new(path: Path, *, overwrite: bool) -> None:
 
 
 def _check_images(content: Content, images: Sequence[Image.Image]) -> None:
-    if len(images) != len(content.tokens.images):
+    if content.views and len(images) != len(content.tokens.images):
         raise GridUnknown(f"{len(images)} images were given, and {len(content.tokens.images)} were encoded. Pass them all, in their order.")
     for view in content.views:
         size = (images[view.image].height, images[view.image].width)

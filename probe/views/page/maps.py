@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import max_pool2d, pad
 
 STEPS = 128
 """Between the smallest and the largest value of a map. A rounded value is off by at most 1/256 of the range: within the 1/255 that eight
@@ -56,10 +56,11 @@ def spatial_entropy(maps: Float[Tensor, "map row col"]) -> Float[Tensor, " map"]
     above = (values - values.mean((1, 2), keepdim=True)).clamp(min=0)
     inside = above > 0
     cells = above[0].numel() if len(above) else 0
-    # Each cell takes the largest label that touches it, until each blob has the one label of a cell of its own.
+    # Each cell takes the largest label that touches it, then the label that the cell of that label has meanwhile, until a blob has one.
     labels = torch.arange(1, cells + 1, dtype=torch.float32).reshape(1, *values.shape[1:]) * inside
     while not torch.equal(grown := max_pool2d(labels, 3, stride=1, padding=1) * inside, labels):
-        labels = grown
+        known = pad(grown.flatten(1), (1, 0))
+        labels = known.gather(1, grown.flatten(1).long()).reshape(grown.shape)
     blobs = torch.zeros(len(values), cells + 1).scatter_add_(1, labels.flatten(1).long(), above.flatten(1))
     total = blobs.sum(1)
     share = blobs / total.clamp(min=torch.finfo(torch.float32).tiny)[:, None]

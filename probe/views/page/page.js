@@ -29,6 +29,10 @@ export async function unpack(packed) {
  * @param {{address?: boolean}} options address: keep what is shown in the fragment of the page's address, so that it can be linked.
  */
 export async function mount(root, packed, { address = false } = {}) {
+  if (typeof DecompressionStream === "undefined") {
+    root.textContent = "This browser cannot open the page's data: it has no DecompressionStream. Browsers since 2023 have it.";
+    return;
+  }
   const { header, arrays } = await unpack(packed);
   const images = await Promise.all(
     Object.keys(arrays)
@@ -68,14 +72,18 @@ class Model {
       bytes: array.values.subarray(at * cells, (at + 1) * cells),
       low: this.arrays[`${kind} ${view} low`].values[at],
       high: this.arrays[`${kind} ${view} high`].values[at],
-      mass: this.arrays[`mass ${view}`]?.values[at],
-      entropy: this.arrays[`entropy ${view}`]?.values[at],
+      mass: kind === "attention" ? this.arrays[`mass ${view}`].values[at] : undefined,
+      entropy: kind === "attention" ? this.arrays[`entropy ${view}`].values[at] : undefined,
     };
   }
 
   /** A cell's value, within 1/255 of its map's range. */
   value(map, cell) {
-    return map.low + (map.bytes[cell] / this.header.steps) * (map.high - map.low);
+    return this.decoded(map, map.bytes[cell]);
+  }
+
+  decoded(map, byte) {
+    return map.low + (byte / this.header.steps) * (map.high - map.low);
   }
 
   /** The smallest and the largest value of all maps of these panels' tokens; attention begins at 0. */
@@ -222,7 +230,7 @@ class Page {
     this.strip = element("div", { class: "strip", role: "radiogroup", "aria-label": "The token whose maps are shown" });
     model.tokens.forEach(({ text, position, answer: answered, places }, token) => {
       const attributes = { type: "button", role: "radio", class: answered ? "" : "asked", title: `position ${position}` };
-      const disabled = !Object.keys(places).length;
+      const disabled = !model.kinds.some((kind) => kind in places);
       this.strip.append(element("button", { ...attributes, disabled, onclick: () => this.choose({ token }) }, text));
     });
     this.layer = element("input", { type: "range", min: 0, oninput: () => this.choose({ map: this.mapOf(Number(this.layer.value)) }) });
@@ -375,8 +383,11 @@ class Page {
     const { choice, model } = this;
     this.root.dataset.theme = this.dark() ? "dark" : "light";
     if (this.address) history.replaceState(null, "", `#${choice}`);
-    [...this.strip.children].forEach((button, token) => button.setAttribute("aria-checked", String(token === choice.panel.token)));
     if (model.kinds.length) {
+      [...this.strip.children].forEach((button, token) => button.setAttribute("aria-checked", String(token === choice.panel.token)));
+      const { offsetTop, offsetHeight } = this.strip.children[choice.panel.token];
+      const { scrollTop, clientHeight } = this.strip;
+      this.strip.scrollTop = Math.max(offsetTop + offsetHeight - clientHeight, Math.min(scrollTop, offsetTop));
       const layers = this.layers();
       this.layer.max = layers.length - 1;
       const layer = model.maps[choice.panel.kind][choice.panel.map][0];
@@ -437,7 +448,7 @@ class Page {
     if (!map) return;
     const range = this.range(panel, map);
     legend.hidden = false;
-    const stops = [0, 0.25, 0.5, 0.75, 1].map((share) => this.colour(share)).join(", ");
+    const stops = [0, 64, 128, 191, 255].map((number) => this.colour(number)).join(", ");
     legend.replaceChildren(short(range[0]), element("i", { style: `background: linear-gradient(to right, ${stops})` }), short(range[1]));
     if (!view.rows) return;
     if (choice.opacity) {
@@ -448,7 +459,7 @@ class Page {
     }
     context.globalAlpha = choice.opacity / 100;
     map.bytes.forEach((_, cell) => {
-      context.fillStyle = this.colour(this.share(model.value(map, cell), range));
+      context.fillStyle = this.colour(this.colourOf(model.value(map, cell), range));
       context.fillRect(...this.box(view, canvas, cell));
     });
     context.globalAlpha = 1;
@@ -467,12 +478,13 @@ class Page {
     return model.range(choice.panels.filter(({ kind }) => kind === panel.kind), choice.view);
   }
 
-  share(value, [low, high]) {
-    return high > low ? (value - low) / (high - low) : 0;
+  /** The number of a value's colour, of 256. */
+  colourOf(value, [low, high]) {
+    return high > low ? clamped(Math.round(((value - low) / (high - low)) * 255), 256) : 0;
   }
 
-  colour(share) {
-    const at = 3 * clamped(Math.round(share * 255), 256);
+  colour(number) {
+    const at = 3 * number;
     return `rgb(${this.colours[at]} ${this.colours[at + 1]} ${this.colours[at + 2]})`;
   }
 
@@ -538,8 +550,8 @@ class Page {
     const mass = map.mass === undefined ? [] : [`on the image ${short(map.mass)}`];
     const entropy = map.entropy === undefined || !model.views[choice.view].rows ? [] : [`spatial entropy ${short(map.entropy)}`];
     const words = model.likely(panel, model.tokens[panel.token].position);
-    const range = `${short(map.low)} to ${short(map.high)}`;
-    this.say([[model.name(panel), ...mass, ...entropy, range].join(" · "), words && `likeliest next word: ${words}`], { map: panel.map });
+    const range = model.views[choice.view].rows ? [`${short(map.low)} to ${short(map.high)}`] : [];
+    this.say([[model.name(panel), ...mass, ...entropy, ...range].join(" · "), words && `likeliest next word: ${words}`], { map: panel.map });
   }
 
   say(lines, data) {
@@ -565,8 +577,9 @@ class Page {
         return { map, row: counts.size - 1, col: counts.get(layer) - 1 };
       });
       this.columns = Math.max(...counts.values());
-      const size = Math.min(72, Math.max(18, Math.floor((width - 34) / this.columns) - GAP));
-      const [across, down] = [size + GAP, tall(size) + GAP];
+      const across = Math.min(75, Math.max(15, Math.floor((width - 34) / this.columns)));
+      const size = across - (across < 30 ? 1 : GAP);
+      const down = tall(size) + across - size;
       const labels = [...counts.keys()].map((layer, row) => ({ text: layer, x: 28, y: 16 + row * down + down / 2, align: "right" }));
       const every = Math.ceil(16 / across);
       const heads = Array.from({ length: this.columns }, (_, col) => ({ text: col, x: 34 + col * across + size / 2, y: 7, align: "center" }));
@@ -627,10 +640,16 @@ class Page {
     const { choice, model } = this;
     const view = model.views[choice.view];
     const [rows, cols] = view.rows ? [view.rows.length, view.cols.length] : [1, 1];
+    // Where a thumbnail has fewer pixels than cells, a pixel is the largest of its cells, so that no peak is lost.
+    const across = Math.min(cols, Math.floor(boxes[0].width * ratio));
+    const down = Math.min(rows, Math.floor(boxes[0].height * ratio));
+    const pixel = (cell) => Math.floor((Math.floor(cell / cols) * down) / rows) * across + Math.floor(((cell % cols) * across) / cols);
+    const targets = Uint32Array.from({ length: rows * cols }, (_, cell) => pixel(cell));
+    const largest = new Uint8Array(across * down);
     const small = document.createElement("canvas");
-    Object.assign(small, { width: cols, height: rows });
+    Object.assign(small, { width: across, height: down });
     const painter = small.getContext("2d", { willReadFrequently: true });
-    const pixels = painter.createImageData(cols, rows);
+    const pixels = painter.createImageData(across, down);
     context.scale(ratio, ratio);
     context.imageSmoothingEnabled = false;
     const own = choice.scale === "own" && view.rows;
@@ -638,9 +657,11 @@ class Page {
     for (const { map, x, y, width, height } of boxes) {
       const one = model.map({ ...choice.panel, map }, choice.view);
       const range = own ? [one.low, one.high] : shared;
-      one.bytes.forEach((_, cell) => {
-        const at = 3 * clamped(Math.round(this.share(model.value(one, cell), range) * 255), 256);
-        pixels.data.set([this.colours[at], this.colours[at + 1], this.colours[at + 2], 255], 4 * cell);
+      largest.fill(0);
+      one.bytes.forEach((byte, cell) => (largest[targets[cell]] = Math.max(largest[targets[cell]], byte)));
+      largest.forEach((byte, number) => {
+        const at = 3 * this.colourOf(model.decoded(one, byte), range);
+        pixels.data.set([this.colours[at], this.colours[at + 1], this.colours[at + 2], 255], 4 * number);
       });
       painter.putImageData(pixels, 0, 0);
       context.drawImage(small, x, y, width, height);

@@ -42,7 +42,7 @@ def trace(model: probe.Probe, answer: probe.Answer) -> probe.Trace:
 
 
 def unpacked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a page, read as docs/probe.md and `pack` describe them."""
+    """Header and arrays of a page, read as `pack` describes them."""
     (data,) = re.findall(r'id="data">([^<]*)<', path.read_text(encoding="utf-8"))
     content = zlib.decompress(base64.b64decode(data))
     length = int.from_bytes(content[:4], "little")
