@@ -1,4 +1,8 @@
-"""One HTML file that shows a trace: `content` gathers what there is, `packing` makes bytes of it, `document` the file around them."""
+"""One HTML file that shows a trace.
+
+`content` gathers what a trace has, `figures` and `packing` make bytes of it, `document` the file around them, `page.js` shows them; `asking` is what
+`probe view` reads of an answer.
+"""
 
 from probe.views.page.document import page
 

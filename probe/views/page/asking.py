@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from probe.attribution.likely import LikelyTokens
-from probe.errors import InvalidRead, NoAttention, NotRead
+from probe.errors import InvalidRead, NotRead
 from probe.inputs.encoding import Answer
 from probe.model import Probe
-from probe.tracing.layers import layers_with_own_keys
+from probe.tracing.layers import attention_layers
 from probe.tracing.reads import Attention, Hidden, Position, Read
 from probe.tracing.trace import Trace
 
@@ -50,9 +50,7 @@ def look(model: Probe, answer: Answer, *, lens: bool = True) -> Look:
 
 def _blocks(model: Probe) -> tuple[int, ...]:
     """The blocks whose attention to the image tokens can be read."""
-    if "Attention" in model.modules.unreadable:
+    modules = model.modules
+    if "Attention" in modules.unreadable:
         return ()
-    try:
-        return layers_with_own_keys("all", model.modules, "Attention")
-    except NoAttention:
-        return ()
+    return tuple(block for block in attention_layers("all", modules) if block not in modules.other_keys)
