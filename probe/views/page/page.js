@@ -2,7 +2,7 @@
 
 const ORDERS = { layers: "by layer", mass: "most on the image first", entropy: "least scattered first" };
 const KINDS = { attention: "Attention", cosine: "Cosine" };
-const SCALES = { own: "each map's own values", shared: "all maps together" };
+const SCALES = { own: "each map's own values", compared: "one range for what is compared", shared: "one range for all maps" };
 const KEYS = "← → token · ↑ ↓ layer · h H head · m attention or cosine · s order · c compare · x other side · o O opacity · t theme · p PNG";
 const TYPES = { uint8: Uint8Array, uint32: Uint32Array, float32: Float32Array };
 const GAP = 3;
@@ -319,8 +319,9 @@ class Page {
 
   split() {
     const { choice } = this;
-    if (choice.panels.length > 1) Object.assign(choice, { panels: [choice.panel], active: 0 });
-    else Object.assign(choice, { panels: [choice.panel, { ...choice.panel }], active: 1 });
+    const { panel, scale } = choice;
+    if (choice.panels.length > 1) Object.assign(choice, { panels: [panel], active: 0, scale: scale === "compared" ? "own" : scale });
+    else Object.assign(choice, { panels: [panel, { ...panel }], active: 1, scale: scale === "own" ? "compared" : scale });
     this.show();
   }
 
@@ -446,7 +447,7 @@ class Page {
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     const map = panel.kind && model.map(panel, choice.view);
     if (!map) return;
-    const range = this.range(panel, map);
+    const range = this.range(panel);
     legend.hidden = false;
     const stops = [0, 64, 128, 191, 255].map((number) => this.colour(number)).join(", ");
     legend.replaceChildren(short(range[0]), element("i", { style: `background: linear-gradient(to right, ${stops})` }), short(range[1]));
@@ -471,11 +472,18 @@ class Page {
     }
   }
 
-  /** The values that the ends of the colours stand for in a map of a panel: its own, or one range of all that is compared. */
-  range(panel, map) {
+  /** Whether each thumbnail has its own range of values. Maps of one cell have one in common. */
+  own() {
+    return this.choice.scale !== "shared" && Boolean(this.model.views[this.choice.view].rows);
+  }
+
+  /** The values that the ends of the colours stand for in a panel. */
+  range(panel) {
     const { choice, model } = this;
-    if (choice.scale === "own" && model.views[choice.view].rows) return [map.low, map.high];
-    return model.range(choice.panels.filter(({ kind }) => kind === panel.kind), choice.view);
+    const alike = choice.panels.filter(({ kind }) => kind === panel.kind);
+    if (!this.own()) return model.range(alike, choice.view);
+    const maps = (choice.scale === "own" ? [panel] : alike).map((one) => model.map(one, choice.view));
+    return [Math.min(...maps.map(({ low }) => low)), Math.max(...maps.map(({ high }) => high))];
   }
 
   /** The number of a value's colour, of 256. */
@@ -652,7 +660,7 @@ class Page {
     const pixels = painter.createImageData(across, down);
     context.scale(ratio, ratio);
     context.imageSmoothingEnabled = false;
-    const own = choice.scale === "own" && view.rows;
+    const own = this.own();
     const shared = own || this.range(choice.panel);
     for (const { map, x, y, width, height } of boxes) {
       const one = model.map({ ...choice.panel, map }, choice.view);
