@@ -21,13 +21,17 @@ import probe
 from fseg.drawing.label_map import overlay, save_labels
 from fseg.drawing.palette import class_palette
 from fseg.evidence import Evidence
+from fseg.export import coco, detections, polygons, segments
+from fseg.export.masks import ClassMask
+from fseg.labels.values import BACKGROUND, IGNORED
 from fseg.recipe import Recipe
 from probe.disk import strict_json
-from probe.disk.files import write_atomically
+from probe.disk.files import write_atomically, write_json
 from probe.notebook import Html, image_of, section, swatch, table
 from probe.tokens.equality import equal_fields, equal_values
 
 if TYPE_CHECKING:
+    import supervision
     from matplotlib.figure import Figure
 
 RESULT = "result.json"
@@ -96,6 +100,63 @@ class Result:
         """The classes for which the model answered yes."""
         return tuple(name for name in self.classes if self.evidence[name].present)
 
+    @property
+    def _class_masks(self) -> list[ClassMask]:
+        """What exports contain: the classes whose mask has a pixel, each with its whole mask."""
+        return [ClassMask(name, i, mask, self.evidence[name].score) for i, (name, mask) in enumerate(self.masks.items(), 1) if mask.any()]
+
+    def to_coco(self, image_id: int) -> list[dict[str, object]]:
+        """A COCO annotation for each class that has a mask, in the order of `classes`, ready for JSON.
+
+        `segmentation` is pycocotools' run-length encoding of the class's own mask, which may overlap others; `category_id` is the place in
+        `classes`, from 1; `bbox` is (x, y, width, height) in pixels, `area` the pixels of the mask, `score` the IoU that SAM predicts. The
+        list is what `pycocotools.coco.COCO.loadRes` takes; `fseg.export.coco.dataset` makes a file of the annotations of many images.
+
+        Args:
+            image_id: of every annotation.
+
+        Raises:
+            PackageNeeded: pycocotools is not installed.
+
+        >>> (cat,) = fseg.Segmenter()(fseg.glyphs.scene(1).image, ["star", "cat"]).to_coco(7)
+        >>> cat["image_id"], cat["category_id"], cat["segmentation"]["size"]
+        (7, 2, [435, 306])
+        """
+        return coco.encoded_masks(self._class_masks, image_id)
+
+    def to_geojson(self) -> dict[str, object]:
+        """A GeoJSON FeatureCollection: for each class that has a mask a MultiPolygon, holes included, along the edges of the mask's pixels.
+
+        Coordinates are pixels (x, y) of the image, y downwards: the first pixel is the square from (0, 0) to (1, 1). `properties` are the
+        `name` of the class, its `label` in the label map, the `area` of its own mask in pixels, and its `score`.
+
+        Raises:
+            PackageNeeded: shapely is not installed.
+        """
+        return polygons.feature_collection(self._class_masks)
+
+    def to_detections(self) -> supervision.Detections:
+        """supervision's Detections: one for each class that has a mask, in the order of `classes`.
+
+        `class_id` is the place in `classes`, from 0, as supervision counts; `data["class_name"]` the name, `mask` the class's own mask,
+        `confidence` the IoU that SAM predicts, `xyxy` the first and the last column and row of the mask (supervision's `mask_to_xyxy`).
+
+        Raises:
+            PackageNeeded: supervision is not installed.
+        """
+        return detections.detections(self._class_masks, (self.image.height, self.image.width))
+
+    def segments(self) -> list[segments.Segment]:
+        """What Hugging Face's image-segmentation pipeline returns: a dict of `score`, `label` and `mask` for each class that has a mask.
+
+        The mask is the class's own, a PIL image of mode L in the size of the image, 255 inside and 0 outside; `label` is the class's name,
+        `score` the IoU that SAM predicts.
+
+        >>> fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat"]).segments()
+        [{'score': 0.9..., 'label': 'cat', 'mask': <PIL.Image.Image image mode=L size=306x435 at 0x...>}]
+        """
+        return segments.segments(self._class_masks)
+
     def plot(self) -> Figure:
         """A figure of the image, its labels, and the maps of each class that is present."""
         from fseg.drawing.figures import panel  # imports matplotlib, which only a figure needs
@@ -117,9 +178,16 @@ class Result:
             "versions": versions(),
         }
 
-    def save(self, folder: str | Path) -> Path:
-        """Write `labels.png` (palette; pixel value = label), `overlay.png`, `result.json`, `evidence.safetensors` and `recipe.toml`.
+    def _label_names(self) -> dict[str, str]:
+        """The name of each label that `labels` may contain."""
+        names = {BACKGROUND: "background"} | dict(enumerate(self.classes, 1))
+        ignored = {} if self.recipe.compose.fill == "background" else {IGNORED: "ignored"}
+        return {str(label): name for label, name in (names | ignored).items()}
 
+    def save(self, folder: str | Path) -> Path:
+        """Write `labels.png`, `classes.json`, `overlay.png`, `result.json`, `evidence.safetensors` and `recipe.toml`.
+
+        `labels.png` is a palette image whose pixel values are the labels, and `classes.json` names each label: `{"0": "background", ...}`.
         `evidence.safetensors` contains each class's maps under "<index>/<map>", with the index of the class in `classes`; its metadata has
         the names, and `result.json` the pixels that the maps' grid covers. Each file is written atomically.
 
@@ -131,7 +199,7 @@ class Result:
         >>> result = fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat"])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     print(sorted(path.name for path in result.save(folder).iterdir()))
-        ['evidence.safetensors', 'labels.png', 'overlay.png', 'recipe.toml', 'result.json']
+        ['classes.json', 'evidence.safetensors', 'labels.png', 'overlay.png', 'recipe.toml', 'result.json']
         """
         target = Path(folder)
         described = strict_json.dump(self.to_dict(), indent=2)
@@ -143,6 +211,7 @@ class Result:
         }
         write_atomically(target / RESULT, lambda file: file.write(described))
         save_labels(target / "labels.png", self.labels, self.classes)
+        write_json(target / "classes.json", self._label_names())
         write_atomically(target / "overlay.png", lambda file: self.overlay().save(file, "PNG"))
         write_atomically(
             target / "evidence.safetensors", lambda file: file.write(to_safetensors(maps, {"classes": json.dumps(list(self.classes))}))

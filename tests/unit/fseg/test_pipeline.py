@@ -103,6 +103,7 @@ def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, scene: Imag
     result = segmenter(model, RECIPE.with_({"ask.presence": "assume"}))(scene, ["cat/dog", "pottedplant"])
     folder = result.save(tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "classes.json",
         "evidence.safetensors",
         "labels.png",
         "overlay.png",
@@ -112,6 +113,7 @@ def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, scene: Imag
     labels = Image.open(folder / "labels.png")
     assert labels.mode == "P"
     assert (np.asarray(labels) == result.labels).all()
+    assert json.loads((folder / "classes.json").read_text()) == {"0": "background", "1": "cat/dog", "2": "pottedplant"}
     written = json.loads((folder / "result.json").read_text())
     assert [entry["name"] for entry in written["classes"]] == ["cat/dog", "pottedplant"]
     assert written["classes"][1]["area"] == int((result.labels == 2).sum())

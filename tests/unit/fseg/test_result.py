@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -59,6 +60,12 @@ def test_a_notebook_shows_the_labels_and_each_answer() -> None:
     assert "rgba(192, 64, 192, 0.5)" in html  # the cat's colour in the label map
     assert "&lt;dog&gt;" in html
     assert ">2<" in html  # pixels of the cat
+
+
+def test_saved_labels_that_a_recipe_leaves_without_a_class_have_a_name(tmp_path: Path) -> None:
+    unfilled = replace(result(), recipe=result().recipe.with_({"compose.fill": "none"}))
+    names = json.loads((unfilled.save(tmp_path) / "classes.json").read_text())
+    assert names == {"0": "background", "1": "cat", "2": "dog", "255": "ignored"}
 
 
 def test_a_recipe_is_short_in_a_line_and_whole_in_a_notebook() -> None:
