@@ -85,7 +85,7 @@ class Result:
         for i, (name, e) in enumerate(self.evidence.items()):
             mark = swatch("rgba({}, {}, {}, 0.5)".format(*colours[i % 255]), name) if e.present else name
             margin, score = ("" if value is None else f"{value:.2f}" for value in (e.margin, e.score))
-            rows.append((mark, e.answer, margin, str(int((self.labels == i + 1).sum())), score, ", ".join(e.flags)))
+            rows.append((mark, e.answer, margin, str(self.area(name)), score, ", ".join(e.flags)))
         drawn = overlay(self.image, self.labels, self.classes, legend=False)
         return section(repr(self), image_of(drawn, NOTEBOOK_WIDTH), table(rows, head))
 
@@ -99,6 +99,10 @@ class Result:
     def present(self) -> tuple[str, ...]:
         """The classes for which the model answered yes."""
         return tuple(name for name in self.classes if self.evidence[name].present)
+
+    def area(self, name: str) -> int:
+        """The pixels that a class has in `labels`, which may be fewer than those of its mask."""
+        return int((self.labels == self.classes.index(name) + 1).sum())
 
     @property
     def _class_masks(self) -> list[ClassMask]:
@@ -169,10 +173,9 @@ class Result:
 
     def to_dict(self) -> dict[str, object]:
         """The result without its maps, as plain values: the content of `result.json`."""
-        areas = {name: int((self.labels == i + 1).sum()) for i, name in enumerate(self.classes)}
         return {
             "image_size": list(self.labels.shape),
-            "classes": [_class_to_dict(self.evidence[name], i + 1, areas[name]) for i, name in enumerate(self.classes)],
+            "classes": [_class_to_dict(self.evidence[name], i, self.area(name)) for i, name in enumerate(self.classes, 1)],
             "recipe": self.recipe.to_dict(),
             "models": dict(self.models),
             "versions": versions(),

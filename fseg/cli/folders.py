@@ -28,13 +28,17 @@ def folder_name(image: Path) -> str:
     return f"{name}_" if name.partition(".")[0].casefold() in _RESERVED else name
 
 
-def result_folders(out: Path, images: Sequence[Path]) -> list[Path]:
+def result_folders(out: Path, images: Sequence[Path], *, overwrite: bool) -> list[Path]:
     """A folder in `out` for each image, named after it, with a number appended where the name is taken.
 
-    The same images get the same folders again, so that a command that is started again replaces its own results.
+    The same images get the same folders again, so that a command that is started again replaces its own results if it may.
+
+    Args:
+        overwrite: earlier results may be replaced.
 
     Raises:
-        OutputError: one of the folders exists with files that are no earlier result, or with one of the images in it.
+        OutputError: one of the folders exists with files that are no earlier result, or with one of the images in it; or with an earlier
+            result that may not be replaced.
     """
     taken: set[str] = set()
     folders = []
@@ -45,7 +49,7 @@ def result_folders(out: Path, images: Sequence[Path]) -> list[Path]:
         taken.add(_alike(name))
         folders.append(out / name)
     for folder in folders:
-        _check_ours(folder)
+        _check_free(folder, overwrite)
         refuse_inputs(_files(folder), images)
     return folders
 
@@ -64,7 +68,22 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
                 )
 
 
-def _check_ours(folder: Path) -> None:
+def refuse_existing(file: Path, option: str, *, overwrite: bool) -> None:
+    """Refuse to write to a file that exists, unless it may be replaced.
+
+    Args:
+        option: by which another file can be named.
+
+    Raises:
+        OutputError: it is a folder, or a file that may not be replaced.
+    """
+    if os.path.isdir(file):
+        raise OutputError(f"{str(file)!r} is a folder. Name a file with {option}.")
+    if os.path.lexists(file) and not overwrite:
+        raise OutputError(f"{str(file)!r} exists. Replace it with --overwrite, or name another file with {option}.")
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
     """An earlier result has a `result.json` of ours, which is written first; hidden files are a system's, or of a run that was killed."""
     if not os.path.lexists(folder):
         return
@@ -76,6 +95,8 @@ def _check_ours(folder: Path) -> None:
             f"The folder {str(folder)!r} holds {sorted(others)[0]!r}, which `fseg segment` did not write there. "
             "Name another folder with --out, or move it away."
         )
+    if others and not overwrite:
+        raise OutputError(f"{str(folder)!r} holds an earlier result. Replace it with --overwrite, or name another folder with --out.")
 
 
 def _files(folder: Path) -> list[Path]:

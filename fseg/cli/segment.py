@@ -21,10 +21,12 @@ from fseg.cli.options import (
 )
 from fseg.errors import InvalidClasses
 from fseg.labels.values import IGNORED
+from probe.disk import strict_json
 from probe.disk.files import check_writable
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
+    from fseg.cli.exports import Exports
     from fseg.result import Failure, Result
 
 MOST_CLASSES = IGNORED
@@ -35,7 +37,10 @@ MOST_REASONS, MOST_NAMES = 10, 3
 
 
 def segment_command(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help='Image files, folders of them, patterns such as "photos/*.jpg", or - for standard input.', metavar="IMAGE..."),
+    ],
     out: Annotated[Path, typer.Option(help="A folder; each image gets its own folder in it.", parser=output_path, metavar="PATH")],
     classes: Annotated[str | None, typer.Option(help='Class names, separated by commas: "cat,potted plant".')] = None,
     classes_file: Annotated[Path | None, typer.Option(help="One class a line, followed by its synonyms after commas.")] = None,
@@ -46,34 +51,46 @@ def segment_command(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     assume_present: AssumeOption = False,
+    coco: Annotated[Path | None, typer.Option(help="A COCO file of the whole masks of all images.", metavar="FILE")] = None,
+    polygons: Annotated[bool, typer.Option("--polygons", help="Write polygons.geojson beside each label map.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line for each image.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results, and the file of --coco.")] = False,
 ) -> None:
-    """Segment images: labels.png, overlay.png, result.json, evidence.safetensors and recipe.toml for each.
+    """Segment images: labels.png, classes.json, overlay.png, result.json, evidence.safetensors and recipe.toml for each.
 
-    In labels.png 0 is background and i + 1 the i-th class given. Results of an earlier run are replaced; a folder with other files is not.
+    In labels.png 0 is background and i + 1 the i-th class given. A folder with files of others is never written to.
 
     Example: fseg segment street.jpg --classes "car,traffic light" --recipe fseg-llava-1.5-vicuna-7b --sam sam_vit_h.pth --device cuda --out out
     """
     from tqdm import tqdm
 
+    from fseg.cli.exports import Exports
     from fseg.cli.folders import result_folders
+    from fseg.cli.inputs import images_of
     from fseg.cli.models import open_segmenter
     from fseg.result import Failure
 
     names = _classes(classes, classes_file)
-    folders = result_folders(out, images)
+    given = images_of(images)
+    folders = result_folders(out, list(given), overwrite=overwrite)
+    exports = Exports(tuple(names), coco, polygons=polygons)
+    exports.check(list(given), folders, overwrite=overwrite)
     check_writable(out)
     segmenter = open_segmenter(recipe, imports, assume_present=assume_present, backbone=backbone, sam=sam, device=device, dtype=dtype)
     failures = []
-    results = segmenter.map(images, names)
-    for image, folder, result in zip(images, folders, tqdm(results, total=len(images), unit="image", disable=None), strict=True):
-        outcome = _saved(result, image, folder)
+    results = segmenter.map(given.values(), names)
+    for image, folder, result in zip(given, folders, tqdm(results, total=len(given), unit="image", disable=None), strict=True):
+        outcome = _saved(result, image, folder, exports)
         if isinstance(outcome, Failure):
             failures.append(outcome)
             tqdm.write(f"failed  {outcome}", file=sys.stderr)
-        else:
+        if as_json:
+            tqdm.write(_json_line(outcome, image, folder), file=sys.stdout)
+        elif not isinstance(outcome, Failure):
             tqdm.write(_line(outcome, folder), file=sys.stdout)
+    exports.finish()
     if failures:
-        typer.echo("\n".join(_summary(failures, len(images))), err=True)
+        typer.echo("\n".join(_summary(failures, len(given))), err=True)
         raise typer.Exit(1)
 
 
@@ -88,21 +105,38 @@ def _classes(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]
     return names
 
 
-def _saved(result: Result | Failure, image: Path, folder: Path) -> Result | Failure:
-    """The result, saved; or the reason why it could not be saved: the other images go on."""
+def _saved(result: Result | Failure, image: Path, folder: Path, exports: Exports) -> Result | Failure:
+    """The result, saved and exported; or the reason why it could not be: the other images go on."""
     from fseg.result import Failure
 
     if isinstance(result, Failure):
-        return result
+        return Failure(image, result.error)
     try:
         result.save(folder)
-    except ProbeError as error:
+        exports.add(result, image, folder)
+    except (ProbeError, OSError) as error:
         return Failure(image, error)
     return result
 
 
 def _line(result: Result, folder: Path) -> str:
-    return f"{folder}: {', '.join(result.present) or 'none of the classes'}"
+    """The classes that are present: pixels in the label map, SAM's score, flags."""
+    found = []
+    for name in result.present:
+        e = result.evidence[name]
+        score = [] if e.score is None else [f"score {e.score:.2f}"]
+        found.append(f"{name} ({', '.join([f'{result.area(name)} px', *score, *e.flags])})")
+    return f"{folder}: {', '.join(found) or 'none of the classes'}"
+
+
+def _json_line(outcome: Result | Failure, image: Path, folder: Path) -> str:
+    from fseg.result import Failure
+
+    if isinstance(outcome, Failure):
+        described: dict[str, object] = {"error": f"{type(outcome.error).__name__}: {outcome.error}"}
+    else:
+        described = {"folder": str(folder), **{key: outcome.to_dict()[key] for key in ("image_size", "classes")}}
+    return strict_json.dump({"image": str(image), **described}).decode()
 
 
 def _summary(failures: Sequence[Failure], images: int) -> list[str]:

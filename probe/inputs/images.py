@@ -28,6 +28,9 @@ ImageLike = Image.Image | str | Path | Array | Tensor
 OPENING = threading.Lock()
 """Held while warnings are filtered: the filters are global to the process, and reading a header takes microseconds."""
 
+IMAGE_ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+"""The endings of the files that Pillow reads, in lower case, each with its dot."""
+
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,10 +88,23 @@ def read_image(path: str | Path) -> tuple[Image.Image, bytes]:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{named} cannot be opened: {error.strerror}. Change the file's permissions, or pass another path.") from error
-    return _decoded(content, named), content
+    return decoded_image(content, named), content
 
 
-def _decoded(content: bytes, named: str) -> Image.Image:
+def is_image_file(path: Path) -> bool:
+    """Whether this is a regular file with the ending of an image."""
+    return path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
+
+
+def decoded_image(content: bytes, named: str) -> Image.Image:
+    """The image of a file's bytes, as `open_image` returns it.
+
+    Args:
+        named: what an error calls the file.
+
+    Raises:
+        ImageError: the bytes are not an image, or a part of one.
+    """
     try:
         with OPENING, warnings.catch_warnings():
             # An image of more than 89 megapixels that the user names is large, not an attack.

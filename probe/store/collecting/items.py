@@ -15,12 +15,10 @@ from PIL import Image
 
 from probe.disk import strict_json
 from probe.errors import ImageError, InvalidItems
-from probe.inputs.images import ImageLike, open_image, read_image
+from probe.inputs.images import ImageLike, is_image_file, open_image, read_image
 
 Label = str | int | float | bool | Sequence[str | int | float | bool]
 """The value of a label: one, or several of one type."""
-
-IMAGE_ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +162,7 @@ def items_of_folder(folder: Path, prompt: str) -> list[Item]:
         InvalidItems: there is no such folder, or no image in it.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+        files = sorted(filter(is_image_file, folder.iterdir()))
     except OSError as error:
         raise InvalidItems(f"The images of {str(folder)!r} cannot be listed: {error.strerror}. Name a folder of images.") from error
     if not files:

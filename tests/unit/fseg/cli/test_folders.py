@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fseg.cli.folders import folder_name, refuse_inputs, result_folders
+from fseg.cli.folders import folder_name, refuse_existing, refuse_inputs, result_folders
 from fseg.errors import OutputError
 
 
@@ -37,7 +37,7 @@ def test_a_folder_has_a_plain_name(image: str, name: str) -> None:
 
 def test_no_two_pictures_share_a_folder(tmp_path: Path) -> None:
     names = ["x.png", "x.jpg", "x-2.png", "a/X.png", "é.png", "e\u0301.png"]
-    assert [path.name for path in result_folders(tmp_path, [Path(name) for name in names])] == [
+    assert [path.name for path in result_folders(tmp_path, [Path(name) for name in names], overwrite=False)] == [
         "x",
         "x-2",
         "x-2-2",
@@ -67,16 +67,16 @@ def test_a_folder_with_files_of_somebody_else_is_refused(tmp_path: Path, files: 
     for name, text in files.items():
         (tmp_path / "x" / name).write_text(text)
     if ours:
-        assert result_folders(tmp_path, [Path("x.png")]) == [tmp_path / "x"]
+        assert result_folders(tmp_path, [Path("x.png")], overwrite=True) == [tmp_path / "x"]
     else:
         with pytest.raises(OutputError, match="did not write there"):
-            result_folders(tmp_path, [Path("x.png")])
+            result_folders(tmp_path, [Path("x.png")], overwrite=True)
 
 
 def test_a_file_where_the_folder_would_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine")
     with pytest.raises(OutputError, match="is no folder"):
-        result_folders(tmp_path, [Path("x.png")])
+        result_folders(tmp_path, [Path("x.png")], overwrite=True)
 
 
 def test_a_picture_that_a_result_would_replace_is_refused(tmp_path: Path) -> None:
@@ -84,7 +84,26 @@ def test_a_picture_that_a_result_would_replace_is_refused(tmp_path: Path) -> Non
     for name, text in (("result.json", json.dumps(RESULT)), ("labels.png", "")):
         (tmp_path / "labels" / name).write_text(text)
     with pytest.raises(OutputError, match="would be written over"):
-        result_folders(tmp_path, [tmp_path / "labels" / "labels.png"])
+        result_folders(tmp_path, [tmp_path / "labels" / "labels.png"], overwrite=True)
+
+
+def test_an_earlier_result_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    assert result_folders(tmp_path, [Path("x.png")], overwrite=False) == [tmp_path / "x"]  # an empty folder is no result
+    (tmp_path / "x" / "result.json").write_text(json.dumps(RESULT))
+    with pytest.raises(OutputError, match=r"holds an earlier result\. Replace it with --overwrite"):
+        result_folders(tmp_path, [Path("y.png"), Path("x.png")], overwrite=False)
+    assert result_folders(tmp_path, [Path("x.png")], overwrite=True) == [tmp_path / "x"]
+
+
+def test_an_existing_file_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    refuse_existing(tmp_path / "coco.json", "--coco", overwrite=False)
+    (tmp_path / "coco.json").symlink_to("nowhere")
+    with pytest.raises(OutputError, match=r"exists\. Replace it with --overwrite, or name another file with --coco"):
+        refuse_existing(tmp_path / "coco.json", "--coco", overwrite=False)
+    refuse_existing(tmp_path / "coco.json", "--coco", overwrite=True)
+    with pytest.raises(OutputError, match=r"is a folder\. Name a file with --coco"):
+        refuse_existing(tmp_path, "--coco", overwrite=True)
 
 
 def test_names_that_no_file_can_have_are_no_input(tmp_path: Path) -> None:
