@@ -18,8 +18,10 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 import probe
+from fseg.checks import check_int
 from fseg.drawing.label_map import overlay, save_labels
 from fseg.drawing.palette import class_palette
+from fseg.errors import InvalidClasses
 from fseg.evidence import Evidence
 from fseg.export import coco, detections, polygons, segments
 from fseg.export.masks import ClassMask
@@ -101,7 +103,13 @@ class Result:
         return tuple(name for name in self.classes if self.evidence[name].present)
 
     def area(self, name: str) -> int:
-        """The pixels that a class has in `labels`, which may be fewer than those of its mask."""
+        """The pixels that a class has in `labels`, which may be fewer than those of its mask.
+
+        Raises:
+            InvalidClasses: no class of this result.
+        """
+        if name not in self.classes:
+            raise InvalidClasses(f"{name!r} is no class of this result. Its classes: {', '.join(self.classes)}.")
         return int((self.labels == self.classes.index(name) + 1).sum())
 
     @property
@@ -117,15 +125,17 @@ class Result:
         list is what `pycocotools.coco.COCO.loadRes` takes; `fseg.export.coco.dataset` makes a file of the annotations of many images.
 
         Args:
-            image_id: of every annotation.
+            image_id: of every annotation; at least 0.
 
         Raises:
+            InvalidOption: image_id is not such a number.
             PackageNeeded: pycocotools is not installed.
 
         >>> (cat,) = fseg.Segmenter()(fseg.glyphs.scene(1).image, ["star", "cat"]).to_coco(7)
         >>> cat["image_id"], cat["category_id"], cat["segmentation"]["size"]
         (7, 2, [435, 306])
         """
+        check_int("image_id", image_id, at_least=0)
         return coco.encoded_masks(self._class_masks, image_id)
 
     def to_geojson(self) -> dict[str, object]:
@@ -155,9 +165,6 @@ class Result:
 
         The mask is the class's own, a PIL image of mode L in the size of the image, 255 inside and 0 outside; `label` is the class's name,
         `score` the IoU that SAM predicts.
-
-        >>> fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat"]).segments()
-        [{'score': 0.9..., 'label': 'cat', 'mask': <PIL.Image.Image image mode=L size=306x435 at 0x...>}]
         """
         return segments.segments(self._class_masks)
 

@@ -135,7 +135,8 @@ def _json_line(outcome: Result | Failure, image: Path, folder: Path) -> str:
     if isinstance(outcome, Failure):
         described: dict[str, object] = {"error": f"{type(outcome.error).__name__}: {outcome.error}"}
     else:
-        described = {"folder": str(folder), **{key: outcome.to_dict()[key] for key in ("image_size", "classes")}}
+        whole = outcome.to_dict()
+        described = {"folder": str(folder), "image_size": whole["image_size"], "classes": whole["classes"]}
     return strict_json.dump({"image": str(image), **described}).decode()
 
 

@@ -62,6 +62,12 @@ def test_a_notebook_shows_the_labels_and_each_answer() -> None:
     assert ">2<" in html  # pixels of the cat
 
 
+def test_the_area_of_a_class_is_its_pixels_in_the_label_map() -> None:
+    assert (result().area("cat"), result().area("dog")) == (2, 0)
+    with pytest.raises(fseg.FsegError, match=r"'cow' is no class of this result\. Its classes: cat, dog"):
+        result().area("cow")
+
+
 def test_saved_labels_that_a_recipe_leaves_without_a_class_have_a_name(tmp_path: Path) -> None:
     unfilled = replace(result(), recipe=result().recipe.with_({"compose.fill": "none"}))
     names = json.loads((unfilled.save(tmp_path) / "classes.json").read_text())

@@ -80,3 +80,9 @@ def test_a_class_without_a_pixel_has_no_annotation() -> None:
 def test_masks_of_any_shape_come_back(rows: tuple[str, ...]) -> None:
     (one,) = small(cat=drawn(*rows)).to_coco(1)
     np.testing.assert_array_equal(codec.decode(one["segmentation"]), drawn(*rows))
+
+
+@pytest.mark.parametrize("image_id", ["street.jpg", -1, True, 1.5])
+def test_an_image_has_a_whole_number(image_id: object) -> None:
+    with pytest.raises(fseg.FsegError, match="image_id="):
+        small(cat=drawn("#")).to_coco(image_id)  # type: ignore[arg-type]
