@@ -63,9 +63,7 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
     for output in outputs:
         for read in inputs:
             if _same(output, read):
-                raise OutputError(
-                    f"{str(output)!r} would be written over {str(read)!r}, which is an input. Name another folder or file with --out."
-                )
+                raise OutputError(f"{str(output)!r} would be written over {str(read)!r}, which is an input. Name another folder or file.")
 
 
 def refuse_existing(file: Path, option: str, *, overwrite: bool) -> None:
