@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import fseg.errors
 import probe.errors
@@ -29,12 +31,34 @@ def test_an_error_says_what_cures_it(error: type[Exception]) -> None:
     assert cure.split("\n\n")[0].endswith((".", ").")), "a sentence"
 
 
+def run_code(page: str) -> dict[str, object]:
+    """Run a page's Python from top to bottom: the names that it leaves."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), page, "exec"), names)
+    return names
+
+
 @pytest.mark.parametrize("name", ["look", "segment"])
 def test_a_tutorial_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # it draws pictures
-    text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), name, "exec"), {})
+    run_code(f"tutorials/{name}.md")
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png"] * {"look": 2, "segment": 1}[name]
+
+
+@pytest.mark.slow
+def test_results_are_exported_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_code("exports.md")["result"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith(("cat", "umbrella", "['"))] == [
+        "cat True",  # as COCO decodes it
+        "umbrella True",
+        "cat True 1",  # as polygons
+        "umbrella True 2",
+        "['cat' 'umbrella']",  # as supervision's detections
+    ]
+    np.testing.assert_array_equal(np.asarray(Image.open("cat.png")) == 255, result.masks["cat"])  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
