@@ -18,6 +18,7 @@ from .inputs.encoding import Encoding as Encoding
 from .inputs.encoding import PreparedImages as PreparedImages
 from .inputs.images import ImageLike as ImageLike
 from .inputs.images import open_image as open_image
+from .many.image_batch import ImageBatch as ImageBatch
 from .many.ordered import InOrder as InOrder
 from .model import Probe as Probe
 from .model import load as load

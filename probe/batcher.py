@@ -11,8 +11,9 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024, "variants": 1024, "run_many": 4096, "generate_many": 4096}
-"""Kind of work -> tokens of a pass that keep a processor busy. Answers grow one token at a time, so that more of them fit into a pass."""
+TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024, "variants": 1024, "run_many": 4096, "generate_many": 4096, "open": 16384}
+"""Kind of work -> tokens of a pass that keep a processor busy. Answers grow one token at a time, so that more of them fit into a pass; how
+many images are opened together is the user's choice, which this only limits."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 4, 256
 

@@ -134,13 +134,13 @@ class Backbone:
         """How many positions the model puts before `input_ids` for a row's images."""
         return 0
 
-    def next_position(self, model: PreTrainedModel, length: int) -> int:
-        """The rotary position of the token after a prefix of `length` tokens.
+    def next_position(self, model: PreTrainedModel, length: int, row: int = 0) -> int:
+        """The rotary position of the token after a prefix of `length` tokens, in a row of the forward's batch.
 
         It is called right after the forward over the prefix, and may read state that this forward left in the model: M-RoPE gives image
         tokens positions by row and column, so that the text after them continues from a smaller number.
         """
-        return length + int(model.model.rope_deltas) if _takes_rows_and_columns(model) else length
+        return length + int(model.model.rope_deltas.flatten()[row]) if _takes_rows_and_columns(model) else length
 
     def suffix_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Tensor, length: int) -> dict[str, Tensor]:
         """The forward's inputs for tokens after a cached prefix, in addition to ids, mask and cache.

@@ -128,7 +128,7 @@ class RowWork(ABC, Generic[AnyRow, Result]):
         """The results of a batch that cannot be run as it is."""
         groups: dict[Hashable, list[int]] = {}
         for number, row in enumerate(batch):
-            groups.setdefault(_shapes(row.inputs) if padded else number, []).append(number)
+            groups.setdefault(shapes(row.inputs) if padded else number, []).append(number)
         results = {
             number: result
             for numbers in groups.values()
@@ -152,5 +152,6 @@ def near(ours: Tensor, theirs: Tensor) -> bool:
     return float((ours.float() - theirs.float()).abs().max()) <= tolerance
 
 
-def _shapes(inputs: Mapping[str, Tensor]) -> Hashable:
+def shapes(inputs: Mapping[str, Tensor]) -> Hashable:
+    """The names and shapes of an input."""
     return tuple((name, getattr(value, "shape", None)) for name, value in sorted(inputs.items()))

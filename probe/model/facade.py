@@ -19,6 +19,7 @@ from probe.inputs.processors import Processor
 from probe.inputs.prompt import Messages
 from probe.inputs.videos import VideoLike
 from probe.inspection import Inspection, inspect_model
+from probe.many.image_batch import ImageBatch
 from probe.model.analysis import Analysis
 from probe.model.many import Many
 from probe.runtime import Runtime
@@ -266,6 +267,7 @@ class Probe(Analysis, Many):
         policy: str | None = None,
         chat: bool = True,
         template: str | None = None,
+        together: ImageBatch | None = None,
     ) -> Session:
         """One image, many questions: the image is encoded once, and its part of the prompt is run once. See `Session`.
 
@@ -286,6 +288,7 @@ class Probe(Analysis, Many):
             policy=policy,
             chat=chat,
             template=template,
+            together=together,
         )
 
 

@@ -8,15 +8,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.utils import ModelOutput
 
 from probe.inputs.encoding import Encoding
 from probe.runtime import Runtime
 from probe.sessions.kv_cache import empty_cache
+from probe.sessions.opening import Opening, Together
 from probe.sessions.prefix import Prefix, max_rope_length
 from probe.tokens.spans import Span, TokenMap
+from probe.tracing.capturing.captured import Captured
 from probe.tracing.edits import Edit
 from probe.tracing.edits.stepwise import PrefixChange, changes_before
+from probe.tracing.engine import Forward
 from probe.tracing.hooks import ModelState
 from probe.tracing.reads import Projected, Read, StateRead, Vision
 from probe.tracing.resolving import ReadPlan
@@ -36,21 +38,33 @@ class Prefixes:
 
     Args:
         keep: reads; what they name within a prefix is captured while it runs.
+        together: other images, whose prefixes may run in the same passes.
 
     Attributes:
         first: the session's first prompt, whose image tensors the others share.
     """
 
-    def __init__(self, runtime: Runtime, keep: Sequence[Read]) -> None:
-        self._runtime, self._keep = runtime, keep
+    def __init__(self, runtime: Runtime, keep: Sequence[Read], together: Together | None = None) -> None:
+        self._runtime, self._keep, self._together = runtime, keep, together
         self.first: Encoding | None = None
+        self._asked: tuple[Opening, str] | None = None  # the first question, while others may run with it
         self._length = 0  # 0: not known yet
         self._by_changes: dict[tuple[PrefixChange, ...], Prefix] = {}  # the one that was used last is the last
 
     def clear(self) -> None:
         """Free them all."""
-        self.first, self._length = None, 0
+        self.first, self._length, self._asked, self._together = None, 0, None, None
         self._by_changes.clear()
+
+    def begin(self, opening: Opening, question: str, encoding: Encoding) -> Encoding:
+        """The session's first prompt: this one, unless there is one already or the image's prefix ran with another image's."""
+        if self.first is None:
+            begun = self._together.take(opening) if self._together is not None else None
+            if begun is None:
+                self.first, self._asked = encoding, (opening, question)
+            else:
+                self.first, self._length, self._by_changes[()] = begun.encoding, len(begun.prefix), begun.prefix
+        return self.first
 
     def common(
         self, encodings: Sequence[Encoding], tokens: Sequence[TokenMap], new_tokens: int, edits: Sequence[Edit]
@@ -76,6 +90,8 @@ class Prefixes:
         if prefix is not None and not prefix.model_state.is_of(self._runtime.model):
             self._by_changes.clear()  # the model has been changed since
             prefix = None
+        if prefix is None and not changes:
+            prefix = self._with_others(first)
         if prefix is None:
             before = tuple(edit for edit, _ in changes)
             prefix = read_prefix(self._runtime, encoding if before else first, self._length, self._keep, before, tokens)
@@ -83,6 +99,13 @@ class Prefixes:
         while len(self._by_changes) > PREFIXES:
             del self._by_changes[next(iter(self._by_changes))]
         return prefix
+
+    def _with_others(self, first: Encoding) -> Prefix | None:
+        """The unedited prefix, run with those of other images; None: there are none, or they cannot share a pass."""
+        if self._together is None or self._asked is None:
+            return None
+        (opening, question), self._asked = self._asked, None
+        return self._together.read(self._runtime, opening, question, first, self._length)
 
     def _find_length(self, first: Encoding, encodings: Sequence[Encoding]) -> bool:
         """Find out how much these prompts share with the first one; whether that has its images, in a family that takes them.
@@ -139,14 +162,21 @@ def read_prefix(
         edits: of the prefix; what they name behind it is left out.
         known: the tokens of the prompt as edits name them; None: the encoding's.
     """
+    prefix, plan = unread_prefix(runtime, encoding, length, keep, edits, known)
+    run_prefix(runtime, prefix, plan, prefix.cache)
+    return replace(prefix, position=runtime.backbone.next_position(runtime.model, length))
+
+
+def unread_prefix(
+    runtime: Runtime, encoding: Encoding, length: int, keep: Sequence[Read], edits: Sequence[Edit] = (), known: TokenMap | None = None
+) -> tuple[Prefix, ReadPlan]:
+    """A prefix before it is run, with an empty cache, and the plan of what is kept of it: see `read_prefix`."""
     inputs = {name: value[:, :length] if name in encoding.token_inputs else value for name, value in encoding.inputs.items()}
     spans = {name: span for name, span in encoding.tokens.spans.items() if all(position < length for position in span.positions)}
     tokens = replace(encoding.tokens, ids=encoding.tokens.ids[:length], spans=spans)
     changes = runtime.resolve_edits(edits, (known or encoding.tokens,))
-    prefix = Prefix(tokens, inputs, empty_cache(runtime.model.config), 0, ModelState(runtime.model), changes)
     plan = runtime.resolve([part for read in keep if (part := _within(read, spans)) is not None], (tokens,))
-    run_prefix(runtime, prefix, plan, prefix.cache)
-    return replace(prefix, position=runtime.backbone.next_position(runtime.model, length))
+    return Prefix(tokens, inputs, empty_cache(runtime.model.config), 0, ModelState(runtime.model), changes), plan
 
 
 def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
@@ -163,16 +193,23 @@ def _within(read: Read, spans: Mapping[str, Span]) -> Read | None:
 
 def run_prefix(runtime: Runtime, prefix: Prefix, plan: ReadPlan, cache: DynamicCache | None = None) -> None:
     """Run the model over the prefix: capture what is planned, and fill the cache if one is given."""
-    filling: dict[str, object] = {} if cache is None else {runtime.cache_argument: cache, "use_cache": True, "logits_to_keep": 1}
-
-    def forward(inputs: Mapping[str, Tensor]) -> ModelOutput:
-        return runtime.forward(inputs, **filling)
-
     if plan.states or plan.vision or prefix.edits.edits:
+        forward = filling_forward(runtime, cache)
         captured = runtime.engine.run(forward, prefix.inputs, plan, (SequenceSlot(0),), edits=prefix.edits, run_to_end=cache is not None)
-        prefix.vision.update(captured.vision)
-        for (address, position), (states,) in captured.states.items():
-            prefix.states[address, plan.positions[position][0]] = states
+        keep_captured(prefix, captured, plan)
     elif cache is not None:
         with torch.no_grad():
-            forward(prefix.inputs)
+            filling_forward(runtime, cache)(prefix.inputs)
+
+
+def filling_forward(runtime: Runtime, cache: DynamicCache | None) -> Forward[Mapping[str, Tensor]]:
+    """A forward over prefixes that fills a cache, if one is given, and computes no more logits than it has to."""
+    filling: dict[str, object] = {} if cache is None else {runtime.cache_argument: cache, "use_cache": True, "logits_to_keep": 1}
+    return lambda inputs: runtime.forward(inputs, **filling)
+
+
+def keep_captured(prefix: Prefix, captured: Captured, plan: ReadPlan) -> None:
+    """Keep what was captured of one prefix with it."""
+    prefix.vision.update(captured.vision)
+    for (address, position), (states,) in captured.states.items():
+        prefix.states[address, plan.positions[position][0]] = states

@@ -19,6 +19,7 @@ from probe.sessions.choice import Choice, FirstTokens
 from probe.sessions.continuations import Continuations, PackedInputs, last_logits
 from probe.sessions.decoding.drafting import Continued, Drafting
 from probe.sessions.decoding.greedy import Decoding, Greedy, decode
+from probe.sessions.opening import Opening, Together
 from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
 from probe.sessions.prefix import Prefix
 from probe.sessions.prefixes import Prefixes
@@ -46,6 +47,7 @@ class Session:
             pass over it.
         edits: in force for every question, see `probe.edit`. A prefix under one set of edits is never used under another: edits of the image
             that a question brings run its prefix once more; those that were used last are kept.
+        together: other images, whose prefixes may run in the same passes: see `probe.ImageBatch`.
         policy: how questions share the prefix: "packed" (one row after it, separated by a mask), "batched" (a batch, each row after a
             copy of it), "none" (each question alone: right for every model). None: the family's best.
 
@@ -71,15 +73,15 @@ class Session:
         policy: str | None = None,
         chat: bool = True,
         template: str | None = None,
+        together: Together | None = None,
     ) -> None:
         self.policy = chosen_policy(runtime, policy)
         self._policy_is_required = policy not in (None, NO_SHARING)
         runtime.resolve(keep)
-        self._images: PreparedImages | None = encoder.moved_to_device(encoder.prepare(images))
-        self._runtime, self._encoder, self.keep = runtime, encoder, keep
-        self._chat, self._template = chat, template
-        self.edits = edits
-        self._prefixes = Prefixes(runtime, keep)
+        prepared = encoder.prepare(images)
+        self._opening: Opening | None = Opening(encoder, prepared, encoder.moved_to_device(prepared), keep, chat, template)
+        self._runtime, self._encoder, self.keep, self.edits = runtime, encoder, keep, edits
+        self._prefixes = Prefixes(runtime, keep, together)
         self._first_tokens = FirstTokens()
         self._seen = Continued()
         self._drafting = Drafting()
@@ -92,7 +94,7 @@ class Session:
 
     def close(self) -> None:
         """Free the image, the prefix and what was kept of it. The session cannot be used afterwards."""
-        self._images = None
+        self._opening = None
         self._prefixes.clear()
 
     @property
@@ -246,15 +248,16 @@ class Session:
     def _continuations(self, prefix: Prefix, count: int, steps: int = 0) -> Continuations:
         return POLICIES[self.policy](self._runtime, prefix, count, steps)
 
-    def _require_open(self) -> PreparedImages:
-        if self._images is None:
+    def _require_open(self) -> Opening:
+        if self._opening is None:
             raise SessionClosed("This session is closed. Open another one with model.open(image).")
-        return self._images
+        return self._opening
 
     def _encode(self, question: str) -> Encoding:
-        encoding = self._encoder.encode_question(self._require_open(), question, chat=self._chat, template=self._template)
+        opening = self._require_open()
+        encoding = opening.encode(question)
         with self._runtime.engine.lock:
-            first = self._prefixes.first = self._prefixes.first or encoding
+            first = self._prefixes.begin(opening, question, encoding)
         return encoding.with_images_of(first)
 
     def _prefix_of(

@@ -119,6 +119,27 @@ SHARED = {
 FEWEST_DIFFERENT = {"hunyuan_vl": 2}
 """How many of the answers differ at least: random weights make some families say little; their states are compared all the same."""
 ALONE = ("paligemma", "instructblip")
+KEPT = [probe.Hidden(layers="all", at="image")]
+READ_ALONE = {
+    "dots3_note",
+    "gemma3n",
+    "glm5_next",
+    "hunyuan_vl",
+    "inkling2",
+    "inkling_mm_model",
+    "lfm2_vl",
+    "lfm3_vl",
+    "minicpm_ocr",
+    "minicpmv4_6",
+    "minicpmv4_7",
+    "minimax_m3_vl",
+    "mistral_large4",
+    "nemotron_h_omni",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen4_exp",
+}
+"""Families whose images share no pass: rows of a batch change each other, or the cache has layers of other kinds than keys and values."""
 
 
 def _opened(name: str) -> probe.Probe:
@@ -154,13 +175,20 @@ def test_answers_and_activations_are_those_of_each_question_alone(
         with pytest.raises(probe.errors.InvalidPolicy, match="can be asked under"):
             model.open(wide_image, policy=policy)
         return
-    answers = [answer for answer, _ in alone]
-    kept = [probe.Hidden(layers="all", at="image")]
-    with model.open(wide_image, policy=policy, keep=kept) as session:
+    with model.open(wide_image, policy=policy, keep=KEPT) as session:
         together = session.ask(QUESTIONS, max_new_tokens=12)
         traces = session.trace(together, _reads(model))
-    assert [answer.tokens.ids for answer in together] == [answer.tokens.ids for answer in answers]
-    assert len({answer.tokens.ids[answer.prompt_length :] for answer in answers}) >= FEWEST_DIFFERENT.get(model.family, 3)
+    assert len({answer.tokens.ids[answer.prompt_length :] for answer, _ in alone}) >= FEWEST_DIFFERENT.get(model.family, 3)
+    assert_as_alone(model, alone, together, traces)
+    for (_, expected), trace in zip(alone, traces, strict=True):
+        for layer in trace.captured.vision:
+            torch.testing.assert_close(trace.captured.vision[layer], expected.captured.vision[layer], rtol=0, atol=0)
+
+
+def assert_as_alone(
+    model: probe.Probe, alone: list[tuple[probe.Answer, probe.Trace]], answers: list[probe.Answer], traces: list[probe.Trace]
+) -> None:
+    assert [answer.tokens.ids for answer in answers] == [answer.tokens.ids for answer, _ in alone]
     for (_, expected), trace in zip(alone, traces, strict=True):
         layers = range(len(model.modules.layers) + 1)
         pairs = [
@@ -170,8 +198,21 @@ def test_answers_and_activations_are_those_of_each_question_alone(
         for ours, theirs in pairs:
             assert ours.dims == theirs.dims
             assert float((ours.data - theirs.data).abs().max()) <= TOLERANCE * max(1.0, float(theirs.data.abs().max()))
-        for layer in trace.captured.vision:
-            torch.testing.assert_close(trace.captured.vision[layer], expected.captured.vision[layer], rtol=0, atol=0)
+
+
+def test_images_that_share_a_pass_are_as_alone(
+    model: probe.Probe, alone: list[tuple[probe.Answer, probe.Trace]], wide_image: Image.Image
+) -> None:
+    images = [model.prepare(image) for image in (wide_image.transpose(Image.Transpose.ROTATE_180), wide_image)]
+    batch = probe.ImageBatch(images)
+    with model.open(images[0], keep=KEPT, together=batch) as session:
+        session.ask(QUESTIONS[:1], max_new_tokens=1)
+    assert len(batch._begun) == (model.family not in READ_ALONE)
+    with model.open(images[1], keep=KEPT, together=batch) as session:
+        answers = session.ask(QUESTIONS, max_new_tokens=12)
+        traces = session.trace(answers, _reads(model))
+    assert batch._begun == []
+    assert_as_alone(model, alone, answers, traces)
 
 
 def test_what_is_drafted_changes_no_answer(

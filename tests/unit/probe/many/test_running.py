@@ -15,16 +15,10 @@ from probe import edit
 from probe.errors import InvalidLayer, InvalidRead, NestedTrace, NotFinite, ProbeError, ProcessorNeeded, SpanNotFound
 from probe.many import generating
 from probe.tracing.engine import Engine
-from tests import families, zoo
+from tests import families
 
 HIDDEN = probe.Hidden("all")
 QUESTIONS = ["Is there a cat?", "What is to the left of the large red dog?", "Why?", "Is it so?", "What is on the table?", "Where?"]
-
-
-@pytest.fixture
-def model() -> probe.Probe:
-    hf, processor = zoo.llava()
-    return probe.load(model=hf, processor=processor, resize="stretch", tiles=False)
 
 
 @pytest.fixture
