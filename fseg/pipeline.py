@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import probe
 from fseg.checkpoints import EMBEDDED, load_backbone
-from fseg.checks import shown
+from fseg.checks import check_int, shown
 from fseg.errors import InvalidClasses, InvalidRecipe
 from fseg.evidence import Context, Evidence
 from fseg.recipe import Recipe, get_recipe
@@ -28,10 +28,13 @@ from fseg.stages.tvr import best_name, chosen_views, grid_of_maps, in_view, view
 from fseg.vocabulary.classes import check_classes
 from probe.inputs.prompt import refuse_special_tokens
 from probe.notebook import Html, section
-from probe.workers.prefetching import prefetch
+from probe.workers.prefetching import groups, prefetch, succeeded
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
+
+_ON_A_GPU = 4
+"""Images that share a pass on a GPU, which one image's tokens do not keep busy."""
 
 
 class Segmenter:
@@ -100,12 +103,15 @@ class Segmenter:
             raise InvalidRecipe(f"{called} does not fit {model.name}: {error}") from error
         return recipe
 
-    def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> Result:
+    def __call__(
+        self, image: probe.ImageLike | probe.PreparedImages, classes: Classes, *, together: probe.ImageBatch | None = None
+    ) -> Result:
         """Segment one image.
 
         Args:
             image: PIL image, path or array.
             classes: the names to look for, or for each class several names (a yes on any of them is a yes).
+            together: other images, whose part of the prompt may run with this one's: see `map`.
 
         Returns:
             a Result; if no class is present, every pixel is background.
@@ -117,7 +123,7 @@ class Segmenter:
         names = self.checked_names(classes)
         prepared = self.model.prepare(image)
         original = single_image(prepared)
-        with self.model.open(prepared, keep=self.reads, template=self.recipe.ask.template) as session:
+        with self.model.open(prepared, keep=self.reads, template=self.recipe.ask.template, together=together) as session:
             evidence = self.evidence(session, names)
         return self.segment(original, tuple(names), evidence)
 
@@ -156,14 +162,21 @@ class Segmenter:
         """
         return segment_prompted(recipe or self.recipe, sam or self.sam, image, classes, evidence, self.model_names())
 
-    def map(self, images: Iterable[probe.ImageLike], classes: Classes, *, workers: int = 2) -> Iterator[Result | Failure]:
+    def map(
+        self, images: Iterable[probe.ImageLike], classes: Classes, *, workers: int = 2, batch: int | None = None
+    ) -> Iterator[Result | Failure]:
         """Segment many images, in order, while `workers` threads open and resize the next ones.
 
         An image that fails yields a Failure with its error, and the others continue. If `images` itself raises, the results of the images
         before come first.
 
+        Args:
+            batch: so many images go through the vision tower and their part of the prompt together (see `probe.ImageBatch`), and are held
+                meanwhile. None: found from the device, see `images_together`.
+
         Raises:
             InvalidClasses: see `checked_names`; at once, before the first image is opened.
+            InvalidOption: `batch` is not a whole number of at least 1.
             ImageError: `images` is one image or path.
 
         >>> images = [fseg.glyphs.scene(1).image, "missing.png"]
@@ -175,15 +188,31 @@ class Segmenter:
             raise probe.errors.ImageError(
                 f"map() takes a list or another iterable of images; {shown(images)} is one. Put it into a list, or call the segmenter with it."
             )
-        return self._map(images, classes, workers)
+        return self._map(images, classes, workers, self.images_together(batch))
 
-    def _map(self, images: Iterable[probe.ImageLike], classes: Classes, workers: int) -> Iterator[Result | Failure]:
-        for image, prepared in prefetch(self.model.prepare, images, workers):
-            try:
-                result: Result | Failure = self(prepared.result(), classes)
-            except Exception as error:  # one bad image must not stop the others
-                result = Failure(image, error)
-            yield result
+    def images_together(self, batch: int | None) -> int:
+        """How many images share a pass: `batch`, or if that is None what suits the device: 1 on the CPU, where one keeps it busy, else 4.
+
+        Raises:
+            InvalidOption: `batch` is not a whole number of at least 1.
+
+        >>> fseg.Segmenter().images_together(None)
+        1
+        """
+        if batch is not None:
+            check_int("batch", batch, at_least=1)
+            return batch
+        return 1 if self.model.model.device.type == "cpu" else _ON_A_GPU
+
+    def _map(self, images: Iterable[probe.ImageLike], classes: Classes, workers: int, batch: int) -> Iterator[Result | Failure]:
+        for group in groups(prefetch(self.model.prepare, images, max(workers, batch)), batch):
+            together = probe.ImageBatch(succeeded(prepared for _, prepared in group))
+            for image, prepared in group:
+                try:
+                    result: Result | Failure = self(prepared.result(), classes, together=together)
+                except Exception as error:  # one bad image must not stop the others
+                    result = Failure(image, error)
+                yield result
 
     def layer_distances(self, image: probe.ImageLike | probe.PreparedImages, name: str) -> dict[int, Float[Tensor, "row col"]]:
         """The cosine of Eq. 3 at each layer alone (the paper's Figure 5): `hidden_states` index -> map.

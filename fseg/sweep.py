@@ -45,8 +45,14 @@ class Sweep:
             self.rows[name] = self._fitted(name, recipe)
             self._groups.setdefault(recipe.ask, []).append(name)
 
-    def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> dict[str, Result]:
-        """The result of each row, in the order of the rows."""
+    def __call__(
+        self, image: probe.ImageLike | probe.PreparedImages, classes: Classes, *, together: probe.ImageBatch | None = None
+    ) -> dict[str, Result]:
+        """The result of each row, in the order of the rows.
+
+        Args:
+            together: other images, whose part of the prompt may run with this one's.
+        """
         names = self.segmenter.checked_names(classes)
         prepared = self.segmenter.model.prepare(image)
         original = single_image(prepared)
@@ -55,7 +61,7 @@ class Sweep:
         for ask, group in self._groups.items():
             recipes = [self.rows[name] for name in group]
             reads = reads_of(recipes)
-            with self.segmenter.model.open(prepared, keep=reads, template=ask.template) as session:
+            with self.segmenter.model.open(prepared, keep=reads, template=ask.template, together=together) as session:
                 evidence = collect_evidence(session, ask(session, names), reads, self.segmenter.model.lens, questions_of(recipes))
             for name in group:
                 recipe = self.rows[name]

@@ -41,3 +41,30 @@ def prefetch(prepare: Callable[[Item], Prepared], items: Iterable[Item], workers
             yield ahead.popleft()
     if source_error is not None:
         raise source_error
+
+
+def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one perhaps shorter. An error of `items` is raised after the items before it were yielded.
+
+    >>> from probe.workers.prefetching import groups
+    >>> list(groups("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    source, group = iter(items), list[Item]()
+    try:
+        for item in source:
+            group.append(item)
+            if len(group) == size:
+                full, group = group, []
+                yield full
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def succeeded(futures: Iterable[Future[Prepared]]) -> list[Prepared]:
+    """The results of those that did not fail, once all are done."""
+    return [future.result() for future in futures if future.exception() is None]

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.evaluation --n 200 --json evaluation.json
 
-Writes the scenes as a data set; evaluates them from the shell in 1, 2 and 4 processes and in the actors of a Ray cluster, and compares
-results and label maps byte for byte; kills a run twenty times at random moments and lets it go on each time; has torchmetrics count the
-label maps again; times an evaluation against a plain loop over the same images, turn by turn. Ends with 1 where a figure differs. Times
-are printed and never judged.
+Writes the scenes as a data set; evaluates them from the shell in 1, 2 and 4 processes, four images together, and in the actors of a Ray
+cluster, and compares results and label maps byte for byte; kills a run twenty times at random moments and lets it go on each time; has
+torchmetrics count the label maps again; times an evaluation against a plain loop over the same images, turn by turn. Ends with 1 where a
+figure differs. Times are printed and never judged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from fseg.glyphs import CLASSES
 from fseg.glyphs.make import write_voc
 from fseg.result import versions
 
-WAYS = {"1 worker": ["--workers", "1"], "2 workers": ["--workers", "2"], "4 workers": ["--workers", "4"]}
+WAYS = {"1 worker": ["--workers", "1"], "2 workers": ["--workers", "2"], "4 workers": ["--workers", "4"], "batch of 4": ["--batch", "4"]}
 ON_RAY = {"ray, 2 actors": ["--engine", "ray", "--workers", "2"]}
 
 TARGET = 1.05

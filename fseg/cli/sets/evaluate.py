@@ -42,6 +42,14 @@ WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, each with it
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of each worker. Runs that have to agree in every pixel need the same number.")
 ]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images that go through the vision tower and their part of the prompt together. The results are the same. Default: found from the "
+        "device.",
+    ),
+]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go on where files are missing; the result says so.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Do images again that failed in an earlier run.")]
 EngineOption = Annotated[Engine, typer.Option(help="local: processes of this machine. ray: actors of a Ray cluster (fseg-llava[ray]).")]
@@ -72,6 +80,7 @@ def eval_command(
     shard: Annotated[str, typer.Option(help="The part to do, 2/8 the second of eight; then `fseg merge`.", metavar="I/N")] = "1/1",
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    batch: BatchOption = None,
     engine: EngineOption = Engine.LOCAL,
     address: AddressOption = None,
     save_masks: Annotated[
@@ -107,7 +116,7 @@ def eval_command(
         save_masks=save_masks,
         imports=imported,
     )
-    _show(_evaluate(job, out, workers, threads, retry_failed, cluster_of(engine, address)), out)
+    _show(_evaluate(job, out, workers, threads, batch, retry_failed, cluster_of(engine, address)), out)
 
 
 def merge_command(
@@ -139,6 +148,7 @@ def ablate_command(
     limit: LimitOption = None,
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    batch: BatchOption = None,
     engine: EngineOption = Engine.LOCAL,
     address: AddressOption = None,
     allow_missing: MissingOption = False,
@@ -171,18 +181,20 @@ def ablate_command(
         allow_missing=allow_missing,
         imports=imported,
     )
-    results = _evaluate(job, out, workers, threads, retry_failed, cluster_of(engine, address))
+    results = _evaluate(job, out, workers, threads, batch, retry_failed, cluster_of(engine, address))
     shared = "one pass of the model" if passes(rows) == 1 else f"{passes(rows)} passes of the model, one for each question,"
     typer.echo(f"{ablation_table(number, results)}\n\n{len(rows)} rows from {shared} over each image\n")
     _show(results, out)
 
 
-def _evaluate(job: Job, out: Path, workers: int, threads: int | None, retry_failed: bool, cluster: str | None) -> RunResults:
+def _evaluate(
+    job: Job, out: Path, workers: int, threads: int | None, batch: int | None, retry_failed: bool, cluster: str | None
+) -> RunResults:
     from fseg.cli.models import hide_loading_bars
     from fseg.evaluation.run.runner import evaluate  # needs POSIX file locks, which segmenting does not
 
     hide_loading_bars()
-    return evaluate(job, out, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
+    return evaluate(job, out, workers=workers, threads=threads, batch=batch, retry_failed=retry_failed, cluster=cluster)
 
 
 def cluster_of(engine: Engine, address: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from fseg.recipe import Recipe
 from fseg.result import versions
 from fseg.sam.base import AnySam
 from fseg.sweep import Sweep
-from probe.workers.prefetching import prefetch
+from probe.workers.prefetching import groups, prefetch, succeeded
 
 _THREADS = 2
 """Threads that open and resize the next images while the model works on one."""
@@ -136,6 +137,7 @@ class Task:
         samples: the images to do, in order.
         job_images: the names of all images of the job, those of its other parts included.
         missing: how many files of the set are not there.
+        batch: how many images an evaluation runs together; None: found from the device. It changes no result, and is not part of the run.
     """
 
     job: Job
@@ -144,6 +146,7 @@ class Task:
     samples: tuple[Sample, ...]
     job_images: tuple[str, ...]
     missing: int
+    batch: int | None = None
 
     folder: ClassVar[str] = "masks"
     """The folder of the run that holds the files of images."""
@@ -233,16 +236,21 @@ class _Evaluation:
         return self.sweep.segmenter.model_names()
 
     def records(self, samples: Iterable[Sample], files: Path) -> Iterator[Record]:
-        def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
-            results = self.sweep(read.image, self.task.classes)
-            record = measure(self.task.declared, sample, read.truth, results)
-            if self.task.job.save_masks:
-                (result,) = results.values()
-                labels = predictions(self.task.declared, result)[headline(self.task.declared, result.recipe)]
-                write_mask(files / f"{sample.name}.png", labels, sample.values)
-            return record
+        segmenter = self.sweep.segmenter
+        batch = segmenter.images_together(self.task.batch)
+        for group in groups(prefetch(partial(prepare, segmenter.model.prepare), samples, max(_THREADS, batch)), batch):
+            together = probe.ImageBatch([read.image for read in succeeded(prepared for _, prepared in group)])
+            for sample, prepared in group:
+                yield record_of(sample, prepared, partial(self._count, files=files, together=together))
 
-        return records_of(samples, self.sweep.segmenter.model.prepare, count)
+    def _count(self, sample: Sample, read: Prepared[probe.PreparedImages], *, files: Path, together: probe.ImageBatch) -> Record:
+        results = self.sweep(read.image, self.task.classes, together=together)
+        record = measure(self.task.declared, sample, read.truth, results)
+        if self.task.job.save_masks:
+            (result,) = results.values()
+            labels = predictions(self.task.declared, result)[headline(self.task.declared, result.recipe)]
+            write_mask(files / f"{sample.name}.png", labels, sample.values)
+        return record
 
 
 def records_of(
@@ -250,19 +258,23 @@ def records_of(
     prepare_image: Callable[[Image.Image], PreparedImage],
     count: Callable[[Sample, Prepared[PreparedImage]], Record],
 ) -> Iterator[Record]:
-    """The record that `count` makes of each image, in order, with the hashes of its files, while threads read the next images.
+    """The record that `count` makes of each image, in order, while threads read the next images. See `record_of`."""
+    for sample, prepared in prefetch(partial(prepare, prepare_image), samples, _THREADS):
+        yield record_of(sample, prepared, count)
 
-    One that fails yields a record with its error, and the others continue.
+
+def record_of(
+    sample: Sample, prepared: Future[Prepared[PreparedImage]], count: Callable[[Sample, Prepared[PreparedImage]], Record]
+) -> Record:
+    """The record that `count` makes of an image, with the hashes of its files; one that fails has a record with its error.
 
     Raises:
-        OutputError: a file of an image cannot be written.
+        OutputError: a file of the image cannot be written.
     """
-    for sample, prepared in prefetch(partial(prepare, prepare_image), samples, _THREADS):
-        try:
-            read = prepared.result()
-            record = evolve(count(sample, read), content=read.content)
-        except OutputError:
-            raise
-        except Exception as error:  # one bad image must not stop the others
-            record = Record(sample.name, error=f"{type(error).__name__}: {error}")
-        yield record
+    try:
+        read = prepared.result()
+        return evolve(count(sample, read), content=read.content)
+    except OutputError:
+        raise
+    except Exception as error:  # one bad image must not stop the others
+        return Record(sample.name, error=f"{type(error).__name__}: {error}")

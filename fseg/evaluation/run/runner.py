@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
@@ -16,7 +16,7 @@ from attrs import evolve
 from tqdm import tqdm
 
 from fseg.checks import check_int
-from fseg.errors import ClusterNotFound, InvalidRecipe
+from fseg.errors import ClusterNotFound, InvalidOption, InvalidRecipe
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.workers import run_workers
 from fseg.evaluation.measure import headline
@@ -38,7 +38,14 @@ Finished = TypeVar("Finished")
 
 
 def evaluate(
-    job: Job, out: Path, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False, cluster: str | None = None
+    job: Job,
+    out: Path,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    batch: int | None = None,
+    retry_failed: bool = False,
+    cluster: str | None = None,
 ) -> RunResults:
     """Evaluate a job, or continue it: images that have a record are not done again.
 
@@ -47,6 +54,8 @@ def evaluate(
         workers: processes, each with its own models; one works in this process.
         threads: of each worker on the CPU; None: those of the machine, divided among the workers. Sums of floating-point numbers depend
             on how many threads share them, in their last bit: runs that have to agree in every pixel need the same number.
+        batch: so many images go through the vision tower and their part of the prompt together, in each worker; None: found from the
+            device. The results are the same, and a run may go on with another one. An actor of a cluster has one image at a time.
         retry_failed: do images that failed in an earlier run again.
         cluster: the address of a Ray cluster whose actors are the workers, "local" for one of this machine, started for the run; see
             `fseg.evaluation.distribution.ray_workers`. None: processes of this machine.
@@ -55,13 +64,19 @@ def evaluate(
         the content of `results.json`.
 
     Raises:
-        InvalidOption: `workers` or `threads` is not a whole number of at least 1.
+        InvalidOption: `workers`, `threads` or `batch` is not a whole number of at least 1; or a batch of several for actors of a cluster.
         InvalidDataSet, MissingFiles, InvalidClasses, InvalidRecipe: before anything is done.
         OutputError, RunLocked, RunMismatch: the folder cannot be written, is in use, or holds another run.
         ClusterNotFound: Ray is not installed, or does not answer.
         WorkerDied: a process ended before its work did.
     """
-    task = task_of(job)
+    if batch is not None:
+        check_int("batch", batch, at_least=1)
+    if cluster is not None and batch not in (None, 1):
+        raise InvalidOption(
+            f"batch={batch}: an actor of a Ray cluster is given one image at a time. Leave the batch out, or use workers of this machine."
+        )
+    task = replace(task_of(job), batch=batch)
 
     def finish(manifest: Manifest, records: Sequence[Record]) -> RunResults:
         return write_results(out, manifest, task.declared, job.rows, records)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 import fseg
 import probe
-from fseg.errors import InvalidClasses, InvalidRecipe, UnknownRecipe
+from fseg.errors import InvalidClasses, InvalidOption, InvalidRecipe, UnknownRecipe
 from fseg.fusion_methods import registry
 from fseg.sweep import Sweep
 from probe.workers.prefetching import prefetch
@@ -80,6 +80,17 @@ def test_one_bad_image_does_not_stop_the_others(model: probe.Probe, scene: Image
     assert [type(result).__name__ for result in results] == ["Result", "Failure", "Failure", "Result"]
     assert "is not an image" in str(results[1])
     assert str(tmp_path / "missing.png") in str(results[2])
+
+
+@pytest.mark.parametrize("batch", [2, 3, 9])
+def test_images_together_give_what_each_gives(model: probe.Probe, scene: Image.Image, tmp_path: Path, batch: int) -> None:
+    made, images = segmenter(model), [scene, scene.rotate(180), tmp_path / "missing.png", scene.rotate(90), scene.rotate(270)]
+    results = list(made.map(images, ["pottedplant", "cat"], batch=batch))
+    assert [type(result).__name__ for result in results] == ["Result", "Result", "Failure", "Result", "Result"]
+    alone = [made(image, ["pottedplant", "cat"]) for image in images if isinstance(image, Image.Image)]
+    for result, one in zip([result for result in results if isinstance(result, fseg.Result)], alone, strict=True):
+        assert (result.labels == one.labels).all()
+        assert {name: e.answer for name, e in result.evidence.items()} == {name: e.answer for name, e in one.evidence.items()}
 
 
 def test_layers_beyond_the_model_are_refused_before_any_image(model: probe.Probe) -> None:
@@ -293,7 +304,7 @@ def test_images_before_an_error_of_the_iterable_are_still_segmented(model: probe
         yield scene
         raise OSError("the disk is gone")
 
-    results = segmenter(model).map(images(), ["cat"])
+    results = segmenter(model).map(images(), ["cat"], batch=4)
     assert [type(next(results)).__name__ for _ in range(2)] == ["Result", "Result"]
     with pytest.raises(OSError, match="the disk is gone"):
         next(results)
@@ -325,6 +336,8 @@ def test_map_checks_its_arguments_when_it_is_called(model: probe.Probe, scene: I
     made = segmenter(model)
     with pytest.raises(InvalidClasses):
         made.map([scene], [])
+    with pytest.raises(InvalidOption, match="batch=0: takes a whole number of at least 1"):
+        made.map([scene], ["cat"], batch=0)
     for one in ("ab", Path("a.png"), scene):
         with pytest.raises(probe.errors.ImageError, match=r"map\(\) takes a list or another iterable of images"):
             made.map(one, ["cat"])  # type: ignore[arg-type]

@@ -35,9 +35,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     calls: list[tuple[int, int]] = []
     real = Sweep.__call__
 
-    def counted(self: Sweep, image: Any, classes: Any) -> Any:
+    def counted(self: Sweep, image: Any, classes: Any, **more: Any) -> Any:
         calls.append(image.images[0].size)
-        return real(self, image, classes)
+        return real(self, image, classes, **more)
 
     monkeypatch.setattr(Sweep, "__call__", counted)
     return calls

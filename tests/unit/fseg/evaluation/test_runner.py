@@ -27,7 +27,7 @@ from probe.errors import DeviceNotFound
 from probe.workers.processes import devices
 from tests import zoo
 from tests.unit.fseg.evaluation import trees
-from tests.unit.fseg.evaluation.runs import NAMES, RECIPE
+from tests.unit.fseg.evaluation.runs import NAMES, RECIPE, scenes
 
 
 def read(path: Path) -> Any:
@@ -64,6 +64,43 @@ def test_what_is_finished_is_not_done_again(job: Job, tmp_path: Path, seen: list
     assert (tmp_path / "torn/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
     assert evaluate(job, tmp_path / "torn") == whole
     assert len(seen) == 2
+
+
+def test_images_together_count_what_each_counts_alone(job: Job, models: tuple[probe.Probe, Any], tmp_path: Path) -> None:
+    """Seven images of which one cannot be read, and a run that goes on with another batch."""
+    mine = replace(job, root=scenes(tmp_path / "set", [*NAMES, "scene-2b"]))
+    (mine.root / "images/scene-2b.png").write_bytes(b"not a picture")
+    evaluate(mine, tmp_path / "alone", batch=1)
+    passes: list[int] = []
+    tower = models[0].model.get_submodule(models[0].modules.vision)
+    hook = tower.register_forward_hook(lambda _, __, output: passes.append(len(output.last_hidden_state)))
+    evaluate(mine, tmp_path / "together", batch=4)
+    assert [count for count in passes if count > 1] == [3, 3]
+    records = tmp_path / "together/records/worker-0.jsonl"
+    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:2]))
+    passes.clear()
+    evaluate(mine, tmp_path / "together", batch=3)
+    assert [count for count in passes if count > 1] == [2, 2]
+    hook.remove()
+    for file in ("results.json", "table.txt", *(f"masks/{name}.png" for name in NAMES)):
+        assert (tmp_path / "together" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+    assert list(read(tmp_path / "together/results.json")["failures"]) == ["scene-2b"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "cluster", "message"),
+    [
+        (0, None, "batch=0: takes a whole number of at least 1"),
+        (True, None, "batch=True: takes a whole number"),
+        (4, "local", "batch=4: an actor of a Ray cluster is given one image at a time"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused_before_anything_is_written(
+    job: Job, tmp_path: Path, batch: Any, cluster: str | None, message: str
+) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        evaluate(job, tmp_path / "out", batch=batch, cluster=cluster)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_recipe_in_the_same_folder_is_refused(job: Job, tmp_path: Path) -> None:
