@@ -137,7 +137,7 @@ class Task:
         samples: the images to do, in order.
         job_images: the names of all images of the job, those of its other parts included.
         missing: how many files of the set are not there.
-        batch: how many images an evaluation runs together; None: found from the device. It changes no result, and is not part of the run.
+        batch: how many images an evaluation runs together; None: found from the device. It is not part of the run.
     """
 
     job: Job

@@ -55,7 +55,9 @@ def evaluate(
         threads: of each worker on the CPU; None: those of the machine, divided among the workers. Sums of floating-point numbers depend
             on how many threads share them, in their last bit: runs that have to agree in every pixel need the same number.
         batch: so many images go through the vision tower and their part of the prompt together, in each worker; None: found from the
-            device. The results are the same, and a run may go on with another one. An actor of a cluster has one image at a time.
+            device. A run may go on with another one. What was said of threads holds here: on the CPU, the embedded model's figures were
+            the same in every bit; in half precision, and on a GPU, runs that have to agree in every pixel need batch=1. An actor of a
+            cluster has one image at a time.
         retry_failed: do images that failed in an earlier run again.
         cluster: the address of a Ray cluster whose actors are the workers, "local" for one of this machine, started for the run; see
             `fseg.evaluation.distribution.ray_workers`. None: processes of this machine.
