@@ -34,7 +34,7 @@ Classes = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; or, for each class, the names that it is asked about by."""
 
 _ON_A_GPU = 4
-"""Images that share a pass on a GPU, which one image's tokens do not keep busy."""
+"""Images that share a pass on a GPU, which the tokens of one image may leave idle; not measured."""
 
 
 class Segmenter:
