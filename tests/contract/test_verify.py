@@ -80,7 +80,7 @@ def _cells(grid: Grid) -> Tensor:
     return torch.tensor(grid.tokens).reshape(grid.rows, grid.cols)
 
 
-@pytest.mark.parametrize("change", WRONG)
+@pytest.mark.parametrize("change", daily(WRONG, {"mirrored", "a column too far"}))
 def test_a_wrong_grid_of_a_trained_model_fails(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = probe.load(llava_folder())
     right = model.backbone.layout
