@@ -65,7 +65,10 @@ def diagnose(segmenter: Segmenter, image: probe.ImageLike, name: str) -> Diagnos
     evidence, labels = results[""].evidence[name], results[""].labels
     return Diagnosis(
         evidence,
-        {reading: moved(evidence, results[str(reading)].evidence[name]) for reading in chosen},
+        {
+            reading: moved(evidence, results[str(reading)].evidence[name], (base.compose.resample, recipe.compose.resample))
+            for reading, (_, recipe) in chosen.items()
+        },
         {reading: float((results[str(reading)].labels != labels).mean()) for reading in chosen},
         refused,
     )

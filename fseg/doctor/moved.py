@@ -36,9 +36,13 @@ class Moved:
     box: float | None = None
 
 
-def moved(base: Evidence, other: Evidence) -> Moved:
-    """The differences, on the pixels of the image: grids may differ."""
-    before, after = _response(base), _response(other)
+def moved(base: Evidence, other: Evidence, resamples: tuple[str, str] = ("bilinear", "bilinear")) -> Moved:
+    """The differences, on the pixels of the image: grids may differ.
+
+    Args:
+        resamples: the `compose.resample` of each, by which its D~ gets the size of the image.
+    """
+    before, after = (_response(e, resample) for e, resample in zip((base, other), resamples, strict=True))
     if before is None or after is None:
         return Moved(other.present)
     difference = (before - after).abs()
@@ -53,9 +57,9 @@ def moved(base: Evidence, other: Evidence) -> Moved:
     )
 
 
-def _response(e: Evidence) -> Float[Tensor, "height width"] | None:
+def _response(e: Evidence, resample: str) -> Float[Tensor, "height width"] | None:
     values = e.relevance
-    return None if values is None else upsample(values, e.grid)
+    return None if values is None else upsample(values, e.grid, resample)
 
 
 def mask_iou(one: Tensor, other: Tensor) -> float:

@@ -52,6 +52,9 @@ READINGS = (
     Reading("refine.vision_layer", -1, "the tower's last layer, or the one before it that LLaVA takes?"),
     Reading("prompt.snap", True, "is a point moved into its component where the centre lies outside?"),
     Reading("prompt.min_patches", 1, "how many cells has a component that gets a point?"),
+    Reading("sam.multimask", "on", "SAM's single mask, or the best of its alternatives?"),
+    Reading("compose.resample", "bicubic", "the filter by which D~ gets the size of the image"),
+    Reading("compose.resample", "nearest", "the filter by which D~ gets the size of the image"),
     Reading("compose.fill", "argmax_response", "what label has a pixel without a mask?"),
 )
 """Each differs from a recipe in one key, or says the same as the recipe and is left out."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from attrs import evolve
 from jaxtyping import Int64
 
 from fseg.errors import InvalidTruth
@@ -16,7 +17,6 @@ from fseg.labels.metric import Counts
 from fseg.labels.values import IGNORED
 from fseg.recipe import Recipe
 from fseg.result import Result
-from fseg.stages.compose import Compose
 from probe.errors import NotFinite
 
 Labels = Int64[np.ndarray, "height width"]
@@ -49,7 +49,7 @@ def predictions(declared: DataSet, result: Result) -> dict[str, Labels]:
     indices = [i for i, name in enumerate(result.classes) if result.evidence[name].present]
     present = [result.evidence[result.classes[i]] for i in indices]
     size = (result.labels.shape[0], result.labels.shape[1])
-    filled = Compose(ARGMAX)(present, [None] * len(present), size, indices).numpy()
+    filled = evolve(result.recipe.compose, fill=ARGMAX)(present, [None] * len(present), size, indices).numpy()
     masked = np.where(covered, result.labels, IGNORED)
     return {NONE: _from_zero(masked), ARGMAX: _from_zero(np.where(covered, result.labels, filled))}
 

@@ -17,17 +17,23 @@ from probe.tokens.layout import Grid, whole_box
 from probe.tracing.activation.pixels import sample
 
 FILLS = ("background", "none", "argmax_response")
+RESAMPLES = ("bilinear", "bicubic", "nearest")
 
 
-def upsample(values: Float[Tensor, "row col"], grid: Grid) -> Float[Tensor, "height width"]:
-    """A map of a grid's cells at the size of the image: bilinear, corners not aligned.
+def upsample(values: Float[Tensor, "row col"], grid: Grid, resample: str = "bilinear") -> Float[Tensor, "height width"]:
+    """A map of a grid's cells at the size of the image, corners not aligned.
 
     Pixels that no cell covers take the value at the nearest edge of a cell.
+
+    Args:
+        resample: the filter between the centres of cells, one of `RESAMPLES`.
     """
     if grid.box == whole_box(grid.image_size) and not (grid.row_shares or grid.col_shares):
         maps = values[None, None].float()
-        return torch.nn.functional.interpolate(maps, size=grid.image_size, mode="bilinear", align_corners=False)[0, 0]
-    return sample(values, grid.pixel_coordinates(nearest=True))
+        if resample == "nearest":
+            return torch.nn.functional.interpolate(maps, size=grid.image_size, mode="nearest-exact")[0, 0]
+        return torch.nn.functional.interpolate(maps, size=grid.image_size, mode=resample, align_corners=False)[0, 0]
+    return sample(values, grid.pixel_coordinates(nearest=True), resample)
 
 
 def _relevance(e: Evidence) -> Float[Tensor, "row col"]:
@@ -44,12 +50,14 @@ class Compose:
     Attributes:
         fill: the label of pixels without a mask: "background" (0), or, for data sets in which every pixel has a class, "none" (255) or
             "argmax_response" (the class whose D~, at the size of the image, is largest there).
+        resample: the filter by which D~ gets the size of the image: "bilinear", "bicubic" or "nearest".
 
     >>> Compose("argmax_response")
-    Compose(fill='argmax_response')
+    Compose(fill='argmax_response', resample='bilinear')
     """
 
     fill: str = field(default="background", validator=checked(check_choice, FILLS))
+    resample: str = field(default="bilinear", validator=checked(check_choice, RESAMPLES))
 
     def __call__(
         self,
@@ -81,24 +89,26 @@ class Compose:
             )
         labels = torch.full(image_size, BACKGROUND if self.fill == "background" else IGNORED, dtype=torch.int64)
         if self.fill == "argmax_response":
-            _paint_largest(labels, evidence, indices)
+            self._paint_largest(labels, evidence, indices)
         # A running argmax: the scores of 171 classes at full image size would not fit into memory together.
         best = torch.full(image_size, -1.0)
         for e, logit, index in zip(evidence, logits, indices, strict=True):
             if logit is None:
                 continue
             logit = logit.float().cpu()
-            score = logit.sigmoid() * upsample(_relevance(e), e.grid).clamp(min=0)
+            score = logit.sigmoid() * self._upsampled(e).clamp(min=0)
             wins = (logit > 0) & (score > best)
             best[wins] = score[wins]
             labels[wins] = index + 1
         return labels
 
+    def _paint_largest(self, labels: Int64[Tensor, "height width"], evidence: Sequence[Evidence], indices: Sequence[int]) -> None:
+        best = torch.full(labels.shape, float("-inf"))
+        for e, index in zip(evidence, indices, strict=True):
+            relevance = self._upsampled(e)
+            wins = relevance > best
+            best[wins] = relevance[wins]
+            labels[wins] = index + 1
 
-def _paint_largest(labels: Int64[Tensor, "height width"], evidence: Sequence[Evidence], indices: Sequence[int]) -> None:
-    best = torch.full(labels.shape, float("-inf"))
-    for e, index in zip(evidence, indices, strict=True):
-        relevance = upsample(_relevance(e), e.grid)
-        wins = relevance > best
-        best[wins] = relevance[wins]
-        labels[wins] = index + 1
+    def _upsampled(self, e: Evidence) -> Float[Tensor, "height width"]:
+        return upsample(_relevance(e), e.grid, self.resample)

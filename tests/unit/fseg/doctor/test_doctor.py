@@ -58,6 +58,15 @@ def test_what_moved_is_counted_on_the_pixels_of_the_image() -> None:
     assert (moved(base, coarse).mean, moved(base, coarse).mask) == (1.0, 0.5)  # grids may differ
 
 
+def test_a_filter_moves_the_distance_on_the_image_alone() -> None:
+    # 0, 1/4, 3/4, 1 between the centres of two cells; 0, 0, 1, 1 without a filter.
+    e = replace(
+        evidence(raw_distance=torch.tensor([[0.0, 1.0]]), refined=torch.tensor([[False, True]])), grid=probe.Grid.whole(1, 2, (1, 4))
+    )
+    found = moved(e, e, ("bilinear", "nearest"))
+    assert (found.largest, found.mean, found.mask) == (0.25, 0.125, 1.0)
+
+
 def test_a_class_that_a_reading_loses_has_no_maps_to_compare() -> None:
     gone = replace(evidence(present=False), raw_distance=None)
     assert moved(evidence(raw_distance=torch.ones(2, 2)), gone) == Moved(False)
@@ -81,6 +90,8 @@ def test_the_embedded_model_follows_every_reading_or_says_why_not() -> None:
     assert by_name["respond.class_token=before"].largest is not None
     assert by_name["respond.class_token=before"].largest > 0.3
     assert by_name["prompt.snap=True"].largest == 0
+    assert by_name["compose.resample=nearest"].largest is not None
+    assert by_name["compose.resample=nearest"].largest > 0.1
     assert {str(reading) for reading in found.refused} == {"respond.view=tiles", "respond.view=both"}
     lines = list(table(found))
     assert len(lines) == 3 + len(readings_of(segmenter.recipe))

@@ -54,6 +54,30 @@ def test_without_a_background_both_fills_are_counted_whichever_the_recipe_names(
     assert found["argmax_response"].tolist() == [[0, 1], [0, 1]]
 
 
+def test_pixels_without_a_mask_are_filled_by_the_filter_of_the_recipe() -> None:
+    # Four pixels on the two cells of the dog, 0 and 0.9; the cat responds with 0.8. The third: 0.675 of the dog between the cells, or 0.9.
+    given = {
+        "cat": evidence((1, 1), (1, 4), "cat", raw_distance=torch.tensor([[0.8]])),
+        "dog": evidence((1, 2), (1, 4), "dog", raw_distance=torch.tensor([[0.0, 0.9]])),
+    }
+    found = {
+        resample: predictions(
+            WITHOUT,
+            fseg.Result(
+                Image.new("RGB", (4, 1)),
+                np.array([[255] * 4]),
+                ("cat", "dog"),
+                given,
+                RECIPE.with_({"compose.fill": "none", "compose.resample": resample}),
+                {},
+                {"cat": None, "dog": None},
+            ),
+        )["argmax_response"].tolist()
+        for resample in ("bilinear", "nearest")
+    }
+    assert found == {"bilinear": [[0, 0, 0, 1]], "nearest": [[0, 0, 1, 1]]}
+
+
 def test_a_pixel_without_a_class_costs_the_truth_its_recall() -> None:
     row = measure(WITHOUT, SAMPLE, np.array([[0, 1], [0, 1]]), {"m": result([[1, 2], [0, 0]])}).rows["m"]
     assert row.counts["none"].mean_iou() == 0.5

@@ -23,6 +23,26 @@ def test_a_map_is_brought_to_the_image_between_cell_centres():
     assert upsample(torch.tensor([[0.0, 1.0]]), Grid.whole(1, 2, (1, 4))).tolist() == [[0.0, 0.25, 0.75, 1.0]]
 
 
+@pytest.mark.parametrize("grid", [Grid.whole(1, 2, (1, 4)), Grid.whole(1, 2, (1, 5), box=(0.0, 0.0, 4.0, 1.0))], ids=["whole", "part"])
+def test_the_filter_between_cell_centres_is_a_choice(grid):
+    values = torch.tensor([[0.0, 1.0]])
+    # The second pixel lies a quarter of a cell behind the first cell's centre: the cells of value 1 are 3/4 and (the edge repeated) 7/4 away.
+    # Keys' kernel, a = -3/4: 5/4 (3/4)^3 - 9/4 (3/4)^2 + 1 - 3/4 (7/4 - 1) (7/4 - 2)^2 = 29/128.
+    assert upsample(values, grid, "nearest")[0, :4].tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert upsample(values, grid, "bicubic")[0, 1:3].tolist() == pytest.approx([29 / 128, 99 / 128])
+
+
+def test_the_filter_decides_between_overlapping_masks():
+    # Four pixels on two cells. The third: 0.8 against 0.75 of 0.9 with bilinear, 0.8 against 0.9 with nearest.
+    flat = evidence(grid=(1, 1), image_size=(1, 4), raw_distance=torch.tensor([[0.8]]))
+    rising = evidence(grid=(1, 2), image_size=(1, 4), raw_distance=torch.tensor([[0.0, 0.9]]))
+    masks = [logits(1.0, 1.0, 1.0, 1.0)] * 2
+    assert Compose()([flat, rising], masks, (1, 4), [0, 1]).tolist() == [[1, 1, 1, 2]]
+    assert Compose(resample="nearest")([flat, rising], masks, (1, 4), [0, 1]).tolist() == [[1, 1, 2, 2]]
+    filled = Compose("argmax_response", "nearest")([flat, rising], [None, None], (1, 4), [0, 1])
+    assert filled.tolist() == [[1, 1, 2, 2]]
+
+
 def test_a_label_is_the_class_index_plus_one_inside_its_mask():
     labels = Compose()([relevant(0.5)], [logits(2.0, 0.0, -2.0)], SIZE, [6])
     assert labels.tolist() == [[7, 0, 0]]
