@@ -37,6 +37,8 @@ READINGS = (
     Reading("ask.template", "vicuna_v1", "which conversation frames the question?"),
     Reading("ask.template", "llava_v1", "which conversation frames the question?"),
     Reading("ask.template", "llava_hf", "which conversation frames the question?"),
+    Reading("ask.presence", "gate", "does the answer decide whether the class is there, or the logits of yes and no?"),
+    Reading("ask.gate_tokens", "every", "where a gate is on: which first tokens are a yes?"),
     Reading("ask.description", "second", "is S_1 all that follows the first sentence, or the second one alone?"),
     Reading("ask.full_stop", "any", "does a full stop without a space after it end S_0?"),
     Reading("respond.class_token", "first", "of a name of several tokens, which one is compared in Eq. 3?"),

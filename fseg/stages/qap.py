@@ -14,6 +14,7 @@ from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
 from fseg.vocabulary.questions import NAME, QUESTIONS, Article, affirmation, question
 from probe.inputs.templates import TEMPLATES
+from probe.sessions.choice import GATE_TOKENS, GateTokens
 from probe.tokens.spans import Span
 
 ARTICLES = ("a", "auto", "none")
@@ -152,9 +153,9 @@ class Ask:
         article: before the class name: "a", "auto" ("an" before a vowel) or "none".
         template: the chat template, by name or as text that contains `{question}` and `<image>`; None for the processor's own.
         max_new_tokens: the maximum length of an answer.
-        gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides. The
-            gate knows "yes", "Yes", "no" and "No" by their first tokens; a yes in capitals or behind a quotation mark, which the answer's
-            first word would decide right, it refuses.
+        gate: generate only where the logit of yes exceeds that of no by more than `threshold`; the generated first word still decides.
+        gate_tokens: what the gate counts: the "own" first tokens of "yes", "Yes", "no" and "No", of which the likeliest stands for its side;
+            or "every" token that begins a yes or a no, in capitals and behind a quotation mark too, as a sum of probabilities.
         threshold: of the gate, in logits.
         presence: "ask" the model; "assume" that every class is in the image and have the model describe it; or "gate": the gate alone
             decides, nothing is generated (`max_new_tokens` is unused), and S_0 is teacher-forced, without a description.
@@ -170,6 +171,7 @@ class Ask:
     template: str | None = field(default=None, validator=_check_template)
     max_new_tokens: int = field(default=128, validator=checked(check_int, at_least=1))
     gate: bool = field(default=False, validator=checked(check_bool))
+    gate_tokens: GateTokens = field(default="own", validator=checked(check_choice, GATE_TOKENS))
     threshold: float = field(default=0.0, validator=checked(check_number))
     presence: str = field(default="ask", validator=checked(check_choice, PRESENCES))
     description: str = field(default="all", validator=checked(check_choice, DESCRIPTIONS))
@@ -189,7 +191,7 @@ class Ask:
             InvalidClasses: no class, one that appears twice, or one without a name.
         """
         names = [(name, synonym) for name, synonyms in check_classes(classes).items() for synonym in synonyms]
-        choice = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold)
+        choice = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold, tokens=self.gate_tokens)
         if self.presence == "assume":
             described = self._described(session, names)
             return [_present(*pair, answer, None, "presence-assumed") for pair, answer in zip(names, described, strict=True)]

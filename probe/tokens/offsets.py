@@ -90,6 +90,17 @@ def text_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> Token
     return _stripped(whole, list(_characters_by_decoding(ids, decode, whole)))
 
 
+def vocabulary_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The text of each token as the vocabulary spells it, with its leading space, by ascending id.
+
+    Special tokens have none; bytes that are no whole characters are U+FFFD.
+    """
+    ids = sorted(tokenizer.get_vocab().values())
+    pieces = Detokenizer(tokenizer).pieces(ids)
+    to_bytes = _sentencepiece_bytes if any("▁" in piece for piece in pieces) else _byte_level_bytes
+    return {number: spelled.decode("utf-8", "replace") for number, spelled in zip(ids, to_bytes(pieces), strict=True)}
+
+
 def _stripped(whole: str, characters: Sequence[tuple[int, int]]) -> TokenText:
     """The text without surrounding white space, and each token's characters of it."""
     text, margin = whole.strip(), len(whole) - len(whole.lstrip())

@@ -157,8 +157,14 @@ def test_presence_can_be_left_to_the_gate():
 def test_the_gate_compares_yes_with_no_and_its_margin_is_kept():
     result, session = ask(words("", margin=-2.5), stage=Ask(gate=True, threshold=0.5))
     gate = session.calls[0]["gate"]
-    assert ((gate.yes, gate.no), gate.threshold) == ((("yes", "Yes"), ("no", "No")), 0.5)
+    assert ((gate.yes, gate.no), gate.threshold, gate.tokens) == ((("yes", "Yes"), ("no", "No")), 0.5, "own")
     assert (result.present, result.margin) == (False, -2.5)
+
+
+@pytest.mark.parametrize("presence", ["ask", "gate"])
+def test_the_gate_counts_the_tokens_that_the_recipe_names(presence):
+    _, session = ask(words("", margin=-2.5), stage=Ask(gate=True, presence=presence, gate_tokens="every"))
+    assert session.calls[0]["gate"].tokens == "every"
 
 
 def test_the_first_word_decides_behind_an_open_gate():
@@ -192,6 +198,7 @@ def test_classes_without_a_name_are_refused_before_any_question(names):
         ("max_new_tokens", 0, "takes a whole number of at least 1"),
         ("presence", "guess", "takes 'ask', 'assume'"),
         ("gate", "yes", "takes True or False"),
+        ("gate_tokens", "all", "takes 'own', 'every'"),
     ],
 )
 def test_a_wrong_field_says_what_it_takes(field, value, message):

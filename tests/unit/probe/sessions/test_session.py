@@ -43,6 +43,22 @@ def test_the_gate_scores_yes_against_no(model: probe.Probe, wide_image: Image.Im
     assert (len(passed.tokens.span("answer")), held.text) == (3, "")
 
 
+def test_the_gate_can_count_every_token_that_begins_a_word(model: probe.Probe, wide_image: Image.Image) -> None:
+    pieces = {"yes": "yes ▁yes Yes ▁Yes ye ▁ye ▁Ye y ▁y Y ▁Y", "no": "no ▁no No ▁No NO ▁NO n ▁n N ▁N"}  # all that the vocabulary has
+    probabilities = model.next_logits(model.encode(wide_image, "Is there a cat?")).double().softmax(-1)
+    yes, no = (probabilities[zoo.tokenizer().convert_tokens_to_ids(pieces[word].split())].sum() for word in ("yes", "no"))
+    gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), tokens="every")
+    with model.open(wide_image) as session:
+        (answer,) = session.ask(["Is there a cat?"], max_new_tokens=0, gate=gate)
+    assert answer.margin == pytest.approx(float((yes / no).log()), abs=1e-4)
+
+
+def test_a_gates_word_that_no_token_begins_is_refused(model: probe.Probe, wide_image: Image.Image) -> None:
+    gate = probe.Choice(yes=("?",), no=("no",), tokens="every")
+    with model.open(wide_image) as session, pytest.raises(InvalidRead, match=r"No token of the vocabulary begins .* '\?'"):
+        session.ask(["Is there a cat?"], max_new_tokens=0, gate=gate)
+
+
 def test_an_answer_can_be_begun_for_the_model(model: probe.Probe, wide_image: Image.Image) -> None:
     with model.open(wide_image) as session:
         (answer,) = session.ask(["Is there a cat?"], max_new_tokens=3, begin=["yes, it contains a cat."])
@@ -262,6 +278,11 @@ def test_an_image_token_in_an_answer_is_refused(model: probe.Probe, wide_image: 
 def test_a_gate_needs_words_on_both_sides() -> None:
     with pytest.raises(InvalidRead, match=r"Choice\(no=\(\)\)"):
         probe.Choice(yes=("yes",), no=())
+
+
+def test_a_gate_counts_own_tokens_or_every() -> None:
+    with pytest.raises(InvalidRead, match=r'tokens is "own" or "every"'):
+        probe.Choice(yes=("yes",), no=("no",), tokens="all")  # type: ignore[arg-type]
 
 
 def test_what_is_kept_is_checked_when_the_session_opens(model: probe.Probe, wide_image: Image.Image) -> None:
