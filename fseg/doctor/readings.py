@@ -55,6 +55,7 @@ READINGS = (
     Reading("prompt.snap", True, "is a point moved into its component where the centre lies outside?"),
     Reading("prompt.min_patches", 1, "how many cells has a component that gets a point?"),
     Reading("sam.multimask", "on", "SAM's single mask, or the best of its alternatives?"),
+    Reading("sam.refine", True, "is SAM asked a second time, with its first mask?"),
     Reading("compose.resample", "bicubic", "the filter by which D~ gets the size of the image"),
     Reading("compose.resample", "nearest", "the filter by which D~ gets the size of the image"),
     Reading("compose.fill", "argmax_response", "what label has a pixel without a mask?"),

@@ -28,6 +28,7 @@ class SamPrompt:
         multimask: "off" asks for the single mask, "on" for the alternatives, of which the one with the highest predicted IoU is returned;
             "auto" asks for the single mask with a box or with two or more points, and for alternatives with a single point, which is
             ambiguous.
+        refine: ask a second time, with the logits of the first mask beside the points and the box, for a single mask.
 
     >>> SamPrompt(points=((10, 20),)).wants_alternatives
     True
@@ -36,6 +37,7 @@ class SamPrompt:
     points: tuple[tuple[float, float], ...] = ()
     box: tuple[float, float, float, float] | None = None
     multimask: Multimask = "auto"
+    refine: bool = False
 
     @property
     def wants_alternatives(self) -> bool:

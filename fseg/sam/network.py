@@ -66,8 +66,13 @@ class Network(Protocol):
         points: Float[Tensor, "prompt point 2"] | None,
         boxes: Float[Tensor, "prompt 4"] | None,
         alternatives: bool,
+        masks: Float[Tensor, "1 1 low_row low_col"] | None = None,
     ) -> tuple[Float[Tensor, "prompt mask low_row low_col"], Float[Tensor, "prompt mask"]]:
-        """Positive points and boxes in pixels of the input -> float32 logits of the masks at low resolution, and predicted IoUs."""
+        """Positive points and boxes in pixels of the input -> float32 logits of the masks at low resolution, and predicted IoUs.
+
+        Args:
+            masks: for a single prompt, the logits of a mask to be refined; given only where `sam.refine` asks for it.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,18 @@ class PromptableSam:
         points = to_input_frame([prompt.points for prompt in prompts], embedding).to(self.network.device) if has_points else None
         boxes = to_input_frame([prompt.box for prompt in prompts], embedding).to(self.network.device) if has_box else None
         logits, scores = self.network.decode(embedding.features, points, boxes, prompts[0].wants_alternatives)
+        if prompts[0].refine:
+            logits, scores = self.network.decode(embedding.features, points, boxes, False, best_mask(logits, scores))
         best = scores.argmax(dim=1)
         return [
             SamMask(to_original_size(low[index], embedding, self.network.side).cpu(), float(score[index]))
             for low, score, index in zip(logits, scores, best, strict=True)
         ]
+
+
+def best_mask(logits: Float[Tensor, "1 mask low_row low_col"], scores: Float[Tensor, "1 mask"]) -> Float[Tensor, "1 1 low_row low_col"]:
+    """The logits of the alternative of the highest predicted IoU, of a single prompt."""
+    return logits[:, scores[0].argmax()][:, None]
 
 
 def in_shared_calls(
@@ -123,10 +135,13 @@ def in_shared_calls(
 
 
 def shareable(prompts: Sequence[SamPrompt]) -> list[list[int]]:
-    """Groups of prompts that share a call, by index: equally many points, a box or none, alternatives or none; at most 16 in a group."""
-    alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
+    """Groups of prompts that share a call, by index: equally many points, a box or none, alternatives or none; at most 16 in a group.
+
+    A prompt to be refined has a call of its own: transformers' decoders add one mask to the image's features, for all prompts of a call.
+    """
+    alike: dict[tuple[int, bool, bool, int | None], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
-        alike[len(prompt.points), prompt.box is None, prompt.wants_alternatives].append(index)
+        alike[len(prompt.points), prompt.box is None, prompt.wants_alternatives, index if prompt.refine else None].append(index)
     return [indexes[start : start + _MOST_SHARED] for indexes in alike.values() for start in range(0, len(indexes), _MOST_SHARED)]
 
 

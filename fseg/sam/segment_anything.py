@@ -51,9 +51,11 @@ class SegmentAnythingNetwork:
         features: Tensor = self.encoder(pixels.to(placement(self.encoder)[1]))
         return features.float()
 
-    def decode(self, features: Tensor, points: Tensor | None, boxes: Tensor | None, alternatives: bool) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, features: Tensor, points: Tensor | None, boxes: Tensor | None, alternatives: bool, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         labelled = None if points is None else (points, foreground_labels(points))
-        sparse, dense = self.prompt_encoder(points=labelled, boxes=boxes, masks=None)
+        sparse, dense = self.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
         logits, scores = self.decoder(
             image_embeddings=features,
             image_pe=self.prompt_encoder.get_dense_pe(),

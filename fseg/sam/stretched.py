@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Sam2ImageProcessor, Sam2Model, Sam3ImageProcessor, Sam3TrackerModel
 
 from fseg.sam.base import SamMask, SamPrompt
-from fseg.sam.network import foreground_labels, in_float32, in_shared_calls, placement
+from fseg.sam.network import best_mask, foreground_labels, in_float32, in_shared_calls, placement
 
 __all__ = ["Sam2Model", "Sam3TrackerModel", "StretchedEmbedding", "StretchedSam"]
 
@@ -89,11 +89,28 @@ class StretchedSam:
     def _one_call(self, embedding: StretchedEmbedding, prompts: Sequence[SamPrompt]) -> list[SamMask]:
         points = self._to_input([prompt.points for prompt in prompts], embedding) if prompts[0].points else None
         boxes = self._to_input([prompt.box for prompt in prompts], embedding) if prompts[0].box is not None else None
+        logits, scores = self._decode(embedding, points, boxes, prompts[0].wants_alternatives)
+        if prompts[0].refine:
+            logits, scores = self._decode(embedding, points, boxes, False, best_mask(logits, scores))
+        best = scores.argmax(dim=1)
+        return [
+            SamMask(_resized(low[index], embedding.size).cpu(), float(score[index]))
+            for low, score, index in zip(logits, scores, best, strict=True)
+        ]
+
+    def _decode(
+        self,
+        embedding: StretchedEmbedding,
+        points: Tensor | None,
+        boxes: Tensor | None,
+        alternatives: bool,
+        masks: Float[Tensor, "1 1 low_row low_col"] | None = None,
+    ) -> tuple[Float[Tensor, "prompt mask low_row low_col"], Float[Tensor, "prompt mask"]]:
         sparse, dense = self.prompt_encoder(
             input_points=None if points is None else points[None],
             input_labels=None if points is None else foreground_labels(points)[None],
             input_boxes=None if boxes is None else boxes[None],
-            input_masks=None,
+            input_masks=masks,
         )
         *fine, coarse = embedding.levels
         logits, scores, *_ = self.decoder(
@@ -101,14 +118,10 @@ class StretchedSam:
             image_positional_embeddings=self._positions(*coarse.shape[-2:]),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=prompts[0].wants_alternatives,
+            multimask_output=alternatives,
             high_resolution_features=fine,
         )
-        best = scores[0].argmax(dim=1)
-        return [
-            SamMask(_resized(low[index], embedding.size).cpu(), float(score[index]))
-            for low, score, index in zip(logits[0], scores[0], best, strict=True)
-        ]
+        return logits[0], scores[0]
 
     def _to_input(self, coordinates: Sequence[object], embedding: StretchedEmbedding) -> Float[Tensor, "prompt ..."]:
         """Alternating x and y, from pixels of the original image to pixels of the square."""

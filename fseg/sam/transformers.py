@@ -57,12 +57,14 @@ class TransformersNetwork:
         features: Tensor = self.encoder(pixels.to(placement(self.encoder)[1])).last_hidden_state
         return features.float()
 
-    def decode(self, features: Tensor, points: Tensor | None, boxes: Tensor | None, alternatives: bool) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, features: Tensor, points: Tensor | None, boxes: Tensor | None, alternatives: bool, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         sparse, dense = self.prompt_encoder(
             input_points=None if points is None else points[None],
             input_labels=None if points is None else foreground_labels(points)[None],
             input_boxes=None if boxes is None else boxes[None],
-            input_masks=None,
+            input_masks=masks,
         )
         logits, scores = self.decoder(
             image_embeddings=features,

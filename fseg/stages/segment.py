@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fseg.checks import check_choice, check_text, checked
+from fseg.checks import check_bool, check_choice, check_text, checked
 from fseg.errors import InvalidSam
 from fseg.evidence import Evidence
 from fseg.sam.base import MULTIMASKS, AnySam, Multimask, SamMask, SamPrompt
@@ -26,6 +26,7 @@ class Sam:
         checkpoint: a hub id, a folder, a file, or "glyphs", as `fseg.sam.loading.load_sam` takes it.
         multimask: "off": the single mask; "on": the alternative of the highest predicted IoU; "auto": the single mask for a box or for two
             or more points, and the best alternative otherwise.
+        refine: ask SAM a second time, with the logits of its first mask beside the points and the box, for a single mask.
 
     >>> Sam("facebook/sam-vit-base").multimask
     'auto'
@@ -33,6 +34,7 @@ class Sam:
 
     checkpoint: str = field(default="facebook/sam-vit-huge", validator=checked(check_text))
     multimask: Multimask = field(default="auto", validator=checked(check_choice, MULTIMASKS))
+    refine: bool = field(default=False, validator=checked(check_bool))
 
     def __call__(
         self, sam: AnySam, image: Image.Image, evidence: Sequence[Evidence]
@@ -54,7 +56,7 @@ class Sam:
             NotFinite: a mask or its score is not finite.
         """
         prompted = [index for index, e in enumerate(evidence) if e.points or e.box is not None]
-        prompts = [SamPrompt(evidence[index].points, evidence[index].box, self.multimask) for index in prompted]
+        prompts = [SamPrompt(evidence[index].points, evidence[index].box, self.multimask, self.refine) for index in prompted]
         made = _checked_masks(sam, sam.masks(sam.embed(image), prompts), len(prompts), (image.height, image.width)) if prompts else []
         masks = dict(zip(prompted, made, strict=True))
         for index, mask in masks.items():

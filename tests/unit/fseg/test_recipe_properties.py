@@ -13,7 +13,7 @@ from fseg.errors import FsegError
 from fseg.fusion_methods.attention import ENTROPIES
 from fseg.fusion_methods.distance import CLASS_TOKENS
 from fseg.recipe import Recipe, get_recipe
-from fseg.stages.compose import FILLS, Compose
+from fseg.stages.compose import FILLS, RESAMPLES, Compose
 from fseg.stages.prompts import KINDS, Prompt
 from fseg.stages.qap import ARTICLES, DESCRIPTIONS, FULL_STOPS, PRESENCES, Ask
 from fseg.stages.segment import MULTIMASKS, Sam
@@ -21,6 +21,7 @@ from fseg.stages.tvr import Respond
 from fseg.stages.vgm import MASKS, Refine
 from fseg.vocabulary.questions import QUESTIONS
 from probe.inputs.templates import TEMPLATES
+from probe.sessions.choice import GATE_TOKENS
 
 LARGEST = 2**63 - 1
 texts = st.text(min_size=1, max_size=30)
@@ -37,6 +38,7 @@ asks = st.builds(
     template=st.none() | st.sampled_from(sorted(TEMPLATES)) | st.builds("{}<image>{{question}}{}".format, texts, texts),
     max_new_tokens=whole,
     gate=st.booleans(),
+    gate_tokens=st.sampled_from(GATE_TOKENS),
     threshold=finite | st.integers(-LARGEST, LARGEST),
     presence=st.sampled_from(PRESENCES),
     description=st.sampled_from(DESCRIPTIONS),
@@ -71,8 +73,8 @@ recipes = st.builds(
     respond=responds,
     refine=refines,
     prompt=st.builds(Prompt, kind=st.sampled_from(KINDS), min_patches=whole, snap=st.booleans()),
-    sam=st.builds(Sam, checkpoint=texts, multimask=st.sampled_from(MULTIMASKS)),
-    compose=st.builds(Compose, fill=st.sampled_from(FILLS)),
+    sam=st.builds(Sam, checkpoint=texts, multimask=st.sampled_from(MULTIMASKS), refine=st.booleans()),
+    compose=st.builds(Compose, fill=st.sampled_from(FILLS), resample=st.sampled_from(RESAMPLES)),
 )
 
 KEYS = Recipe("a", "b").keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,27 @@ def test_the_mask_is_that_of_the_predictor_of_segment_anything(model: modeling.S
     assert mask.score == pytest.approx(float(scores.max()), abs=1e-6)
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["segment-anything", "transformers"])
+def test_a_refined_mask_is_that_of_a_second_call_of_the_predictor_with_the_first_logits(model: modeling.Sam, which: int) -> None:
+    backend, image, asked = backends(model)[which], noise(), [PROMPTS["a point"], PROMPTS["two points and a box"]]
+    predictor = SamPredictor(model)
+    predictor.set_image(np.array(image))
+    refined = backend.masks(backend.embed(image), [replace(prompt, refine=True) for prompt in asked])
+    plain = backend.masks(backend.embed(image), asked)
+    for prompt, mask, first in zip(asked, refined, plain, strict=True):
+        given = {
+            "point_coords": np.array(prompt.points),
+            "point_labels": np.ones(len(prompt.points)),
+            "box": None if prompt.box is None else np.array(prompt.box),
+        }
+        _, scores, low = predictor.predict(**given, multimask_output=prompt.wants_alternatives)
+        best = low[scores.argmax()][None]
+        masks, scores, _ = predictor.predict(**given, mask_input=best, multimask_output=False, return_logits=True)
+        np.testing.assert_allclose(mask.logits.numpy(), masks[0], atol=1e-5)
+        assert mask.score == pytest.approx(float(scores[0]), abs=1e-5)
+        assert float((mask.logits - first.logits).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("points", "box", "multimask", "alternatives"),
     [
@@ -131,9 +152,9 @@ class Counting(SegmentAnythingNetwork):
 
     calls: list[tuple[int, int]] = field(default_factory=list)
 
-    def decode(self, features: Any, points: Any, boxes: Any, alternatives: bool) -> Any:
+    def decode(self, features: Any, points: Any, boxes: Any, alternatives: bool, masks: Any = None) -> Any:
         self.calls.append((len(boxes) if points is None else len(points), 0 if points is None else points.shape[1]))
-        return super().decode(features, points, boxes, alternatives)
+        return super().decode(features, points, boxes, alternatives, masks)
 
 
 def test_only_prompts_of_one_kind_share_a_call(model: modeling.Sam) -> None:
@@ -143,6 +164,13 @@ def test_only_prompts_of_one_kind_share_a_call(model: modeling.Sam) -> None:
     prompts = [SamPrompt((a,)), SamPrompt((a, b)), SamPrompt((b,)), SamPrompt((a,), box), SamPrompt((), box), SamPrompt((b, a))]
     backend.masks(backend.embed(noise()), prompts)
     assert sorted(network.calls) == [(1, 0), (1, 1), (2, 1), (2, 2)]
+
+
+def test_a_prompt_to_be_refined_takes_two_calls_of_its_own(model: modeling.Sam) -> None:
+    network = Counting(model.image_encoder, model.prompt_encoder, model.mask_decoder)
+    backend = PromptableSam(network)
+    backend.masks(backend.embed(noise()), [SamPrompt(((2.0, 2.0),), refine=True), SamPrompt(((3.0, 2.0),), refine=True)])
+    assert network.calls == [(1, 1)] * 4
 
 
 def test_a_call_never_holds_more_than_sixteen_prompts(model: modeling.Sam) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,19 @@ def by_transformers(model: Sam2Model | Sam3TrackerModel, image: Image.Image, pro
     )
     sizes = inputs.pop("original_sizes")
     output = model(**inputs, multimask_output=prompt.wants_alternatives)
+    if prompt.refine:
+        first = output.pred_masks[0, :, int(output.iou_scores[0, 0].argmax())][:, None]
+        output = model(**inputs, input_masks=first, multimask_output=False)
     masks = processor.post_process_masks(output.pred_masks, sizes, binarize=False)[0]
     best = int(output.iou_scores[0, 0].argmax())
     return masks[0, best], float(output.iou_scores[0, 0, best])
 
 
+@pytest.mark.parametrize("refine", [False, True])
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
-def test_the_mask_is_that_of_forward_and_post_processing(model: Sam2Model | Sam3TrackerModel, prompt: SamPrompt) -> None:
+def test_the_mask_is_that_of_forward_and_post_processing(model: Sam2Model | Sam3TrackerModel, prompt: SamPrompt, refine: bool) -> None:
     """Max abs of 1e-4 of the largest logit: the same operations in float32, coordinates scaled in float64 here."""
-    sam = load_sam(model)
+    sam, prompt = load_sam(model), replace(prompt, refine=refine)
     (mask,) = sam.masks(sam.embed(noise()), [prompt])
     logits, score = by_transformers(model, noise(), prompt)
     assert mask.logits.shape == (45, 70)

@@ -26,6 +26,7 @@ class Own:
         return None
 
     def masks(self, embedding: None, prompts: Any) -> Any:
+        self.prompts = prompts
         return self.returned
 
 
@@ -50,3 +51,10 @@ def test_the_score_of_the_mask_becomes_that_of_the_class() -> None:
     assert scored.score == 0.5
     assert logits is not None
     assert logits.shape == (4, 6)
+
+
+def test_the_recipe_says_whether_prompts_are_refined() -> None:
+    prompted, own = evidence(grid=(2, 3), image_size=(4, 6), points=((1.0, 1.0),)), Own([MASK])
+    for refine in (False, True):
+        Sam(refine=refine)(own, Image.new("RGB", (6, 4)), [prompted])
+        assert [prompt.refine for prompt in own.prompts] == [refine]
