@@ -22,7 +22,7 @@ from .many.image_batch import ImageBatch as ImageBatch
 from .many.ordered import InOrder as InOrder
 from .model import Probe as Probe
 from .model import load as load
-from .sessions.choice import Choice as Choice
+from .sessions.gate.choice import Choice as Choice
 from .sessions.session import Session as Session
 from .store.collecting.collect import collect as collect
 from .store.collecting.items import Item as Item

@@ -14,7 +14,7 @@ from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
 from fseg.vocabulary.questions import NAME, QUESTIONS, Article, affirmation, question
 from probe.inputs.templates import TEMPLATES
-from probe.sessions.choice import GATE_TOKENS, GateTokens
+from probe.sessions.gate.choice import GATE_TOKENS, GateTokens
 from probe.tokens.spans import Span
 
 ARTICLES = ("a", "auto", "none")

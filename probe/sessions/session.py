@@ -15,10 +15,10 @@ from probe.generation import generate
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
 from probe.inputs.images import ImageLike
 from probe.runtime import Batch, Runtime
-from probe.sessions.choice import Choice, FirstTokens
 from probe.sessions.continuations import Continuations, PackedInputs, last_logits
 from probe.sessions.decoding.drafting import Continued, Drafting
 from probe.sessions.decoding.greedy import Decoding, Greedy, decode
+from probe.sessions.gate.choice import Choice, FirstTokens
 from probe.sessions.opening import Opening, Together
 from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
 from probe.sessions.prefix import Prefix

@@ -21,7 +21,7 @@ from fseg.stages.tvr import Respond
 from fseg.stages.vgm import MASKS, Refine
 from fseg.vocabulary.questions import QUESTIONS
 from probe.inputs.templates import TEMPLATES
-from probe.sessions.choice import GATE_TOKENS
+from probe.sessions.gate.choice import GATE_TOKENS
 
 LARGEST = 2**63 - 1
 texts = st.text(min_size=1, max_size=30)

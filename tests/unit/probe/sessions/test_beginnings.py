@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from probe.sessions.beginnings import beginnings, begins
+from probe.sessions.gate.beginnings import beginnings, begins
 
 YES = ("yes", "YES", " Yes", '"Yes', " y", "Ye", "yes,", "“Yes", "**yes")
 OTHERS = (" yesterday", "eyes", "no", " ", '"', "s", "y,", "yesno", "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probe.errors import InvalidRead, NotFinite
 from probe.inputs.encoding import Encoding
-from probe.sessions.beginnings import beginnings
+from probe.sessions.gate.beginnings import beginnings
 from probe.tokens.offsets import Detokenizer
 
 GateTokens = Literal["own", "every"]
