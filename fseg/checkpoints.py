@@ -37,7 +37,7 @@ def sam_path(name: str | os.PathLike[str]) -> str:
     return os.fspath(glyphs.sam_file() if name == EMBEDDED else name)
 
 
-PREPARATIONS = ("stretch", "processor")
+PREPARATIONS = ("stretch", "pad", "processor")
 WITH_GRIDS = "LLaVA-1.5, Qwen2.5-VL, InternVL"
 """Some families that FSeg runs on, for messages."""
 
@@ -48,8 +48,9 @@ class Backbone:
 
     Attributes:
         checkpoint: a hub id, a folder, or "glyphs" for the embedded model.
-        prepare: "stretch", the whole image directly at the tower's input size, without tiles, in families that can; or "processor", what
-            the checkpoint's own processor does: tiles, padding, the image's own aspect ratio.
+        prepare: "stretch", the whole image directly at the tower's input size, without tiles, in families that can; "pad", the same of the
+            image in the middle of a square, as LLaVA's own code has it; or "processor", what the checkpoint's own processor does: tiles,
+            padding, the image's own aspect ratio.
 
     >>> Backbone("llava-hf/llava-1.5-7b-hf")
     Backbone(checkpoint='llava-hf/llava-1.5-7b-hf', prepare='stretch')
@@ -92,9 +93,20 @@ def load_backbone(
             f"backbone= is a {type(backbone).__name__}. Give a hub id, a folder, or a loaded model as "
             'probe.load(model=..., processor=..., resize="stretch", tiles=False).'
         )
-    model = _check_backbone(probe.load(backbone_path(backbone), device=device, dtype=dtype))
-    direct = prepare == "stretch" and model.backbone.resizes_directly
-    return model.with_preparation(resize="stretch", tiles=False) if direct else model
+    return prepared(_check_backbone(probe.load(backbone_path(backbone), device=device, dtype=dtype)), prepare)
+
+
+def prepared(model: probe.Probe, prepare: str) -> probe.Probe:
+    """The same model, which prepares images in this way; by its processor in a family that cannot resize an image directly.
+
+    Args:
+        prepare: `Backbone.prepare`.
+    """
+    if prepare == "stretch" and model.backbone.resizes_directly:
+        return model.with_preparation(resize="stretch", tiles=False)
+    if prepare == "pad" and model.backbone.resizes_directly:
+        return model.with_preparation(resize="pad", tiles=False)
+    return model.with_preparation()
 
 
 def _check_device_and_dtype(model: probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
@@ -126,15 +138,18 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 def _check_preparation(model: probe.Probe, prepare: str) -> None:
     """Refuse a loaded model that does not prepare images as the recipe says."""
-    if prepare == "stretch" and model.backbone.resizes_directly and not model.encoder.direct:
+    wanted = prepare if model.backbone.resizes_directly else "processor"
+    if wanted != "processor" and not model.encoder.direct:
         raise InvalidRecipe(
-            f'{model!r} prepares images by its processor, and the recipe has backbone.prepare="stretch". Open it with '
-            'probe.load(..., resize="stretch", tiles=False), or change the recipe: recipe.with_({"backbone.prepare": "processor"}).'
+            f'{model!r} prepares images by its processor, and the recipe has backbone.prepare="{prepare}". Open it with '
+            f'probe.load(..., resize="{prepare}", tiles=False), or change the recipe: recipe.with_({{"backbone.prepare": "processor"}}).'
         )
-    if prepare == "processor" and model.encoder.direct:
+    actual = "pad" if model.encoder.preparation.resize == "pad" else "stretch"
+    if wanted != actual and model.encoder.direct:
+        load = "probe.load(...) alone" if wanted == "processor" else f'probe.load(..., resize="{wanted}", tiles=False)'
         raise InvalidRecipe(
-            f'{model!r} resizes images directly, and the recipe has backbone.prepare="processor". Open it with probe.load(...) alone, or '
-            'change the recipe: recipe.with_({"backbone.prepare": "stretch"}).'
+            f'{model!r} resizes images directly (resize="{actual}"), and the recipe has backbone.prepare="{prepare}". Open it with {load}, or '
+            f'change the recipe: recipe.with_({{"backbone.prepare": "{actual}"}}).'
         )
 
 

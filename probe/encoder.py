@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -26,6 +26,9 @@ from probe.runtime import Runtime
 from probe.tokens.layout import ImageLayout
 from probe.tokens.spans import TokenMap
 
+Resize = Literal["processor", "stretch", "pad"]
+RESIZES = get_args(Resize)
+"""What `probe.load` takes as resize."""
 _VIDEO_TOKEN = ("video_token_id", "video_token_index")
 """Names that configurations give to the id of video tokens."""
 
@@ -35,31 +38,33 @@ class ImagePreparation:
     """How images reach the vision tower: as the checkpoint's processor prepares them, or resized directly to the tower's input.
 
     Attributes:
-        resize: "processor" or "stretch", as of `probe.load`.
+        resize: one of `RESIZES`, as of `probe.load`.
         tiles: False: the base view alone.
     """
 
-    resize: Literal["processor", "stretch"] = "processor"
+    resize: Resize = "processor"
     tiles: bool = True
 
     def __post_init__(self) -> None:
-        if self.resize not in ("processor", "stretch"):
+        if self.resize not in RESIZES:
             raise LoadError(
-                f'resize={self.resize!r}: "processor" (what the checkpoint does) or "stretch" (directly to the tower\'s input).'
+                f'resize={self.resize!r}: "processor" (what the checkpoint does), "stretch" (directly to the tower\'s input) or "pad" (the same '
+                "of the image in the middle of a square)."
             )
 
     def is_direct(self, backbone: Backbone, family: str) -> bool:
         """Whether images are resized directly, rather than by the processor.
 
         Raises:
-            LoadError: resize="stretch" with tiles=True, in a family that cuts tiles.
+            LoadError: resize="stretch" or "pad" with tiles=True, in a family that cuts tiles.
             NoDirectResize: the family does not declare a layout of directly resized images.
         """
-        if self.resize == "stretch" and self.tiles and backbone.tiled:
+        if self.resize != "processor" and self.tiles and backbone.tiled:
             raise LoadError(
-                'resize="stretch" shows the whole image as one square, and this family would cut tiles of it. Load it with tiles=False as well.'
+                f'resize="{self.resize}" shows the whole image as one square, and this family would cut tiles of it. Load it with tiles=False '
+                "as well."
             )
-        direct = self.resize == "stretch" or (backbone.tiled and not self.tiles)
+        direct = self.resize != "processor" or (backbone.tiled and not self.tiles)
         if direct and not backbone.resizes_directly:
             raise no_direct_resize(family)
         return direct
@@ -97,7 +102,8 @@ class Encoder:
         if not self.direct or not opened:
             return PreparedImages(opened, made_for=self.preparation)
         runtime = self.runtime
-        inputs, layouts = runtime.backbone.prepare_directly(runtime.model, self._processor_for("prepare"), opened)
+        processor, padded = self._processor_for("prepare"), self.preparation.resize == "pad"
+        inputs, layouts = runtime.backbone.prepare_directly(runtime.model, processor, opened, padded=padded)
         return PreparedImages(opened, inputs, tuple(layouts), made_for=self.preparation)
 
     def moved_to_device(self, images: PreparedImages) -> PreparedImages:

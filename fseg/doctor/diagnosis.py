@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import probe
+from fseg.checkpoints import prepared
 from fseg.doctor.moved import Moved, moved
 from fseg.doctor.readings import Reading, readings_of
 from fseg.errors import InvalidRecipe
@@ -56,9 +57,9 @@ def diagnose(segmenter: Segmenter, image: probe.ImageLike, name: str) -> Diagnos
         except InvalidRecipe as error:
             refused[reading] = str(error)
     own = {reading: recipe for reading, (able, recipe) in chosen.items() if able is segmenter}
-    prepared = segmenter.model.prepare(image)
+    opened = segmenter.model.prepare(image)
     rows = {"": base, **{str(reading): recipe for reading, recipe in own.items()}}
-    results = Sweep(segmenter, rows)(prepared, [name])
+    results = Sweep(segmenter, rows)(opened, [name])
     for reading, (able, _) in chosen.items():
         if able is not segmenter:
             results[str(reading)] = able(image, [name])
@@ -80,11 +81,9 @@ def _prepared(segmenter: Segmenter, recipe: Recipe) -> Segmenter:
     Raises:
         InvalidRecipe: the family's processor is the only way, or the recipe does not fit it.
     """
-    direct = recipe.backbone.prepare == "stretch"
-    if direct and not segmenter.model.backbone.resizes_directly:
+    if recipe.backbone.prepare != "processor" and not segmenter.model.backbone.resizes_directly:
         raise InvalidRecipe(f"{segmenter.model.name} is of a family whose processor alone prepares images.")
-    model = segmenter.model.with_preparation(resize="stretch", tiles=False) if direct else segmenter.model.with_preparation()
-    return Segmenter(recipe, backbone=model, sam=segmenter.sam)
+    return Segmenter(recipe, backbone=prepared(segmenter.model, recipe.backbone.prepare), sam=segmenter.sam)
 
 
 def table(diagnosis: Diagnosis) -> Iterator[str]:

@@ -28,6 +28,7 @@ class Reading:
 
 READINGS = (
     Reading("backbone.prepare", "processor", "is the image stretched to the tower's square, or cropped and padded by the processor?"),
+    Reading("backbone.prepare", "pad", "is the image stretched to the tower's square, or padded to a square?"),
     Reading("backbone.prepare", "stretch", "is the image cropped and padded by the processor, or stretched to the tower's square?"),
     Reading("respond.view", "tiles", "which view of an image in tiles responds?"),
     Reading("respond.view", "both", "which view of an image in tiles responds?"),

@@ -216,9 +216,12 @@ class Backbone:
         return None
 
     def prepare_directly(
-        self, model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image]
+        self, model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image], *, padded: bool = False
     ) -> tuple[dict[str, Tensor], list[ImageLayout]]:
         """Model inputs of whole images resized straight to the tower's input, and their layouts (`resize="stretch", tiles=False`).
+
+        Args:
+            padded: each image is put into the middle of a square first (`resize="pad"`).
 
         Raises:
             NoDirectResize: the family does not say how.

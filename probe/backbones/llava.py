@@ -15,8 +15,8 @@ from probe.backbones.registry import register
 from probe.backbones.shared.cropping import processed_box
 from probe.backbones.shared.single_view import single_view
 from probe.backbones.shared.square_tower import SquareTower, tower_size
-from probe.inputs.images import normalise, resize_directly
-from probe.tokens.layout import ImageLayout
+from probe.inputs.images import normalise, padded_to_square, resize_directly
+from probe.tokens.layout import ImageLayout, whole_box
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ProcessorMixin
@@ -32,12 +32,14 @@ class Llava(SquareTower):
         return single_view(image.model, image.size, image.input_size, processed_box(image.image_processor, image.size))
 
     def prepare_directly(
-        self, model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image]
+        self, model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Image.Image], *, padded: bool = False
     ) -> tuple[dict[str, Tensor], list[ImageLayout]]:
         side, _ = tower_size(model)
         mean, std = _normalisation(processor.image_processor)
-        pixels = torch.stack([normalise(resize_directly(image, (side, side)), mean, std) for image in images])
-        return {"pixel_values": pixels}, [single_view(model, (image.height, image.width), (side, side)) for image in images]
+        shown = [padded_to_square(image, mean) if padded else (image, whole_box((image.height, image.width))) for image in images]
+        pixels = torch.stack([normalise(resize_directly(image, (side, side)), mean, std) for image, _ in shown])
+        sizes = [(image.height, image.width) for image in images]
+        return {"pixel_values": pixels}, [single_view(model, size, (side, side), box) for size, (_, box) in zip(sizes, shown, strict=True)]
 
 
 def _normalisation(image_processor: BaseImageProcessor) -> tuple[tuple[float, ...], tuple[float, ...]]:

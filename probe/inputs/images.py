@@ -242,6 +242,22 @@ def resize_directly(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
+def padded_to_square(image: Image.Image, mean: tuple[float, ...]) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """The image in the middle of a square of the tower's mean colour, as LLaVA's own code has it (`image_aspect_ratio="pad"`).
+
+    Args:
+        mean: of each channel, 0 to 1, by which the tower's input is normalised: padding becomes about 0.
+
+    Returns:
+        the square, and its box (x0, y0, x1, y1) in pixels of the image.
+    """
+    side = max(image.size)
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in mean))
+    square.paste(image, (left, top))
+    return square, (float(-left), float(-top), float(side - left), float(side - top))
+
+
 def normalise(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Tensor, "3 height width"]:
     """The input of a vision tower: (value / 255 - mean) / std per channel, float32."""
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, overload
+from typing import overload
 
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from probe.backbones import Backbone
-from probe.encoder import Encoder, ImagePreparation
+from probe.encoder import Encoder, ImagePreparation, Resize
 from probe.errors import InvalidRead
 from probe.generation import generate_answers
 from probe.inputs.encoding import Answer, Encoding, PreparedImages
@@ -103,7 +103,7 @@ class Probe(Analysis, Many):
         """
         return self.encoder.prepare(images)
 
-    def with_preparation(self, *, resize: Literal["processor", "stretch"] = "processor", tiles: bool = True) -> Probe:
+    def with_preparation(self, *, resize: Resize = "processor", tiles: bool = True) -> Probe:
         """The same model, which prepares images in another way: see `resize` and `tiles` of `probe.load`. Nothing is loaded or copied.
 
         Raises:

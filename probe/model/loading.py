@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from probe.encoder import Encoder, ImagePreparation
+from probe.encoder import Encoder, ImagePreparation, Resize
 from probe.errors import LoadError
 from probe.inputs.processors import Processor
 from probe.loading.checkpoint import check_model, load_checkpoint, refuse_checkpoint_options
@@ -27,7 +26,7 @@ def load(
     revision: str | None = None,
     attn_implementation: str = "sdpa",
     device_map: DeviceMap = None,
-    resize: Literal["processor", "stretch"] = "processor",
+    resize: Resize = "processor",
     tiles: bool = True,
     remote_code: bool = False,
 ) -> Probe:
@@ -42,7 +41,8 @@ def load(
         attn_implementation: the kernel; attention rows are exact under each that uses transformers' attention interface. "sdpa": eager in
             parts of a model that do not support it.
         device_map: accelerate's, for models larger than one device.
-        resize: "processor", what the checkpoint's own processor does, or "stretch", the whole image directly at the tower's input size.
+        resize: "processor", what the checkpoint's own processor does; "stretch", the whole image directly at the tower's input size; or "pad", the
+            same of the image in the middle of a square of the tower's mean colour.
         tiles: False: the base view alone, for families that cut images into tiles.
         remote_code: run Python code that comes with the checkpoint. Off unless asked for.
 

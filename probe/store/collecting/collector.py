@@ -244,10 +244,18 @@ def takes_images(model: Probe) -> bool:
 
 
 def facts_of(model: Probe) -> dict[str, str | None]:
-    """Which model it is, by name."""
+    """Which model it is, by name, and how it prepares images."""
     config = model.model.config
     dtype = str(model.model.dtype).removeprefix("torch.")
-    return {"name": model.name, "revision": model.revision, "family": model.family, "dtype": dtype, "kernel": config._attn_implementation}
+    preparation = model.encoder.preparation
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "family": model.family,
+        "dtype": dtype,
+        "kernel": config._attn_implementation,
+        "images": preparation.resize if preparation.tiles else f"{preparation.resize}, no tiles",
+    }
 
 
 def hash_of_weights(model: Probe) -> str:

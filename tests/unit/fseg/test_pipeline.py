@@ -250,9 +250,24 @@ def test_a_loaded_model_prepares_images_as_the_recipe_says() -> None:
     with pytest.raises(InvalidRecipe, match=r'prepares images by its processor, and the recipe has backbone\.prepare="stretch"'):
         fseg.Segmenter(RECIPE, backbone=loaded, sam=tiny_sam())
     direct = loaded.with_preparation(resize="stretch", tiles=False)
-    with pytest.raises(InvalidRecipe, match=r'resizes images directly, and the recipe has backbone\.prepare="processor"'):
+    with pytest.raises(InvalidRecipe, match=r'resizes images directly .*, and the recipe has backbone\.prepare="processor"'):
         fseg.Segmenter(RECIPE.with_({"backbone.prepare": "processor"}), backbone=direct, sam=tiny_sam())
     assert direct.model is loaded.model
+
+
+def test_a_padded_image_has_the_cells_that_show_it() -> None:
+    """40 x 20 pixels in a square of 40: of 4 x 4 cells the middle two columns show them."""
+    hf, processor = zoo.llava()
+    recipe = RECIPE.with_({"backbone.prepare": "pad", "ask.presence": "assume"})
+    padded = probe.load(model=hf, processor=processor, resize="pad")
+    result = fseg.Segmenter(recipe, backbone=padded, sam=tiny_sam())(Image.new("RGB", (20, 40), "red"), ["cat"])
+    grid = result.evidence["cat"].grid
+    assert (grid.rows, grid.cols, grid.box) == (4, 2, (0.0, 0.0, 20.0, 40.0))
+    for other in ("stretch", "processor"):
+        with pytest.raises(
+            InvalidRecipe, match=rf'resizes images directly \(resize="pad"\), and the recipe has backbone\.prepare="{other}"'
+        ):
+            fseg.Segmenter(RECIPE.with_({"backbone.prepare": other}), backbone=padded, sam=tiny_sam())
 
 
 def test_what_the_processor_crops_away_has_no_cells() -> None:

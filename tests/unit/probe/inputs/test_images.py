@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from probe.errors import ImageError
-from probe.inputs.images import normalise, open_image, read_image, resize_directly
+from probe.inputs.images import normalise, open_image, padded_to_square, read_image, resize_directly
 
 
 def test_an_exif_rotated_photograph_comes_upright(tmp_path: Path) -> None:
@@ -171,6 +172,19 @@ def test_a_wide_image_is_resized_not_cropped() -> None:
     small = resize_directly(halves, (8, 8))
     assert small.getpixel((0, 4)) == (255, 0, 0)
     assert small.getpixel((7, 4)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("size", [(40, 90), (91, 40), (40, 40)])
+def test_an_image_is_padded_to_a_square_as_llavas_own_processor_does(size: tuple[int, int]) -> None:
+    """Max abs difference 1e-6: float32 arithmetic in another order."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    theirs = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    mean, std = tuple(theirs.image_mean), tuple(theirs.image_std)
+    square, (x0, y0, x1, y1) = padded_to_square(image, mean)
+    ours = normalise(resize_directly(square, (24, 24)), mean, std)
+    torch.testing.assert_close(ours, theirs(image, return_tensors="pt")["pixel_values"][0], atol=1e-6, rtol=0)
+    assert (x1 - x0, y1 - y0) == square.size
+    assert square.crop((-x0, -y0, -x0 + image.width, -y0 + image.height)).tobytes() == image.tobytes()
 
 
 def test_pixels_are_normalised_per_channel() -> None:

@@ -240,6 +240,12 @@ def test_another_model_does_not_go_on_with_a_store(model: probe.Probe, tmp_path:
             probe.collect(other, items(), READ, to=tmp_path / folder, shard_items=2)
 
 
+def test_images_prepared_in_another_way_do_not_go_on_with_a_store(model: probe.Probe, tmp_path: Path) -> None:
+    probe.collect(model, items(), READ, to=tmp_path, shard_items=2, part=(1, 2))
+    with pytest.raises(StoreMismatch, match=r"model\.images: stretch stored, pad requested"):
+        probe.collect(model.with_preparation(resize="pad"), items(), READ, to=tmp_path, shard_items=2)
+
+
 def test_a_folder_of_something_else_is_left_alone(model: probe.Probe, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreMismatch, match=r"is no folder of a store: it holds 'thesis\.txt'"):
