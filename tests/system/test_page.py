@@ -72,6 +72,27 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         browser.close()
 
 
+def test_the_widget_shows_the_same_in_an_element_of_a_notebook(shown: Shown) -> None:
+    image = fseg.glyphs.scene(1).image
+    widget = probe.views.widget(shown.trace, image, tokens=64)
+    tab, complaints = shown.tab.context.new_page(), []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.set_content(f"<style>{widget._css}</style><div id=cell></div>")
+    tab.evaluate(
+        """async ([module, packed]) => {
+            const loaded = await import("data:text/javascript;base64," + btoa(unescape(encodeURIComponent(module))));
+            const el = document.getElementById("cell");
+            await loaded.default.render({ model: { get: () => packed }, el });
+        }""",
+        [widget._esm, widget.packed],
+    )
+    tab.wait_for_selector(".matrix canvas")
+    assert tab.locator("#cell [role=radio]").count() == shown.tab.locator("[role=radio]").count()
+    assert "body" not in widget._css  # a notebook's own page is left as it is
+    assert complaints == []
+    tab.close()
+
+
 def test_the_page_shows_what_was_read_and_asks_no_network(shown: Shown, tmp_path: Path) -> None:
     tab, trace = shown.tab, shown.trace
     assert shown.path.stat().st_size < 1_000_000

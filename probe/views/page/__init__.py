@@ -5,5 +5,6 @@
 """
 
 from probe.views.page.document import page
+from probe.views.page.widget import widget
 
-__all__ = ["page"]
+__all__ = ["page", "widget"]

@@ -73,12 +73,7 @@ def page(
     """
     path = Path(to)
     check_new(path, overwrite=overwrite)
-    for name, number in (("tokens", tokens), ("layers", layers)):
-        if (as_int(number) or 0) < 1:
-            raise InvalidRead(f"{name}={number!r}: how many {name} have maps in the page, at least 1.")
-    images = [open_image(one) for one in (image if isinstance(image, Sequence) and not isinstance(image, str) else [image])]
-    content = gather(trace, tokens, layers)
-    _check_images(content, images)
+    content, images = gathered(trace, image, tokens, layers)
     document = _document(content, images, likely).encode()
     write_atomically(path, lambda file: file.write(document))
     return path
@@ -94,6 +89,21 @@ def check_new(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{str(path)!r} exists. Pass overwrite=True (--overwrite in a shell) to replace it, or name another file.")
 
 
+def gathered(trace: Trace, image: ImageLike | Sequence[ImageLike], tokens: int, layers: int) -> tuple[Content, list[Image.Image]]:
+    """What is shown of a trace, and its images.
+
+    Raises:
+        InvalidRead, GridUnknown, GridMismatch: see `page`.
+    """
+    for name, number in (("tokens", tokens), ("layers", layers)):
+        if (as_int(number) or 0) < 1:
+            raise InvalidRead(f"{name}={number!r}: how many {name} have maps in the page, at least 1.")
+    images = [open_image(one) for one in (image if isinstance(image, Sequence) and not isinstance(image, str) else [image])]
+    content = gather(trace, tokens, layers)
+    _check_images(content, images)
+    return content, images
+
+
 def _check_images(content: Content, images: Sequence[Image.Image]) -> None:
     if content.views and len(images) != len(content.tokens.images):
         raise GridUnknown(f"{len(images)} images were given, and {len(content.tokens.images)} were encoded. Pass them all, in their order.")
@@ -106,24 +116,43 @@ def _check_images(content: Content, images: Sequence[Image.Image]) -> None:
             )
 
 
-def _document(content: Content, images: Sequence[Image.Image], likely: LikelyTokens | None) -> str:
-    """The file's text."""
+def packed(content: Content, images: Sequence[Image.Image], likely: LikelyTokens | None) -> str:
+    """What `page.js` shows, as text: see `pack`.
+
+    Raises:
+        InvalidRead: `likely` is not of the trace's hidden states.
+        PackageNeeded: matplotlib, whose colour maps are used, is not installed.
+    """
     header, arrays = numbers_of(content, likely)
     arrays |= {f"image {number}": np.frombuffer(jpeg(image), dtype=np.uint8) for number, image in enumerate(images)}
     colours = colour_map(COLOURS)(np.linspace(0, 1, 256))[:, :3]
     arrays["colours"] = (colours * 255 + 0.5).astype(np.uint8)
-    prompt, answer = (_text(content.tokens, *names) for names in (("question", "prompt"), ("answer",)))
-    text = {"family": content.tokens.family, "prompt": prompt, "answer": answer}
-    resources = files("probe.views.page")
-    return Template((resources / "page.html").read_text(encoding="utf-8")).substitute(
+    prompt, answer = _said(content.tokens)
+    return pack({"family": content.tokens.family, "prompt": prompt, "answer": answer, **header}, arrays)
+
+
+def resource(name: str) -> str:
+    """The text of one of the files beside this module."""
+    return (files("probe.views.page") / name).read_text(encoding="utf-8")
+
+
+def _document(content: Content, images: Sequence[Image.Image], likely: LikelyTokens | None) -> str:
+    """The file's text."""
+    prompt, answer = _said(content.tokens)
+    return Template(resource("page.html")).substitute(
         title=escape(shortened(answer or prompt or "A trace", 60)),
-        style=(resources / "page.css").read_text(encoding="utf-8"),
-        script=(resources / "page.js").read_text(encoding="utf-8"),
-        data=pack({**text, **header}, arrays),
+        style=resource("page.css"),
+        script=resource("page.js"),
+        data=packed(content, images, likely),
         prompt=escape(prompt),
         answer=escape(answer),
         still=_still(content, images),
     )
+
+
+def _said(tokens: TokenMap) -> tuple[str, str]:
+    """The question, or the whole prompt, and the answer; "" where there is none."""
+    return _text(tokens, "question", "prompt"), _text(tokens, "answer")
 
 
 def _text(tokens: TokenMap, *names: str) -> str:
