@@ -24,6 +24,7 @@ REASONS = {
 PATCHES = {"idefics2": ((2, 4), (4, 2)), "blip_2": ((4, 4), (4, 4)), "instructblip": ((4, 4), (4, 4)), "mllama": ((8, 8), (16, 4))}
 
 
+@pytest.mark.slow
 def test_every_family_without_a_grid_is_here() -> None:
     assert set(REASONS) == {name for name in processors.FAMILIES if opened(name).backbone.no_grid_reason}
 

@@ -72,6 +72,7 @@ def inverted(image: Image.Image, box: tuple[float, float, float, float]) -> Imag
     return Image.fromarray(pixels)
 
 
+@pytest.mark.slow
 def test_every_family_that_has_grids_has_them_written_down() -> None:
     assert set(EXPECTED_GRIDS) == {name for name in processors.FAMILIES if not opened(name).backbone.no_grid_reason}
 

@@ -24,7 +24,7 @@ REAL = {**NATIVE, **SQUARE, **TILED}
 SLOW = {
     *("aya_vision", "granite_docling", "idefics3", "internvl", "llava_next", "llava_next/siglip", "llava_next_video", "llava_onevision"),
     *("perception_lm", "qianfan_ocr", "smolvlm", "step3p7", "unlimited_ocr"),
-    *("chameleon", "deepseek_vl_hybrid", "emu3", "gemma3", "shieldgemma2"),
+    *("chameleon", "deepseek_vl_hybrid", "emu3", "gemma3", "qwen3_5", "shieldgemma2"),
 }
 PAINTED_ELSEWHERE = {"apertus1p5", "hy_v4_vl"}  # which came with transformers 5.24: test_newer_families
 NAMES = daily(REAL, DAILY - SLOW)

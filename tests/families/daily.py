@@ -11,12 +11,11 @@ DAILY = frozenset(
     {
         *("llava", "llava_next", "llava_onevision", "video_llava"),  # a square; tiles; tiles with row ends, and videos
         *("qwen2_5_vl", "qwen3_vl"),  # any size and three-part positions: windows; states added in the decoder
-        *("internvl", "idefics3", "molmo2"),  # tiles with marks between them; overlapping crops
+        *("internvl", "idefics3"),  # tiles with marks between them
         "gemma3",  # image tokens attend to later ones
         *("mllama", "instructblip", "blip", "florence2"),  # cross-attention, queries, encoder and decoder
-        *("llama4", "gemma3n"),  # chunked attention, shared keys
-        *("qwen3_5", "nemotron_h_omni"),  # linear attention, a recurrent state
-        *("qwen4_exp", "diffusion_gemma"),  # several residual streams, no causal mask
+        *("llama4", "gemma3n"),  # chunked attention; shared keys and several residual streams
+        *("qwen3_5", "diffusion_gemma"),  # linear attention and a recurrent state; no causal mask
         "chameleon",  # image tokens of a vocabulary
     }
 )

@@ -32,6 +32,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(fseg, "__wrapped__")
 
 
+@pytest.mark.slow
 def test_threads_may_use_different_names_first() -> None:
     code = """
 import threading, probe, fseg
