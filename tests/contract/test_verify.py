@@ -61,7 +61,9 @@ def test_families_with_states_of_their_own_pass(name: str) -> None:
     assert report.passed, str(report)
 
 
-@pytest.mark.parametrize("options", [{}, {"resize": "stretch", "tiles": False}], ids=["processor", "stretch"])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, id="processor", marks=pytest.mark.slow), pytest.param({"resize": "stretch", "tiles": False}, id="stretch")]
+)
 def test_the_embedded_model_passes(options: dict[str, Any]) -> None:
     report = probe.verify(probe.load(llava_folder(), **options), cells=20)
     assert report.passed, str(report)

@@ -32,7 +32,7 @@ from tests.unit.fseg.evaluation import trees
 from tests.unit.fseg.sams import tiny_sam
 
 IMAGES = 12
-KILLS = int(os.environ.get("FSEG_KILLS", "2"))
+KILLS = int(os.environ.get("FSEG_KILLS", "1"))
 """How often the run is killed; FSEG_KILLS=20 for the long form."""
 
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("fseg", "recipes", "segment_anything", "scipy", "skimage", "matplotlib", "mpl_toolkits", "typer", "xarray", "ray")
+OTHERS = ("fseg", "recipes", "segment_anything", "scipy", "skimage", "matplotlib", "mpl_toolkits", "typer", "xarray", "ray", "anywidget")
 OWN = {
     *("torch", "torchvision", "transformers", "nnsight", "accelerate", "numpy", "einops", "jaxtyping", "safetensors", "PIL", "lazy_loader"),
     "tqdm",
 }
-WHERE_USED = {"matplotlib", "typer", "xarray", "ray"}
+WHERE_USED = {"matplotlib", "typer", "xarray", "ray", "anywidget", "traitlets"}
 """Imported inside the functions that draw, export, distribute or are commands."""
 PROGRAM = """
 import sys
@@ -22,7 +22,7 @@ sys.modules.update(dict.fromkeys({others!r}))  # None: an import raises ModuleNo
 
 import numpy as np
 import probe
-from probe.views import overlay
+from probe.views import overlay, widget
 from tests import zoo
 
 hf, processor = zoo.llava()
@@ -32,7 +32,7 @@ answer = model.generate(model.encode(picture, "What is this?"), max_new_tokens=2
 trace = model.run(answer, [probe.Hidden([2], at="image"), probe.Attention("all", query=-1)])
 heat = trace.hidden("image", layer=2).mean("feature").grid()
 print(heat.to_pixels().shape["width"], trace.attention(layer=0).shape["query"])
-for wanted in (lambda: overlay(picture, heat), heat.to_xarray):
+for wanted in (lambda: overlay(picture, heat), heat.to_xarray, lambda: widget(trace, picture)):
     try:
         wanted()
     except probe.errors.PackageNeeded as error:
@@ -44,10 +44,11 @@ assert not set({others!r}) & {{name for name, module in sys.modules.items() if m
 def test_probe_works_with_its_own_dependencies_alone() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(others=OTHERS)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    numbers, colours, arrays = done.stdout.strip().splitlines()
+    numbers, colours, arrays, notebook = done.stdout.strip().splitlines()
     assert numbers == "96 1"
     assert "pip install matplotlib" in colours
     assert "pip install 'fseg-llava[xarray]'" in arrays
+    assert "pip install 'fseg-llava[widget]'" in notebook
 
 
 def test_probe_imports_nothing_else() -> None:

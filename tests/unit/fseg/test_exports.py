@@ -21,6 +21,7 @@ def test_the_names_are_those_of_a_fresh_process_too() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_function_is_not_hidden_by_a_module() -> None:
     code = "import fseg.pipeline, fseg.fusion_methods.registry; assert callable(fseg.fusions) and callable(fseg.recipes)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -270,7 +270,7 @@ def test_a_checkpoint_alone_is_a_backbone() -> None:
     assert recipe.backbone == Backbone("folder", prepare="stretch")
     assert recipe.with_({"backbone": "other"}).backbone.checkpoint == "other"
     assert recipe.with_({"backbone.prepare": "processor"}).backbone == Backbone("folder", prepare="processor")
-    with pytest.raises(InvalidOption, match=r"backbone\.prepare='crop': takes 'stretch', 'processor'"):
+    with pytest.raises(InvalidOption, match=r"backbone\.prepare='crop': takes 'stretch', 'pad', 'processor'"):
         recipe.with_({"backbone.prepare": "crop"})
 
 

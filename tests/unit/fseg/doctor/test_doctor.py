@@ -79,6 +79,7 @@ def test_distances_of_boxes_and_points() -> None:
     assert farthest([], [(0, 0)]) is None
 
 
+@pytest.mark.slow
 def test_the_embedded_model_follows_every_reading_or_says_why_not() -> None:
     segmenter, scene = fseg.Segmenter(), fseg.glyphs.scene(1)
     found = diagnose(segmenter, scene.image, scene.classes[0])
