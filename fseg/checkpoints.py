@@ -102,11 +102,9 @@ def prepared(model: probe.Probe, prepare: str) -> probe.Probe:
     Args:
         prepare: `Backbone.prepare`.
     """
-    if prepare == "stretch" and model.backbone.resizes_directly:
-        return model.with_preparation(resize="stretch", tiles=False)
-    if prepare == "pad" and model.backbone.resizes_directly:
-        return model.with_preparation(resize="pad", tiles=False)
-    return model.with_preparation()
+    if prepare == "processor" or not model.backbone.resizes_directly:
+        return model.with_preparation()
+    return model.with_preparation(resize="pad" if prepare == "pad" else "stretch", tiles=False)
 
 
 def _check_device_and_dtype(model: probe.Probe, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:

@@ -11,15 +11,12 @@ from pathlib import Path
 import matplotlib
 from matplotlib.font_manager import fontManager, get_font
 
+from fseg.glyphs.font import font_file
+
 BASE = "DejaVu Sans"
 """The font that matplotlib brings: Latin, Greek, Cyrillic, Arabic, Hebrew and symbols."""
 BOXES = "Last Resort High-Efficiency"
 """A font of matplotlib's that has a box for every character."""
-
-
-def base_file() -> Path:
-    """The file of `BASE`."""
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 @contextmanager
@@ -30,7 +27,7 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
         UserWarning: no installed font has some of the characters, which are drawn as boxes.
     """
     file = file_for("".join(texts))
-    families = [BASE] if file == base_file() else [BASE, get_font(str(file)).family_name]
+    families = [BASE] if file == font_file() else [BASE, get_font(str(file)).family_name]
     with matplotlib.rc_context({"font.family": families}):
         yield
 
@@ -44,13 +41,13 @@ def file_for(text: str) -> Path:
     >>> file_for("cat").name
     'DejaVuSans.ttf'
     """
-    missing = _lacking(base_file(), text)
+    missing = _lacking(font_file(), text)
     if not missing:
-        return base_file()
+        return font_file()
     upright = [entry for entry in fontManager.ttflist if entry.style == "normal" and entry.name != BOXES]
     by_weight = sorted(upright, key=lambda entry: abs(_weight(entry.weight) - 400))
     left = {Path(entry.fname): len(_lacking(Path(entry.fname), missing)) for entry in by_weight}
-    best = min(left, key=lambda file: left[file], default=base_file())
+    best = min(left, key=lambda file: left[file], default=font_file())
     if left.get(best, 1):
         shown = "".join(dict.fromkeys(_lacking(best, missing)))[:20]
         warnings.warn(
@@ -59,7 +56,7 @@ def file_for(text: str) -> Path:
             UserWarning,
             stacklevel=3,
         )
-    return best if left.get(best, len(missing)) < len(missing) else base_file()
+    return best if left.get(best, len(missing)) < len(missing) else font_file()
 
 
 def _weight(weight: str | int) -> int:

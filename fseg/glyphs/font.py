@@ -46,7 +46,8 @@ class Glyph:
     solid: Image.Image
 
 
-def _font_file() -> Path:
+def font_file() -> Path:
+    """The file of DejaVu Sans, which matplotlib brings: the glyphs and the legends are drawn in it."""
     import matplotlib  # only for its font: `import fseg` does not wait for it
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -64,7 +65,7 @@ def _fill_holes(coverage: Float[np.ndarray, "height width"]) -> Float[np.ndarray
 def glyph(name: str, height: int) -> Glyph:
     """The glyph of a class, rasterised at the given height in pixels."""
     character = GLYPHS[name]
-    font = ImageFont.truetype(str(_font_file()), 4 * height)
+    font = ImageFont.truetype(str(font_file()), 4 * height)
     left, top, right, bottom = font.getbbox(character)
     canvas = Image.new("L", (int(right - left) + 8, int(bottom - top) + 8))
     ImageDraw.Draw(canvas).text((4 - left, 4 - top), character, fill=255, font=font)

@@ -12,8 +12,9 @@ from matplotlib.font_manager import FontEntry, fontManager
 from PIL import Image
 
 from fseg.drawing import fonts
-from fseg.drawing.fonts import base_file, file_for, fonts_for
+from fseg.drawing.fonts import file_for, fonts_for
 from fseg.drawing.label_map import overlay
+from fseg.glyphs.font import font_file
 
 RING = "\u20dd"
 """A character that matplotlib's STIX has and its DejaVu has not."""
@@ -31,7 +32,7 @@ def only_matplotlibs_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_text_that_the_base_has_needs_no_other() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert file_for("a caf\u00e9, \u0436\n\t") == base_file()
+        assert file_for("a caf\u00e9, \u0436\n\t") == font_file()
 
 
 def test_what_the_base_lacks_is_drawn_in_a_font_that_has_it() -> None:
@@ -43,7 +44,7 @@ def test_what_the_base_lacks_is_drawn_in_a_font_that_has_it() -> None:
 
 def test_what_no_font_has_is_named_with_a_font_to_install() -> None:
     with pytest.warns(UserWarning, match=f"No installed font has '{CAT}'.*fonts-noto-cjk"):
-        assert file_for(f"cat {CAT}{CAT}") == base_file()
+        assert file_for(f"cat {CAT}{CAT}") == font_file()
     with pytest.warns(UserWarning, match=CAT):
         assert file_for(f"{RING}{CAT}") == STIX  # what can be drawn is
 
@@ -59,7 +60,7 @@ def test_a_legend_is_drawn_in_that_font() -> None:
 def test_a_font_that_is_gone_has_no_characters(tmp_path: Path) -> None:
     fontManager.ttflist = [FontEntry(fname=str(tmp_path / "gone.ttf"), name="Gone", style="normal", weight="regular")]
     with pytest.warns(UserWarning, match=RING):
-        assert file_for(RING) == base_file()
+        assert file_for(RING) == font_file()
 
 
 def test_weights_by_name_are_numbers() -> None:
