@@ -14,8 +14,7 @@ from torch import Tensor
 import probe
 from fseg.errors import InvalidFusion, NotScoped
 from probe.tokens.equality import equal_fields
-from probe.tokens.layout import Intervals
-from probe.tracing.activation.pixels import sample
+from probe.tracing.activation.pixels import area_shares, sample
 from probe.tracing.reads.positions import as_layers
 
 MapName = Literal["raw_distance", "distance", "attention", "attention_mask", "response", "guide", "prototype_mask", "refined"]
@@ -25,6 +24,9 @@ MAPS: tuple[MapName, ...] = get_args(MapName)
 
 RESPONSE_MAPS = MAPS[: MAPS.index("response") + 1]
 """The maps that a fusion may return; "response" is required."""
+
+STUFF = "stuff"
+"""The flag of a class that covers much of the image: the prompt stage sets it, the SAM stage reads it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Evidence:
         refined: M_r of Eq. 12, bool.
         points: positive prompts (x, y) in pixels of the original image.
         box: (x0, y0, x1, y1) in pixels of the original image, both corners inside the box.
+        negatives: negative prompts (x, y), of stuff alone.
         score: the IoU that SAM predicts for its mask.
         flags: deviations from the paper's procedure, one short word each, such as "no-description".
         scope: the reads that `hidden`, `attention_rows`, `attention_heads` and the features may use; None: all of the trace.
@@ -96,6 +99,7 @@ class Evidence:
     refined: Bool[Tensor, "row col"] | None = None
     points: tuple[tuple[float, float], ...] = ()
     box: tuple[float, float, float, float] | None = None
+    negatives: tuple[tuple[float, float], ...] = ()
     score: float | None = None
     flags: tuple[str, ...] = ()
     scope: tuple[probe.Read, ...] | None = None
@@ -219,7 +223,7 @@ class Evidence:
         """
         patches = self._patches()
         assert patches.view is not None, "patches are folded"
-        down, across = (_area_shares(self.grid.intervals(axis), patches.view.intervals(axis)).to(patches.data) for axis in (0, 1))
+        down, across = (area_shares(self.grid.intervals(axis), patches.view.intervals(axis)).to(patches.data) for axis in (0, 1))
         return torch.einsum("rp,pqf,cq->rcf", down.float(), patches.data[0].float(), across.float())
 
     def projected_on_grid(self) -> Float[Tensor, "row col feature"]:
@@ -324,18 +328,6 @@ class Evidence:
     def _not_scoped(self, wanted: str) -> NotScoped:
         reads = ", ".join(repr(read) for read in self.scope or ()) or "none"
         return NotScoped(f"{self.name}: {wanted} is not among this stage's own reads: {reads}. Add a read that names it.")
-
-
-def _area_shares(cells: Intervals, patches: Intervals) -> Float[Tensor, "cell patch"]:
-    """Which share of each row (or column) of cells lies on each row (or column) of patches; each cell's sum to 1.
-
-    A cell that lies on none takes the nearest.
-    """
-    (starts, ends), (first, last) = torch.tensor(cells, dtype=torch.float64).T, torch.tensor(patches, dtype=torch.float64).T
-    shared = (torch.minimum(ends[:, None], last) - torch.maximum(starts[:, None], first)).clamp(min=0)
-    nearest = (starts + ends)[:, None].sub(first + last).abs().argmin(1)
-    shared[(shared.sum(1) == 0).nonzero()[:, 0], nearest[shared.sum(1) == 0]] = 1.0
-    return shared / shared.sum(1, keepdim=True)
 
 
 def _union(reads: Sequence[probe.Hidden | probe.Attention]) -> list[int] | None:

@@ -102,7 +102,7 @@ class Recipe:
         """All keys that `with_` takes, including the fusion's options.
 
         >>> [key for key in fseg.get_recipe("glyphs").keys() if key.startswith("prompt")]
-        ['prompt.kind', 'prompt.min_patches', 'prompt.snap']
+        ['prompt.kind', 'prompt.min_patches', 'prompt.snap', 'prompt.stuff_share', 'prompt.stuff_points']
         """
         return tuple(_flat(self.to_dict()))
 
@@ -110,7 +110,7 @@ class Recipe:
         """The recipe as plain values: a dict for each stage, with the fusion's options in that of `respond`.
 
         >>> fseg.get_recipe("glyphs").to_dict()["prompt"]
-        {'kind': 'both', 'min_patches': 2, 'snap': False}
+        {'kind': 'both', 'min_patches': 2, 'snap': False, 'stuff_share': 1.0, 'stuff_points': 8}
         """
         values: dict[str, object] = _CONVERTER.unstructure(self)
         return values

@@ -273,6 +273,7 @@ def _class_to_dict(e: Evidence, label: int, area: int) -> dict[str, object]:
         "margin": e.margin,
         "grid": {"name": e.grid.name, "rows": e.grid.rows, "cols": e.grid.cols, "box": list(e.grid.box)},
         "points": [list(point) for point in e.points],
+        "negatives": [list(point) for point in e.negatives],
         "box": list(e.box) if e.box is not None else None,
         "area": area,
         "score": e.score,

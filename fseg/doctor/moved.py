@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fseg.evidence import Evidence
-from fseg.stages.compose import upsample
+from probe.tracing.activation.pixels import upsample
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]

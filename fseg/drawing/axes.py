@@ -89,7 +89,7 @@ def draw_mask(ax: Axes, image: Image.Image, mask: Tensor | ArrayLike | None, col
 
 
 def draw_prompts(ax: Axes, evidence: Evidence, colour: Colour) -> None:
-    """Draw box and points on top: a box of pixels ends half a pixel beyond the centre of its last pixel."""
+    """Draw box and points on top, negative points as crosses: a box of pixels ends half a pixel beyond the centre of its last pixel."""
     if evidence.box is not None:
         x0, y0, x1, y1 = evidence.box
         frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, edgecolor=colour, linewidth=1.6)
@@ -98,6 +98,8 @@ def draw_prompts(ax: Axes, evidence: Evidence, colour: Colour) -> None:
         ax.add_patch(frame)
     for x, y in evidence.points:
         ax.plot(x, y, "o", markersize=6, markerfacecolor=colour, markeredgecolor="white", markeredgewidth=1.5, clip_on=False)
+    for x, y in evidence.negatives:
+        ax.plot(x, y, "X", markersize=7, markerfacecolor=colour, markeredgecolor="white", markeredgewidth=1.0, clip_on=False)
 
 
 def on_pixels(values: Tensor | ArrayLike, grid: Grid) -> NDArray[np.float32]:

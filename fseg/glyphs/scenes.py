@@ -107,10 +107,25 @@ def _paint(pixels: np.ndarray, shape: Glyph, x: int, y: int, fill: np.ndarray, i
 def _draw(rng: np.random.Generator, split: Split, height: int, width: int) -> Scene:
     pixels = background(rng, PHOTOGRAPHS[split], height, width)
     labels = np.zeros((height, width), dtype=np.int64)
+    things = scatter(rng, pixels, labels, int(rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15])))
+    image = Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8))
+    return Scene(image, labels, tuple(CLASSES[thing.index] for thing in things), things)
+
+
+def scatter(
+    rng: np.random.Generator, pixels: np.ndarray, labels: Int64[np.ndarray, "height width"], count: int, first: int = 0
+) -> tuple[Thing, ...]:
+    """Draw at most `count` glyphs of different classes into `pixels` and `labels`, in place.
+
+    Args:
+        first: the labels below the glyphs': glyph i of CLASSES gets first + i + 1, and what is labelled up to `first` may be covered.
+
+    Returns:
+        Those for which there was a place, in the order of CLASSES.
+    """
     things: dict[int, Thing] = {}
-    count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15]))
     for index in rng.permutation(len(CLASSES))[:count].tolist():
-        placed = _place(rng, CLASSES[index], labels, float(rng.uniform(*_HEIGHTS)))
+        placed = _place(rng, CLASSES[index], np.where(labels > first, labels, 0), float(rng.uniform(*_HEIGHTS)))
         if placed is None:
             continue
         shape, x, y = placed
@@ -120,12 +135,10 @@ def _draw(rng: np.random.Generator, split: Split, height: int, width: int) -> Sc
         ink = _colour_away_from(rng, ground)
         fill = _colour_away_from(rng, ink)
         _paint(pixels, shape, x, y, fill, ink)
-        labels[y : y + tall, x : x + wide][inside] = index + 1
+        labels[y : y + tall, x : x + wide][inside] = first + index + 1
         stroke = float((np.asarray(shape.ink) >= 128)[inside].mean())
         things[index] = Thing(index, _rgb(fill), _rgb(ink), stroke)
-    order = tuple(things[index] for index in sorted(things))
-    image = Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8))
-    return Scene(image, labels, tuple(CLASSES[thing.index] for thing in order), order)
+    return tuple(things[index] for index in sorted(things))
 
 
 def _rgb(colour: np.ndarray) -> tuple[int, int, int]:

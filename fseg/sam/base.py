@@ -24,9 +24,10 @@ class SamPrompt:
 
     Attributes:
         points: (x, y) of positive points, in pixels of the original image; pixel centres lie at whole numbers.
+        negatives: (x, y) of points that do not belong to the class. They refine a prompt and are none by themselves.
         box: (x0, y0, x1, y1), the first and the last pixel of each axis, or None.
         multimask: "off" asks for the single mask, "on" for the alternatives, of which the one with the highest predicted IoU is returned;
-            "auto" asks for the single mask with a box or with two or more points, and for alternatives with a single point, which is
+            "auto" asks for the single mask with a box or with two or more points of either kind, and for alternatives with a single point, which is
             ambiguous.
         refine: ask a second time, with the logits of the first mask beside the points and the box, for a single mask.
 
@@ -38,12 +39,13 @@ class SamPrompt:
     box: tuple[float, float, float, float] | None = None
     multimask: Multimask = "auto"
     refine: bool = False
+    negatives: tuple[tuple[float, float], ...] = ()
 
     @property
     def wants_alternatives(self) -> bool:
         """Whether the prompt asks for alternative masks."""
         if self.multimask == "auto":
-            return self.box is None and len(self.points) < 2
+            return self.box is None and len(self.points) + len(self.negatives) < 2
         return self.multimask == "on"
 
     def check(self, size: tuple[int, int]) -> None:
@@ -57,7 +59,7 @@ class SamPrompt:
         height, width = size
         if not self.points and self.box is None:
             raise InvalidPrompt("A prompt needs a point or a box, and this one has neither. Leave out classes that have no prompt.")
-        for x, y in self.points:
+        for x, y in (*self.points, *self.negatives):
             if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
                 raise InvalidPrompt(
                     f"The point (x {x}, y {y}) is outside the image of {width} x {height} pixels. "

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 _MOST_SHARED = 16
 """The most prompts in one call of the decoder: enough to fill an accelerator, while ViT-H's upscaled features stay below 1 GB."""
+
+Point = tuple[float, float]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -64,13 +66,15 @@ class Network(Protocol):
         self,
         features: Float[Tensor, "1 channel row col"],
         points: Float[Tensor, "prompt point 2"] | None,
+        labels: Int32[Tensor, "prompt point"] | None,
         boxes: Float[Tensor, "prompt 4"] | None,
         alternatives: bool,
         masks: Float[Tensor, "1 1 low_row low_col"] | None = None,
     ) -> tuple[Float[Tensor, "prompt mask low_row low_col"], Float[Tensor, "prompt mask"]]:
-        """Positive points and boxes in pixels of the input -> float32 logits of the masks at low resolution, and predicted IoUs.
+        """Points and boxes in pixels of the input -> float32 logits of the masks at low resolution, and predicted IoUs.
 
         Args:
+            labels: of each point, 1 "on the object" or 0 "not on it".
             masks: for a single prompt, the logits of a mask to be refined; given only where `sam.refine` asks for it.
         """
 
@@ -100,12 +104,12 @@ class PromptableSam:
         return in_shared_calls(prompts, embedding.size, lambda group: self._one_call(embedding, group))
 
     def _one_call(self, embedding: ImageEmbedding, prompts: Sequence[SamPrompt]) -> list[SamMask]:
-        has_points, has_box = bool(prompts[0].points), prompts[0].box is not None
-        points = to_input_frame([prompt.points for prompt in prompts], embedding).to(self.network.device) if has_points else None
-        boxes = to_input_frame([prompt.box for prompt in prompts], embedding).to(self.network.device) if has_box else None
-        logits, scores = self.network.decode(embedding.features, points, boxes, prompts[0].wants_alternatives)
+        coordinates, labels = labelled_points(prompts, self.network.device)
+        points = to_input_frame(coordinates, embedding).to(self.network.device) if coordinates else None
+        boxes = None if prompts[0].box is None else to_input_frame([prompt.box for prompt in prompts], embedding).to(self.network.device)
+        logits, scores = self.network.decode(embedding.features, points, labels, boxes, prompts[0].wants_alternatives)
         if prompts[0].refine:
-            logits, scores = self.network.decode(embedding.features, points, boxes, False, best_mask(logits, scores))
+            logits, scores = self.network.decode(embedding.features, points, labels, boxes, False, best_mask(logits, scores))
         best = scores.argmax(dim=1)
         return [
             SamMask(to_original_size(low[index], embedding, self.network.side).cpu(), float(score[index]))
@@ -135,13 +139,14 @@ def in_shared_calls(
 
 
 def shareable(prompts: Sequence[SamPrompt]) -> list[list[int]]:
-    """Groups of prompts that share a call, by index: equally many points, a box or none, alternatives or none; at most 16 in a group.
+    """Groups of prompts that share a call, by index: equally many points of either kind, a box or none, alternatives or none; at most 16.
 
     A prompt to be refined has a call of its own: transformers' decoders add one mask to the image's features, for all prompts of a call.
     """
-    alike: dict[tuple[int, bool, bool, int | None], list[int]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
-        alike[len(prompt.points), prompt.box is None, prompt.wants_alternatives, index if prompt.refine else None].append(index)
+        alone = index if prompt.refine else None
+        alike[len(prompt.points), len(prompt.negatives), prompt.box is None, prompt.wants_alternatives, alone].append(index)
     return [indexes[start : start + _MOST_SHARED] for indexes in alike.values() for start in range(0, len(indexes), _MOST_SHARED)]
 
 
@@ -184,6 +189,14 @@ def in_float32(module: Module) -> Module:
     return module if placement(module)[1] == torch.float32 else copy.deepcopy(module).float()
 
 
-def foreground_labels(points: Float[Tensor, "prompt point 2"]) -> Tensor:
-    """SAM's label 1, "on the object", for each point."""
-    return torch.ones(points.shape[:2], dtype=torch.int, device=points.device)
+def labelled_points(prompts: Sequence[SamPrompt], device: torch.device) -> tuple[list[list[Point]], Int32[Tensor, "prompt point"] | None]:
+    """The points of prompts that share a call, in pixels of the original, and SAM's labels: 1 "on the object", then 0 "not on it".
+
+    Returns:
+        an empty list and None for prompts without points.
+    """
+    first = prompts[0]
+    if not (first.points or first.negatives):
+        return [], None
+    labels = torch.tensor([1] * len(first.points) + [0] * len(first.negatives), dtype=torch.int, device=device)
+    return [[*prompt.points, *prompt.negatives] for prompt in prompts], labels.repeat(len(prompts), 1)

@@ -13,7 +13,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor
 
 from fseg.errors import InvalidSam
-from fseg.sam.network import PIXEL_MEAN, PIXEL_STD, foreground_labels, in_float32, placement
+from fseg.sam.network import PIXEL_MEAN, PIXEL_STD, in_float32, placement
 from fseg.sam.shapes import shape_of, skeleton
 from fseg.sam.weights import ACCEPTED, check_finite, some
 
@@ -52,9 +52,15 @@ class SegmentAnythingNetwork:
         return features.float()
 
     def decode(
-        self, features: Tensor, points: Tensor | None, boxes: Tensor | None, alternatives: bool, masks: Tensor | None = None
+        self,
+        features: Tensor,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        alternatives: bool,
+        masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        labelled = None if points is None else (points, foreground_labels(points))
+        labelled = None if points is None else (points, labels)
         sparse, dense = self.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
         logits, scores = self.decoder(
             image_embeddings=features,

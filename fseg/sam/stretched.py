@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Sam2ImageProcessor, Sam2Model, Sam3ImageProcessor, Sam3TrackerModel
 
 from fseg.sam.base import SamMask, SamPrompt
-from fseg.sam.network import best_mask, foreground_labels, in_float32, in_shared_calls, placement
+from fseg.sam.network import best_mask, in_float32, in_shared_calls, labelled_points, placement
 
 __all__ = ["Sam2Model", "Sam3TrackerModel", "StretchedEmbedding", "StretchedSam"]
 
@@ -87,11 +87,12 @@ class StretchedSam:
         return in_shared_calls(prompts, embedding.size, lambda group: self._one_call(embedding, group))
 
     def _one_call(self, embedding: StretchedEmbedding, prompts: Sequence[SamPrompt]) -> list[SamMask]:
-        points = self._to_input([prompt.points for prompt in prompts], embedding) if prompts[0].points else None
+        coordinates, labels = labelled_points(prompts, placement(self.encoder)[0])
+        points = self._to_input(coordinates, embedding) if coordinates else None
         boxes = self._to_input([prompt.box for prompt in prompts], embedding) if prompts[0].box is not None else None
-        logits, scores = self._decode(embedding, points, boxes, prompts[0].wants_alternatives)
+        logits, scores = self._decode(embedding, points, labels, boxes, prompts[0].wants_alternatives)
         if prompts[0].refine:
-            logits, scores = self._decode(embedding, points, boxes, False, best_mask(logits, scores))
+            logits, scores = self._decode(embedding, points, labels, boxes, False, best_mask(logits, scores))
         best = scores.argmax(dim=1)
         return [
             SamMask(_resized(low[index], embedding.size).cpu(), float(score[index]))
@@ -102,13 +103,14 @@ class StretchedSam:
         self,
         embedding: StretchedEmbedding,
         points: Tensor | None,
+        labels: Tensor | None,
         boxes: Tensor | None,
         alternatives: bool,
         masks: Float[Tensor, "1 1 low_row low_col"] | None = None,
     ) -> tuple[Float[Tensor, "prompt mask low_row low_col"], Float[Tensor, "prompt mask"]]:
         sparse, dense = self.prompt_encoder(
             input_points=None if points is None else points[None],
-            input_labels=None if points is None else foreground_labels(points)[None],
+            input_labels=None if labels is None else labels[None],
             input_boxes=None if boxes is None else boxes[None],
             input_masks=masks,
         )

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, Sam2Model, Sam3TrackerModel, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
 
 from fseg.errors import InvalidSam
-from fseg.sam.network import foreground_labels, in_float32, placement
+from fseg.sam.network import in_float32, placement
 from fseg.sam.weights import check_finite
 from probe.errors import LoadError
 from probe.loading.checkpoint import check_complete
@@ -58,11 +58,17 @@ class TransformersNetwork:
         return features.float()
 
     def decode(
-        self, features: Tensor, points: Tensor | None, boxes: Tensor | None, alternatives: bool, masks: Tensor | None = None
+        self,
+        features: Tensor,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        alternatives: bool,
+        masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         sparse, dense = self.prompt_encoder(
             input_points=None if points is None else points[None],
-            input_labels=None if points is None else foreground_labels(points)[None],
+            input_labels=None if labels is None else labels[None],
             input_boxes=None if boxes is None else boxes[None],
             input_masks=masks,
         )

@@ -13,27 +13,10 @@ from fseg.checks import check_choice, checked
 from fseg.errors import InvalidClasses, NoMap
 from fseg.evidence import Evidence
 from fseg.labels.values import BACKGROUND, IGNORED
-from probe.tokens.layout import Grid, whole_box
-from probe.tracing.activation.pixels import sample
+from probe.tracing.activation.pixels import upsample
 
 FILLS = ("background", "none", "argmax_response")
 RESAMPLES = ("bilinear", "bicubic", "nearest")
-
-
-def upsample(values: Float[Tensor, "row col"], grid: Grid, resample: str = "bilinear") -> Float[Tensor, "height width"]:
-    """A map of a grid's cells at the size of the image, corners not aligned.
-
-    Pixels that no cell covers take the value at the nearest edge of a cell.
-
-    Args:
-        resample: the filter between the centres of cells, one of `RESAMPLES`.
-    """
-    if grid.box == whole_box(grid.image_size) and not (grid.row_shares or grid.col_shares):
-        maps = values[None, None].float()
-        if resample == "nearest":
-            return torch.nn.functional.interpolate(maps, size=grid.image_size, mode="nearest-exact")[0, 0]
-        return torch.nn.functional.interpolate(maps, size=grid.image_size, mode=resample, align_corners=False)[0, 0]
-    return sample(values, grid.pixel_coordinates(nearest=True), resample)
 
 
 def _relevance(e: Evidence) -> Float[Tensor, "row col"]:

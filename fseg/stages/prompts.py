@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fseg.checks import check_bool, check_choice, check_int, checked
+from fseg.checks import check_bool, check_choice, check_int, check_number, checked
 from fseg.errors import NoMap
-from fseg.evidence import Evidence
+from fseg.evidence import STUFF, Evidence
 from probe.tokens.layout import Box, Grid
 
 KINDS = ("point", "box", "both")
@@ -37,6 +37,29 @@ def centroid(cells: NDArray[np.intp], snap: bool = False) -> tuple[float, float]
     mean = cells.mean(axis=0)
     row, col = cells[((cells - mean) ** 2).sum(axis=1).argmin()] if snap else mean
     return float(row), float(col)
+
+
+def spread(mask: Bool[Tensor, "row col"], count: int) -> NDArray[np.intp]:
+    """At most `count` cells of a mask, spread over it: first that nearest to its mean, then each time the cell farthest from those chosen.
+
+    Cells whose eight neighbours all belong to the mask are preferred: at its edge, a cell may show more of the neighbour. Beyond the edge of
+    the grid, nothing is known to be missing.
+
+    Returns:
+        (cell, 2) of (row, col), in the order in which they were chosen.
+    """
+    from scipy import ndimage
+
+    every = mask.cpu().numpy()
+    inner = ndimage.binary_erosion(every, np.ones((3, 3)), border_value=1)
+    cells = np.argwhere(inner if inner.sum() >= count else every)
+    distance = ((cells - cells.mean(axis=0)) ** 2).sum(axis=1)
+    chosen = [int(distance.argmin())]
+    distance = np.full(len(cells), np.inf)
+    while len(chosen) < min(count, len(cells)):
+        distance = np.minimum(distance, ((cells - cells[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(distance.argmax()))
+    return cells[chosen]
 
 
 def to_pixel(row: float, col: float, grid: Grid) -> Point:
@@ -74,20 +97,25 @@ class Prompt:
         kind: what SAM is given (Table 4): "point", "box" or "both".
         min_patches: components of fewer cells give no point; if all have fewer, the largest gives one.
         snap: move each point to the nearest cell of its component.
+        stuff_share: a class whose M_r covers more than this share of the grid is stuff, such as sky: its points are spread over M_r. At 1,
+            as in the paper, no class is.
+        stuff_points: how many points stuff gets.
 
     >>> Prompt("box")
-    Prompt(kind='box', min_patches=2, snap=False)
+    Prompt(kind='box', min_patches=2, snap=False, stuff_share=1.0, stuff_points=8)
     """
 
     kind: str = field(default="both", validator=checked(check_choice, KINDS))
     min_patches: int = field(default=2, validator=checked(check_int, at_least=1))
     snap: bool = field(default=False, validator=checked(check_bool))
+    stuff_share: float = field(default=1.0, validator=checked(check_number, at_least=0.0, at_most=1.0))
+    stuff_points: int = field(default=8, validator=checked(check_int, at_least=1))
 
     def __call__(self, e: Evidence) -> Evidence:
         """The evidence with `points`, one for each component of the denoised M_r, and `box`, around the whole M_r.
 
         Flags: "no-prompt" where M_r is empty, so that there is neither; "few-patches" where the point belongs to a component that is smaller
-        than `min_patches`.
+        than `min_patches`; "stuff" where M_r covers more than `stuff_share` of the grid.
 
         Raises:
             NoMap: there is no M_r yet.
@@ -96,11 +124,14 @@ class Prompt:
             raise NoMap(f"{e.name} has no refined mask to take prompts from: run the refine stage on it first.")
         if not e.refined.any():
             return e.flagged("no-prompt")
+        flags = [STUFF] if e.refined.float().mean() > self.stuff_share else []
         box = None if self.kind == "point" else bounding_box(e.refined, e.grid)
         if self.kind == "box":
-            return replace(e, box=box)
-        kept = components(e.refined, self.min_patches)
-        centres = [centroid(cells, self.snap) for cells in kept]
-        points = tuple(to_pixel(row, col, e.grid) for row, col in centres)
-        flags = ["few-patches"] if len(kept[0]) < self.min_patches else []
-        return replace(e, points=points, box=box).flagged(*flags)
+            return replace(e, box=box).flagged(*flags)
+        if flags:
+            centres = [(float(row), float(col)) for row, col in spread(e.refined, self.stuff_points)]
+        else:
+            kept = components(e.refined, self.min_patches)
+            centres = [centroid(cells, self.snap) for cells in kept]
+            flags = ["few-patches"] if len(kept[0]) < self.min_patches else []
+        return replace(e, points=tuple(to_pixel(row, col, e.grid) for row, col in centres), box=box).flagged(*flags)

@@ -72,10 +72,10 @@ def tiny_sam3_tracker(scales: tuple[float, ...] = (4.0, 2.0, 1.0)) -> Sam3Tracke
 
 
 def _random(build: object) -> nn.Module:
-    """Weights of one size, so that no branch is dead."""
+    """Weights of one size, so that no branch is dead; those of points are larger, so that a wrong label is more than rounding."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build()  # type: ignore[operator]
-        for parameter in model.parameters():
-            parameter.data.normal_(0.0, 0.3)
+        for name, parameter in model.named_parameters():
+            parameter.data.normal_(0.0, 6.0 if "point_embed" in name else 0.3)
     return model.eval()

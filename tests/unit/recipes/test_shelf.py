@@ -13,6 +13,7 @@ from recipes.fast import FAST
 from recipes.fusions import FUSIONS, METHODS
 from recipes.glyphs import GLYPHS
 from recipes.paper import LLAVA_1_5_VICUNA_7B, PAPER
+from recipes.stuff import STUFF
 
 
 def test_the_papers_settings_by_language_model():
@@ -26,7 +27,7 @@ def test_the_papers_settings_by_language_model():
     assert {(r.respond.options["alpha"], r.refine.alpha, r.sam.checkpoint) for r in PAPER} == {(0.75, 0.75, "facebook/sam-vit-huge")}
 
 
-@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *FAST, *FUSIONS, *rows()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [GLYPHS, *PAPER, *FAST, *FUSIONS, *STUFF, *rows()], ids=lambda recipe: recipe.name)
 def test_every_recipe_survives_its_toml(recipe):
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 

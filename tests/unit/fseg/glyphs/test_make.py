@@ -10,6 +10,7 @@ from PIL import Image
 
 from fseg.glyphs import CLASSES, scene
 from fseg.glyphs.make import write_voc
+from fseg.glyphs.regions import REGION_CLASSES, regions
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,13 @@ def test_the_png_reads_back_as_label_numbers(root: Path) -> None:
 
 def test_line_n_of_the_class_list_is_label_n(root: Path) -> None:
     assert tuple((root / "classes.txt").read_text().splitlines()) == CLASSES
+
+
+def test_the_scenes_of_regions_have_their_own_classes_and_no_background(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, count=2, split="regions")
+    assert tuple((root / "classes.txt").read_text().splitlines()) == REGION_CLASSES
+    for seed in (0, 1):
+        with Image.open(root / f"SegmentationClass/regions_00000{seed}.png") as image:
+            labels = np.asarray(image)
+        assert np.array_equal(labels, regions(seed).labels)
+        assert labels.min() > 0

@@ -35,6 +35,8 @@ PROMPTS = {
     "a box": SamPrompt(box=(5.0, 10.0, 40.0, 31.0)),
     "a point and a box": SamPrompt(points=((12.0, 30.5),), box=(5.0, 10.0, 40.0, 31.0)),
     "two points and a box": SamPrompt(points=((12.0, 30.5), (8.0, 9.0)), box=(5.0, 2.0, 40.0, 31.0)),
+    "a point and a negative one": SamPrompt(points=((12.0, 30.5),), negatives=((60.0, 8.0),)),
+    "a box and two negative points": SamPrompt(box=(5.0, 2.0, 40.0, 31.0), negatives=((60.0, 8.0), (30.0, 3.0))),
 }
 
 
@@ -55,11 +57,20 @@ def one(name: str, points: tuple[tuple[float, float], ...] = (), box: tuple[floa
 
 
 def stretched(prompt: SamPrompt, along_x: float, along_y: float) -> SamPrompt:
-    points = tuple((x * along_x, y * along_y) for x, y in prompt.points)
+    points, negatives = (tuple((x * along_x, y * along_y) for x, y in part) for part in (prompt.points, prompt.negatives))
     if prompt.box is None:
-        return SamPrompt(points)
+        return SamPrompt(points, negatives=negatives)
     x0, y0, x1, y1 = prompt.box
-    return SamPrompt(points, (x0 * along_x, y0 * along_y, x1 * along_x, y1 * along_y))
+    return SamPrompt(points, (x0 * along_x, y0 * along_y, x1 * along_x, y1 * along_y), negatives=negatives)
+
+
+def given_to_the_predictor(prompt: SamPrompt) -> dict[str, Any]:
+    points = (*prompt.points, *prompt.negatives)
+    return {
+        "point_coords": np.array(points) if points else None,
+        "point_labels": np.array([1] * len(prompt.points) + [0] * len(prompt.negatives)) if points else None,
+        "box": None if prompt.box is None else np.array(prompt.box),
+    }
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
@@ -69,13 +80,8 @@ def test_the_mask_is_that_of_the_predictor_of_segment_anything(model: modeling.S
     prompt = stretched(prompt, (size[0] - 1) / (WIDTH - 1), (size[1] - 1) / (HEIGHT - 1))
     predictor = SamPredictor(model)
     predictor.set_image(np.array(image))
-    masks, scores, _ = predictor.predict(
-        point_coords=np.array(prompt.points) if prompt.points else None,
-        point_labels=np.ones(len(prompt.points), dtype=int) if prompt.points else None,
-        box=None if prompt.box is None else np.array(prompt.box),
-        multimask_output=prompt.box is None and len(prompt.points) == 1,
-        return_logits=True,
-    )
+    single = prompt.box is None and len(prompt.points) + len(prompt.negatives) == 1
+    masks, scores, _ = predictor.predict(**given_to_the_predictor(prompt), multimask_output=single, return_logits=True)
     backend = load_sam(model)
     (mask,) = backend.masks(backend.embed(image), [prompt])
     assert mask.logits.shape == (image.height, image.width)
@@ -92,11 +98,7 @@ def test_a_refined_mask_is_that_of_a_second_call_of_the_predictor_with_the_first
     refined = backend.masks(backend.embed(image), [replace(prompt, refine=True) for prompt in asked])
     plain = backend.masks(backend.embed(image), asked)
     for prompt, mask, first in zip(asked, refined, plain, strict=True):
-        given = {
-            "point_coords": np.array(prompt.points),
-            "point_labels": np.ones(len(prompt.points)),
-            "box": None if prompt.box is None else np.array(prompt.box),
-        }
+        given = given_to_the_predictor(prompt)
         _, scores, low = predictor.predict(**given, multimask_output=prompt.wants_alternatives)
         best = low[scores.argmax()][None]
         masks, scores, _ = predictor.predict(**given, mask_input=best, multimask_output=False, return_logits=True)
@@ -126,7 +128,9 @@ def test_of_alternatives_the_one_with_the_best_predicted_overlap_is_taken(model:
     backend = load_sam(model)
     embedding = backend.embed(noise())
     with torch.no_grad():
-        _, scores = backend.network.decode(embedding.features, torch.tensor([[[10.0, 28.0]]]), None, True)  # type: ignore[attr-defined]
+        _, scores = backend.network.decode(
+            embedding.features, torch.tensor([[[10.0, 28.0]]]), torch.ones(1, 1, dtype=torch.int), None, True
+        )  # type: ignore[attr-defined]
     (mask,) = backend.masks(embedding, [SamPrompt(((10.0 * WIDTH / 64, 28.0 * HEIGHT / 41),))])
     assert scores.shape == (1, 3)
     assert mask.score == pytest.approx(float(scores.max()), abs=1e-5)
@@ -152,9 +156,9 @@ class Counting(SegmentAnythingNetwork):
 
     calls: list[tuple[int, int]] = field(default_factory=list)
 
-    def decode(self, features: Any, points: Any, boxes: Any, alternatives: bool, masks: Any = None) -> Any:
+    def decode(self, features: Any, points: Any, labels: Any, boxes: Any, alternatives: bool, masks: Any = None) -> Any:
         self.calls.append((len(boxes) if points is None else len(points), 0 if points is None else points.shape[1]))
-        return super().decode(features, points, boxes, alternatives, masks)
+        return super().decode(features, points, labels, boxes, alternatives, masks)
 
 
 def test_only_prompts_of_one_kind_share_a_call(model: modeling.Sam) -> None:

@@ -36,10 +36,11 @@ def by_transformers(model: Sam2Model | Sam3TrackerModel, image: Image.Image, pro
     """The logits and the score of one prompt: processor, forward, the best predicted score, post-processing."""
     of_sam2 = isinstance(model, Sam2Model)
     processor = Sam2Processor(Sam2ImageProcessor(size=SIZE)) if of_sam2 else Sam3TrackerProcessor(Sam3ImageProcessor(size=SIZE))
+    points = (*prompt.points, *prompt.negatives)
     inputs = processor(
         images=image,
-        input_points=[[list(map(list, prompt.points))]] if prompt.points else None,
-        input_labels=[[[1] * len(prompt.points)]] if prompt.points else None,
+        input_points=[[list(map(list, points))]] if points else None,
+        input_labels=[[[1] * len(prompt.points) + [0] * len(prompt.negatives)]] if points else None,
         input_boxes=[[list(prompt.box)]] if prompt.box else None,
         return_tensors="pt",
     )
@@ -64,6 +65,12 @@ def test_the_mask_is_that_of_forward_and_post_processing(model: Sam2Model | Sam3
     assert logits.std() > 0.01
     torch.testing.assert_close(mask.logits, logits, atol=1e-4 * float(logits.abs().max()), rtol=0)
     assert mask.score == pytest.approx(score, abs=1e-5)
+
+
+def test_a_negative_point_is_another_prompt_than_a_positive_one(model: Sam2Model | Sam3TrackerModel) -> None:
+    sam, points = load_sam(model), ((12.0, 30.5), (60.0, 8.0))
+    positive, negative = sam.masks(sam.embed(noise()), [SamPrompt(points), SamPrompt(points[:1], negatives=points[1:])])
+    assert float((positive.logits - negative.logits).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("switch", ["on", "off"])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fseg.errors import InvalidClasses, NoMap
-from fseg.stages.compose import Compose, upsample
+from fseg.stages.compose import Compose
 from probe.tokens.layout import Grid
+from probe.tracing.activation.pixels import upsample
 from tests.unit.fseg.fakes import evidence
 
 SIZE = (1, 3)

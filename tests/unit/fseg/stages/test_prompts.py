@@ -123,3 +123,36 @@ def test_points_lie_between_cells_of_different_widths():
     """Columns over 0 to 10 and 20 to 40: halfway between their middles is 17.5."""
     uneven = Grid.at(((0.0, 10.0),), ((0.0, 10.0), (20.0, 40.0)), (0, 1), (10, 40))
     assert prompts.to_pixel(0, 0.5, uneven) == (17.0, 4.5)
+
+
+BLOCK = mask(".......", ".#####.", ".#####.", ".#####.", ".......")
+
+
+def test_the_points_of_stuff_are_spread_over_the_inside_of_its_mask() -> None:
+    # the inside of the block is row 2, columns 2 to 4: the cell at the mean first, then its two ends
+    assert prompts.spread(BLOCK, 3).tolist() == [[2, 3], [2, 2], [2, 4]]
+
+
+def test_a_mask_without_enough_inside_gives_the_cells_that_it_has() -> None:
+    line = mask("###..")
+    assert sorted(prompts.spread(line, 8).tolist()) == [[0, 0], [0, 1], [0, 2]]
+
+
+def test_a_mask_that_fills_the_grid_is_inside_up_to_the_edge_of_the_image() -> None:
+    chosen = prompts.spread(torch.ones(5, 5, dtype=torch.bool), 5).tolist()
+    assert chosen[0] == [2, 2]
+    assert sorted(chosen[1:]) == [[0, 0], [0, 4], [4, 0], [4, 4]]
+
+
+@pytest.mark.parametrize(("share", "points", "flags"), [(0.42, 3, ("stuff",)), (0.43, 1, ())])
+def test_a_class_is_stuff_above_its_share_of_the_grid(share: float, points: int, flags: tuple[str, ...]) -> None:
+    block = evidence(grid=(5, 7), image_size=(50, 70), refined=BLOCK)  # 15 of 35 cells: 0.4286
+    prompted = Prompt(stuff_share=share, stuff_points=3)(block)
+    assert (len(prompted.points), prompted.flags, prompted.box) == (points, flags, (10.0, 10.0, 59.0, 39.0))
+
+
+def test_stuff_that_is_prompted_by_its_box_is_told_apart_too() -> None:
+    block = evidence(grid=(5, 7), image_size=(50, 70), refined=BLOCK)
+    assert Prompt("box", stuff_share=0.1)(block).flags == ("stuff",)
+    full = evidence(grid=(2, 2), image_size=(20, 20), refined=torch.ones(2, 2, dtype=torch.bool))
+    assert Prompt()(full).flags == ()  # the paper knows no stuff
