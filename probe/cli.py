@@ -82,7 +82,7 @@ def view(
     Example: probe view llava-hf/llava-1.5-7b-hf cat.jpg --ask "Is there a cat?" --out cat.html --dtype bfloat16 --device cuda
     """
     from probe.views.page.asking import look
-    from probe.views.page.document import check_new
+    from probe.views.page.shell import check_new
 
     check_new(out, overwrite=overwrite)
     shown = probe.open_image(image)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,26 @@ from PIL import Image
 import fseg.glyphs
 import probe
 from tests import zoo
+from tests.system.browser import Tab, needs_chromium, open_tab
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium (CONTRIBUTING.md)"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @dataclass
 class Shown:
-    """A page in the browser: its trace, and what the browser complained of or asked for."""
+    """A page in the browser, and its trace."""
 
     trace: probe.Trace
     path: Path
-    tab: Any
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
+    browsed: Tab
+
+    @property
+    def tab(self) -> Any:
+        return self.browsed.page
+
+    @property
+    def complaints(self) -> list[str]:
+        return self.browsed.complaints
 
     @property
     def readout(self) -> dict[str, str]:
@@ -51,25 +53,16 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    from playwright.sync_api import sync_playwright
-
     image = fseg.glyphs.scene(1).image
     model = probe.load(fseg.glyphs.llava_folder(), resize="stretch", tiles=False)
     answer = model.encode(image, "Is there a cat?").with_answer("yes, it contains a cat. <script>document.title = 'run'</script>")
     trace = model.run(answer, [probe.Attention("all", query="answer", key="image"), probe.Hidden("all", at=("image", "answer"))])
     likely = model.lens(trace.hidden(("image", "answer")), top=3)
     path = probe.views.page(trace, image, to=tmp_path_factory.mktemp("page") / "page.html", likely=likely, tokens=64)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
-        opened = Shown(trace, path, context.new_page())
-        opened.tab.on("console", lambda message: opened.complaints.append(message.text))
-        opened.tab.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        opened.tab.on("request", lambda request: opened.requests.append(request.url))
-        opened.tab.goto(path.as_uri())
-        opened.tab.wait_for_selector(".matrix canvas")
-        yield opened
-        browser.close()
+    with open_tab() as browsed:
+        browsed.page.goto(path.as_uri())
+        browsed.page.wait_for_selector(".matrix canvas")
+        yield Shown(trace, path, browsed)
 
 
 def test_the_widget_shows_the_same_in_an_element_of_a_notebook(shown: Shown) -> None:
@@ -133,14 +126,9 @@ def test_the_page_shows_what_was_read_and_asks_no_network(shown: Shown, tmp_path
     with tab.expect_download() as download:
         tab.keyboard.press("p")
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
-    # Nothing is wider than a telephone, and each width has a picture to look at.
-    for width in (1280, 800, 400):
-        tab.set_viewport_size({"width": width, "height": 900})
-        tab.screenshot(path=tmp_path / f"page-{width}.png", full_page=True)
-        assert tab.evaluate("document.documentElement.scrollWidth") == width
+    shown.browsed.check_widths(tmp_path, "page")
     assert tab.title() != "run"
-    assert shown.complaints == []
-    assert {request.split("#")[0] for request in shown.requests if not request.startswith("blob:")} == {shown.path.as_uri()}
+    shown.browsed.check_quiet(shown.path)
 
 
 def test_pages_with_less_in_them_open_without_complaint(shown: Shown, wide_image: Image.Image, tmp_path: Path) -> None:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from PIL import Image
 
 from probe.attribution.likely import LikelyTokens
 from probe.disk.files import write_atomically
-from probe.errors import GridUnknown, InvalidRead, OutputError
+from probe.errors import GridUnknown, InvalidRead
 from probe.inputs.images import ImageLike, open_image
+from probe.notebook import Html
 from probe.tokens.integers import as_int
 from probe.tokens.spans import TokenMap, shortened
 from probe.tracing.activation import Activation
 from probe.tracing.trace import Trace
-from probe.views.colours import colour_map
 from probe.views.overlay import overlay
 from probe.views.page.content import Content, gather
-from probe.views.page.figures import jpeg, numbers_of
+from probe.views.page.figures import numbers_of
 from probe.views.page.packing import pack
-
-COLOURS = "cividis"
-"""matplotlib's colour map of the maps: the colour-blind see the same order of colours."""
+from probe.views.page.shell import COLOURS, check_new, colours, figure, jpeg, resource, standalone
 
 
 def page(
@@ -74,19 +69,9 @@ def page(
     path = Path(to)
     check_new(path, overwrite=overwrite)
     content, images = gathered(trace, image, tokens, layers)
-    document = _document(content, images, likely).encode()
+    document = _document(content, images, likely)
     write_atomically(path, lambda file: file.write(document))
     return path
-
-
-def check_new(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file, before the work.
-
-    Raises:
-        OutputError: it exists, and is not to be replaced.
-    """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{str(path)!r} exists. Pass overwrite=True (--overwrite in a shell) to replace it, or name another file.")
 
 
 def gathered(trace: Trace, image: ImageLike | Sequence[ImageLike], tokens: int, layers: int) -> tuple[Content, list[Image.Image]]:
@@ -125,28 +110,21 @@ def packed(content: Content, images: Sequence[Image.Image], likely: LikelyTokens
     """
     header, arrays = numbers_of(content, likely)
     arrays |= {f"image {number}": np.frombuffer(jpeg(image), dtype=np.uint8) for number, image in enumerate(images)}
-    colours = colour_map(COLOURS)(np.linspace(0, 1, 256))[:, :3]
-    arrays["colours"] = (colours * 255 + 0.5).astype(np.uint8)
+    arrays["colours"] = colours()
     prompt, answer = _said(content.tokens)
     return pack({"family": content.tokens.family, "prompt": prompt, "answer": answer, **header}, arrays)
 
 
-def resource(name: str) -> str:
-    """The text of one of the files beside this module."""
-    return (files("probe.views.page") / name).read_text(encoding="utf-8")
-
-
-def _document(content: Content, images: Sequence[Image.Image], likely: LikelyTokens | None) -> str:
-    """The file's text."""
+def _document(content: Content, images: Sequence[Image.Image], likely: LikelyTokens | None) -> bytes:
+    """The file."""
     prompt, answer = _said(content.tokens)
-    return Template(resource("page.html")).substitute(
-        title=escape(shortened(answer or prompt or "A trace", 60)),
+    return standalone(
+        shortened(answer or prompt or "A trace", 60),
         style=resource("page.css"),
         script=resource("page.js"),
         data=packed(content, images, likely),
-        prompt=escape(prompt),
-        answer=escape(answer),
-        still=_still(content, images),
+        shown="each token, layer and head",
+        without=Html(f"<p>{escape(prompt)}</p>\n<p>{escape(answer)}</p>\n{_still(content, images)}"),
     )
 
 
@@ -161,7 +139,7 @@ def _text(tokens: TokenMap, *names: str) -> str:
     return tokens.text(named) if named and tokens.decode else ""
 
 
-def _still(content: Content, images: Sequence[Image.Image]) -> str:
+def _still(content: Content, images: Sequence[Image.Image]) -> Html:
     """For browsers without JavaScript: each image, under its first map's mean over everything that was read of it, and what that is."""
     figures = []
     for number, image in enumerate(images):
@@ -173,6 +151,5 @@ def _still(content: Content, images: Sequence[Image.Image]) -> str:
             mean = content.maps[name].of_view(view).mean((0, 1)).reshape(view.grid.shape)
             shown = overlay(image, Activation(mean, ("row", "col"), view=view.grid), colours=COLOURS)
             caption = f"Mean {name} over all tokens and maps of this page."
-        source = base64.b64encode(jpeg(shown)).decode("ascii")
-        figures.append(f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{source}"><figcaption>{caption}</figcaption></figure>')
-    return "".join(figures)
+        figures.append(figure(shown, caption))
+    return Html("".join(figures))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from probe.attribution.likely import LikelyTokens
@@ -19,9 +17,6 @@ from probe.views.page.content import Content, View, answer_positions
 from probe.views.page.maps import STEPS, quantise, spatial_entropy
 
 Arrays = dict[str, NDArray[np.generic]]
-
-LONGEST_SIDE = 1024
-"""Of an image in the page, in pixels."""
 
 MOST_LIKELY = 3
 """Words that are named of a state."""
@@ -56,15 +51,6 @@ def numbers_of(content: Content, likely: LikelyTokens | None) -> tuple[dict[str,
         header["likely"], found = _likely(likely)
         arrays |= found
     return header, arrays
-
-
-def jpeg(image: Image.Image) -> bytes:
-    """An image for the page, at most `LONGEST_SIDE` pixels long."""
-    smaller = image.copy()
-    smaller.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    file = io.BytesIO()
-    smaller.save(file, "JPEG", quality=90)
-    return file.getvalue()
 
 
 def _quantised(name: str, maps: Float[Tensor, "map token cell"]) -> Arrays:

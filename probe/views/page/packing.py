@@ -16,13 +16,13 @@ ALIGNMENT = 4
 
 
 def pack(header: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> str:
-    """Header and arrays as one string, which `page.js` opens with the browser's DecompressionStream("deflate").
+    """Header and arrays as one string, which `parts.js` opens with the browser's DecompressionStream("deflate").
 
     Deflated are: the header's length (4 bytes, little-endian), the header (JSON), and the arrays one after the other. Under "arrays" the header
     says of each its `dtype`, `shape`, and `offset` from the end of the header.
 
     Args:
-        arrays: of uint8, uint32 or float32.
+        arrays: of uint8, uint16, uint32 or float32.
     """
     described, parts, offset = {}, [], 0
     for name, array in arrays.items():

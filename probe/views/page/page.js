@@ -1,26 +1,11 @@
-// Shows what `probe.views.page.packing.pack` packed. `mount` is all that a page, or a notebook's widget, needs.
+// Shows what `probe.views.page.packing.pack` packed, with what is in parts.js, which stands before it. `mount` is all that a page, or a
+// notebook's widget, needs.
 
 const ORDERS = { layers: "by layer", mass: "most on the image first", entropy: "least scattered first" };
 const KINDS = { attention: "Attention", cosine: "Cosine" };
 const SCALES = { own: "each map's own values", compared: "one range for what is compared", shared: "one range for all maps" };
 const KEYS = "← → token · ↑ ↓ layer · h H head · m attention or cosine · s order · c compare · x other side · o O opacity · t theme · p PNG";
-const TYPES = { uint8: Uint8Array, uint32: Uint32Array, float32: Float32Array };
 const GAP = 3;
-
-/** The header and the arrays of packed data: base64 of a zlib stream. */
-export async function unpack(packed) {
-  const bytes = Uint8Array.from(atob(packed.trim()), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const buffer = await new Response(stream).arrayBuffer();
-  const length = new DataView(buffer).getUint32(0, true);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const arrays = {};
-  for (const [name, { dtype, shape, offset }] of Object.entries(header.arrays)) {
-    const count = shape.reduce((product, size) => product * size, 1);
-    arrays[name] = { shape, values: new TYPES[dtype](buffer, 4 + length + offset, count) };
-  }
-  return { header, arrays };
-}
 
 /**
  * Show packed data in an element.
@@ -29,16 +14,9 @@ export async function unpack(packed) {
  * @param {{address?: boolean}} options address: keep what is shown in the fragment of the page's address, so that it can be linked.
  */
 export async function mount(root, packed, { address = false } = {}) {
-  if (typeof DecompressionStream === "undefined") {
-    root.textContent = "This browser cannot open the page's data: it has no DecompressionStream. Browsers since 2023 have it.";
-    return;
-  }
-  const { header, arrays } = await unpack(packed);
-  const images = await Promise.all(
-    Object.keys(arrays)
-      .filter((name) => name.startsWith("image "))
-      .map((name) => createImageBitmap(new Blob([arrays[name].values], { type: "image/jpeg" }))),
-  );
+  const opened = await openPacked(root, packed);
+  if (!opened) return;
+  const { header, arrays, images } = opened;
   const model = new Model(header, arrays);
   new Page(root, model, images, address);
 }
@@ -184,29 +162,6 @@ class Choice {
   }
 }
 
-/** An element with attributes, listeners (`onclick`) and children; text is text. */
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value === true) made.setAttribute(key, "");
-    else if (value !== false && value !== undefined) made.setAttribute(key, value);
-  }
-  made.append(...children);
-  return made;
-}
-
-function options(names, onchange) {
-  return element("select", { onchange }, ...Object.entries(names).map(([value, text]) => element("option", { value }, text)));
-}
-
-/** A number as text: 0.0832, 1.32e-6. */
-function short(number) {
-  if (!Number.isFinite(number)) return "∞";
-  return number !== 0 && Math.abs(number) < 0.001 ? number.toExponential(2) : Number(number.toPrecision(4)).toString();
-}
-const clamped = (number, count) => Math.min(Math.max(number, 0), count - 1);
-
 class Page {
   constructor(root, model, images, address) {
     Object.assign(this, { root, model, images, address, choice: new Choice(model), cell: null, drawn: "", places: [] });
@@ -326,7 +281,7 @@ class Page {
   }
 
   dark() {
-    return this.choice.theme ? this.choice.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    return isDark(this.choice.theme);
   }
 
   turn() {
@@ -440,36 +395,20 @@ class Page {
     canvas.hidden = !image;
     legend.hidden = true;
     if (!image) return;
-    // Small images are drawn larger, so that their cells have sharp edges.
-    const factor = Math.max(1, Math.round(640 / image.width));
-    Object.assign(canvas, { width: image.width * factor, height: image.height * factor });
-    const context = canvas.getContext("2d");
-    context.drawImage(image, 0, 0, canvas.width, canvas.height);
     const map = panel.kind && model.map(panel, choice.view);
+    const context = drawImage(canvas, image, { grey: map && view.rows && choice.opacity });
     if (!map) return;
     const range = this.range(panel);
     legend.hidden = false;
-    const stops = [0, 64, 128, 191, 255].map((number) => this.colour(number)).join(", ");
-    legend.replaceChildren(short(range[0]), element("i", { style: `background: linear-gradient(to right, ${stops})` }), short(range[1]));
+    legend.replaceChildren(...scaleOf(this.colours, range));
     if (!view.rows) return;
-    if (choice.opacity) {
-      context.globalCompositeOperation = "saturation";
-      context.fillStyle = "grey";
-      context.fillRect(0, 0, canvas.width, canvas.height);
-      context.globalCompositeOperation = "source-over";
-    }
     context.globalAlpha = choice.opacity / 100;
     map.bytes.forEach((_, cell) => {
-      context.fillStyle = this.colour(this.colourOf(model.value(map, cell), range));
-      context.fillRect(...this.box(view, canvas, cell));
+      context.fillStyle = cssColour(this.colours, colourOf(model.value(map, cell), range));
+      context.fillRect(...cellBox(view, canvas, cell));
     });
     context.globalAlpha = 1;
-    if (this.cell === null) return;
-    const box = this.box(view, canvas, this.cell);
-    for (const [colour, width] of [["black", 6], ["white", 2]]) {
-      Object.assign(context, { strokeStyle: colour, lineWidth: width });
-      context.strokeRect(...box);
-    }
+    if (this.cell !== null) drawFrame(context, cellBox(view, canvas, this.cell));
   }
 
   /** Whether each thumbnail has its own range of values. Maps of one cell have one in common. */
@@ -486,38 +425,11 @@ class Page {
     return [Math.min(...maps.map(({ low }) => low)), Math.max(...maps.map(({ high }) => high))];
   }
 
-  /** The number of a value's colour, of 256. */
-  colourOf(value, [low, high]) {
-    return high > low ? clamped(Math.round(((value - low) / (high - low)) * 255), 256) : 0;
-  }
-
-  colour(number) {
-    const at = 3 * number;
-    return `rgb(${this.colours[at]} ${this.colours[at + 1]} ${this.colours[at + 2]})`;
-  }
-
-  /** The pixels (x, y, width, height) of a canvas that a cell covers. */
-  box(view, canvas, cell) {
-    const [down, across] = [canvas.height / view.size[0], canvas.width / view.size[1]];
-    const [top, bottom] = view.rows[Math.floor(cell / view.cols.length)].map((edge) => Math.round(edge * down));
-    const [left, right] = view.cols[cell % view.cols.length].map((edge) => Math.round(edge * across));
-    return [left, top, right - left, bottom - top];
-  }
-
   point(event, number) {
     const view = this.model.views[this.choice.view];
     if (event.type === "pointerdown" && this.choice.active !== number) this.set({ active: number });
     if (!view?.rows) return;
-    // A canvas keeps its shape inside its element (object-fit: contain), with a border of 2 pixels.
-    const { left, top, width, height } = event.target.getBoundingClientRect();
-    const canvas = event.target;
-    const factor = Math.min((width - 4) / canvas.width, (height - 4) / canvas.height);
-    const x = (event.clientX - left - width / 2) / factor + canvas.width / 2;
-    const y = (event.clientY - top - height / 2) / factor + canvas.height / 2;
-    const [down, across] = [view.size[0] / canvas.height, view.size[1] / canvas.width];
-    const inside = (at) => ([start, end]) => at >= start && at < end;
-    const [row, col] = [view.rows.findIndex(inside(y * down)), view.cols.findIndex(inside(x * across))];
-    this.cell = row < 0 || col < 0 ? null : row * view.cols.length + col;
+    this.cell = cellAt(view, event);
     this.showPanels();
     if (this.cell !== null) this.tellCell(number);
   }
@@ -525,13 +437,11 @@ class Page {
   /** Arrows on an image: to the next cell. */
   step(event, number) {
     const view = this.model.views[this.choice.view];
-    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!steps || !view?.rows || !this.choice.panels[number].kind) return;
+    if (!view?.rows || !this.choice.panels[number].kind) return;
+    const cell = cellBeside(view, this.cell, event.key);
+    if (cell === undefined) return;
     event.preventDefault();
-    const [rows, cols] = [view.rows.length, view.cols.length];
-    const now = this.cell ?? Math.floor(rows / 2) * cols + Math.floor(cols / 2);
-    const row = clamped(Math.floor(now / cols) + steps[0], rows);
-    this.cell = row * cols + clamped((now % cols) + steps[1], cols);
+    this.cell = cell;
     this.showPanels();
     this.tellCell(number);
   }
@@ -668,7 +578,7 @@ class Page {
       largest.fill(0);
       one.bytes.forEach((byte, cell) => (largest[targets[cell]] = Math.max(largest[targets[cell]], byte)));
       largest.forEach((byte, number) => {
-        const at = 3 * this.colourOf(model.decoded(one, byte), range);
+        const at = 3 * colourOf(model.decoded(one, byte), range);
         pixels.data.set([this.colours[at], this.colours[at + 1], this.colours[at + 2], 255], 4 * number);
       });
       painter.putImageData(pixels, 0, 0);
@@ -697,37 +607,14 @@ class Page {
   picture() {
     const { prompt, answer } = this.model.header;
     const parts = [...this.panels.children].map(({ children: [canvas, caption] }) => ({ canvas, text: caption.textContent }));
-    const shown = parts.filter(({ canvas }) => !canvas.hidden);
     const ratio = devicePixelRatio || 1;
-    const sight = this.holder.hidden ? 0 : Math.min(this.holder.clientHeight * ratio, this.canvas.height);
-    const [side, line] = [640, 24];
-    const heights = shown.map(({ canvas }) => Math.round((side * canvas.height) / canvas.width));
-    const made = document.createElement("canvas");
-    made.width = Math.max(side * Math.max(1, shown.length) + GAP * 4, sight ? this.canvas.width : 0);
-    const top = 3 * line;
-    const below = top + Math.max(0, ...heights) + line + GAP;
-    made.height = below + sight;
-    const context = made.getContext("2d");
-    context.fillStyle = this.tone("--ground");
-    context.fillRect(0, 0, made.width, made.height);
-    Object.assign(context, { fillStyle: this.tone("--text"), font: "16px system-ui, sans-serif", textBaseline: "middle" });
-    context.fillText(prompt, 4, line / 2, made.width - 8);
-    context.fillText(answer, 4, line * 1.5, made.width - 8);
-    shown.forEach(({ canvas, text }, number) => {
-      const x = number * (side + GAP * 4);
-      context.fillText(text, x + 4, line * 2.5, side - 8);
-      context.drawImage(canvas, x, top, side, heights[number]);
-    });
-    const from = this.holder.scrollTop * ratio;
-    if (sight) context.drawImage(this.canvas, 0, from, this.canvas.width, sight, 0, below, this.canvas.width, sight);
-    return made;
+    const height = this.holder.hidden ? 0 : Math.min(this.holder.clientHeight * ratio, this.canvas.height);
+    const below = height ? { canvas: this.canvas, from: this.holder.scrollTop * ratio, height } : undefined;
+    const shown = parts.filter(({ canvas }) => !canvas.hidden);
+    return sheet(this.root, [prompt, answer], shown, { below });
   }
 
   save() {
-    this.picture().toBlob((blob) => {
-      const link = element("a", { href: URL.createObjectURL(blob), download: "trace.png" });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
+    download(this.picture(), "trace.png");
   }
 }

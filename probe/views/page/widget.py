@@ -9,7 +9,8 @@ from probe.attribution.likely import LikelyTokens
 from probe.errors import PackageNeeded
 from probe.inputs.images import ImageLike
 from probe.tracing.trace import Trace
-from probe.views.page.document import gathered, packed, resource
+from probe.views.page.document import gathered, packed
+from probe.views.page.shell import page_script, page_style, resource
 
 if TYPE_CHECKING:
     import anywidget
@@ -40,7 +41,7 @@ def widget(
         import traitlets
     except ModuleNotFoundError as error:
         raise PackageNeeded("widget() needs anywidget, which is not installed: pip install 'fseg-llava[widget]'.") from error
-    module, style = f"{resource('page.js')}\n{RENDER}\n", resource("page.css")
+    module, style = page_script(f"{resource('page.js')}\n{RENDER}\n"), page_style(resource("page.css"))
 
     class TraceWidget(anywidget.AnyWidget):
         """A trace in a notebook."""
