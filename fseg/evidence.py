@@ -63,6 +63,7 @@ class Evidence:
         attention_mask: M_A of Eq. 7, bool.
         response: D_f of Eq. 8, float32: what the fusion returned.
         guide: m_c, bool: where M^_f of Eq. 9 is this class.
+        features: what Eq. 10 takes its means of, float32. The classes of an image share one tensor.
         prototype_mask: M_v of Eq. 11, bool.
         refined: M_r of Eq. 12, bool.
         points: positive prompts (x, y) in pixels of the original image.
@@ -95,6 +96,7 @@ class Evidence:
     attention_mask: Bool[Tensor, "row col"] | None = None
     response: Float[Tensor, "row col"] | None = None
     guide: Bool[Tensor, "row col"] | None = None
+    features: Float[Tensor, "row col feature"] | None = None
     prototype_mask: Bool[Tensor, "row col"] | None = None
     refined: Bool[Tensor, "row col"] | None = None
     points: tuple[tuple[float, float], ...] = ()

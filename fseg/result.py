@@ -20,6 +20,7 @@ from safetensors.torch import save as to_safetensors
 import probe
 from fseg.checks import check_int
 from fseg.drawing.label_map import overlay, save_labels
+from fseg.drawing.page import result_page
 from fseg.drawing.palette import class_palette
 from fseg.errors import InvalidClasses
 from fseg.evidence import Evidence
@@ -29,8 +30,9 @@ from fseg.labels.values import BACKGROUND, IGNORED
 from fseg.recipe import Recipe
 from probe.disk import strict_json
 from probe.disk.files import write_atomically, write_json
-from probe.notebook import Html, image_of, section, swatch, table
+from probe.notebook import Frame, Html, image_of, section, swatch, table
 from probe.tokens.equality import equal_fields, equal_values
+from probe.views.page.shell import check_new
 
 if TYPE_CHECKING:
     import supervision
@@ -177,6 +179,49 @@ class Result:
     def overlay(self) -> Image.Image:
         """The image with its labels drawn over it."""
         return overlay(self.image, self.labels, self.classes)
+
+    def page(self, to: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the result as one HTML file to look at in a browser: the answers, and for each class every step from D~ to SAM's mask.
+
+        The file needs no server and no network. Its sliders for alpha and beta recompute Eq. 4 to 12: D, D_f and M^_f exactly, M_v and M_r but
+        for cells that are equally close to both prototypes, since the features' cosines are in it in 16 bits. What needs a model, such as
+        SAM's masks, is drawn as it was computed, and so is the response of a fusion other than "D", "M_A" and "D*M_A".
+
+        Args:
+            to: the file.
+            overwrite: replace a file that exists.
+
+        Returns:
+            the file's path.
+
+        Raises:
+            OutputError: the file exists, or cannot be written.
+            NotFinite: a margin or a score is NaN or infinite.
+            PackageNeeded: matplotlib, whose colour maps are used, is not installed.
+
+        >>> fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat", "star"]).page("result.html").name
+        'result.html'
+        """
+        path = Path(to)
+        check_new(path, overwrite=overwrite)
+        document = result_page(self)
+        write_atomically(path, lambda file: file.write(document))
+        return path
+
+    def show(self, height: int = 800) -> Frame:
+        """What `page` shows, in a notebook, where it is the last line of a cell. Nothing is written.
+
+        Args:
+            height: of the frame, in pixels.
+
+        Raises:
+            NotFinite: a margin or a score is NaN or infinite.
+            PackageNeeded: matplotlib, whose colour maps are used, is not installed.
+
+        >>> fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat"]).show().height
+        800
+        """
+        return Frame(result_page(self).decode(), height)
 
     def to_dict(self) -> dict[str, object]:
         """The result without its maps, as plain values: the content of `result.json`."""

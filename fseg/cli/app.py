@@ -13,8 +13,9 @@ import typer
 
 from fseg.cli.demo import demo_command
 from fseg.cli.doctor import doctor_command
-from fseg.cli.figure import figure_command
 from fseg.cli.listing import datasets_command, recipes_command, table_command
+from fseg.cli.pictures.figure import figure_command
+from fseg.cli.pictures.view import view_command
 from fseg.cli.segment import segment_command
 from fseg.cli.sets.calibrate import calibrate_command
 from fseg.cli.sets.compare import compare_command
@@ -46,6 +47,7 @@ def begin(version: VersionOption = False) -> None:
 
 app.command("demo")(demo_command)
 app.command("segment")(segment_command)
+app.command("view")(view_command)
 app.command("figure")(figure_command)
 app.command("doctor")(doctor_command)
 app.command("recipes")(recipes_command)

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fseg.errors import OutputError
+from fseg.errors import InvalidClasses, OutputError
+from fseg.labels.values import IGNORED
+
+MOST_CLASSES = IGNORED
+"""A palette PNG has 256 values, and 0 is the background."""
 
 
 def output_path(text: str) -> Path:
@@ -36,6 +40,27 @@ SamOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, for the language model.")]
+ClassesOption = Annotated[str | None, typer.Option(help='Class names, separated by commas: "cat,potted plant".')]
+ClassesFileOption = Annotated[Path | None, typer.Option(help="One class a line, followed by its synonyms after commas.")]
 AssumeOption = Annotated[
     bool, typer.Option("--assume-present", help="Do not ask whether a class is present: have the model describe each one.")
 ]
+
+
+def classes_of(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]]:
+    """The names that each class is asked about by.
+
+    Args:
+        listed, file: of --classes and --classes-file.
+
+    Raises:
+        InvalidClasses: not one of the two was given, or there are too many classes, or see `fseg.vocabulary.classes`.
+    """
+    from fseg.vocabulary.classes import check_classes, read_classes
+
+    if (listed is None) == (file is None):
+        raise InvalidClasses("Name the classes by --classes a,b or by --classes-file FILE, one of them.")
+    names = read_classes(file) if file is not None else check_classes([name.strip() for name in (listed or "").split(",")])
+    if len(names) > MOST_CLASSES:
+        raise InvalidClasses(f"{len(names)} classes were given; labels.png has room for {MOST_CLASSES}. Segment in two runs.")
+    return names

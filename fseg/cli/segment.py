@@ -12,15 +12,16 @@ import typer
 from fseg.cli.options import (
     AssumeOption,
     BackboneOption,
+    ClassesFileOption,
+    ClassesOption,
     DeviceOption,
     DtypeOption,
     ImportOption,
     RecipeOption,
     SamOption,
+    classes_of,
     output_path,
 )
-from fseg.errors import InvalidClasses
-from fseg.labels.values import IGNORED
 from probe.disk import strict_json
 from probe.disk.files import check_writable
 from probe.errors import ProbeError
@@ -28,9 +29,6 @@ from probe.errors import ProbeError
 if TYPE_CHECKING:
     from fseg.cli.exports import Exports
     from fseg.result import Failure, Result
-
-MOST_CLASSES = IGNORED
-"""A palette PNG has 256 values, and 0 is the background."""
 
 MOST_REASONS, MOST_NAMES = 10, 3
 """How many reasons of failures are listed at the end, and how many images with each."""
@@ -42,8 +40,8 @@ def segment_command(
         typer.Argument(help='Image files, folders of them, patterns such as "photos/*.jpg", or - for standard input.', metavar="IMAGE..."),
     ],
     out: Annotated[Path, typer.Option(help="A folder; each image gets its own folder in it.", parser=output_path, metavar="PATH")],
-    classes: Annotated[str | None, typer.Option(help='Class names, separated by commas: "cat,potted plant".')] = None,
-    classes_file: Annotated[Path | None, typer.Option(help="One class a line, followed by its synonyms after commas.")] = None,
+    classes: ClassesOption = None,
+    classes_file: ClassesFileOption = None,
     recipe: RecipeOption = "glyphs",
     imports: ImportOption = None,
     backbone: BackboneOption = None,
@@ -70,7 +68,7 @@ def segment_command(
     from fseg.cli.models import open_segmenter
     from fseg.result import Failure
 
-    names = _classes(classes, classes_file)
+    names = classes_of(classes, classes_file)
     given = images_of(images)
     folders = result_folders(out, list(given), overwrite=overwrite)
     exports = Exports(tuple(names), coco, polygons=polygons)
@@ -92,17 +90,6 @@ def segment_command(
     if failures:
         typer.echo("\n".join(_summary(failures, len(given))), err=True)
         raise typer.Exit(1)
-
-
-def _classes(listed: str | None, file: Path | None) -> dict[str, tuple[str, ...]]:
-    from fseg.vocabulary.classes import check_classes, read_classes
-
-    if (listed is None) == (file is None):
-        raise InvalidClasses("Name the classes by --classes a,b or by --classes-file FILE, one of them.")
-    names = read_classes(file) if file is not None else check_classes([name.strip() for name in (listed or "").split(",")])
-    if len(names) > MOST_CLASSES:
-        raise InvalidClasses(f"{len(names)} classes were given; labels.png has room for {MOST_CLASSES}. Segment in two runs.")
-    return names
 
 
 def _saved(result: Result | Failure, image: Path, folder: Path, exports: Exports) -> Result | Failure:

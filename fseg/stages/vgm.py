@@ -83,7 +83,7 @@ class Refine:
         return [probe.Vision(layers=(self.vision_layer,)) if self.features == "vision" else probe.Projected()]
 
     def __call__(self, evidence: Sequence[Evidence]) -> list[Evidence]:
-        """The evidence of all classes; those that have a response get `guide`, `prototype_mask` and `refined`.
+        """The evidence of all classes; those that have a response get `guide`, `features`, `prototype_mask` and `refined`.
 
         Flags: "suppressed" where Eq. 9 leaves a class no cell, "fallback" where M_r was empty and the guide was used.
         """
@@ -122,7 +122,7 @@ class Refine:
         if self.fallback and guide.any() and not refined.any():
             refined = guide
             flags.append("fallback")
-        return replace(e, guide=guide, prototype_mask=near, refined=refined).flagged(*flags)
+        return replace(e, guide=guide, features=features, prototype_mask=near, refined=refined).flagged(*flags)
 
 
 def _read_of_image(trace: probe.Trace, features: str) -> Iterator[Tensor]:

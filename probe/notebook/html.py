@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -75,3 +76,23 @@ def image_of(image: Image.Image, width: int, *, smooth: bool = True) -> Html:
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     rendering = "" if smooth else "; image-rendering: pixelated"
     return Html(f'<img alt="" src="data:image/png;base64,{data}" style="width: {width}px{rendering}">')
+
+
+@dataclass(frozen=True, repr=False)
+class Frame:
+    """A whole HTML document that a notebook shows in a frame of its own.
+
+    Attributes:
+        document: with its styles and scripts.
+        height: of the frame, in pixels.
+    """
+
+    document: str
+    height: int
+
+    def __repr__(self) -> str:
+        return f"Frame({len(self.document) / 1e6:.2f} MB, which a notebook shows)"
+
+    def _repr_html_(self) -> Html:
+        style = f"width: 100%; height: {self.height}px; border: 0"
+        return Html(f'<iframe srcdoc="{html.escape(self.document)}" style="{style}"></iframe>')
