@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from fseg.drawing.comparison import ComparedImage, comparison_figure
 from fseg.drawing.png import png_of
-from fseg.evaluation.datasets.declarations import DataSet
-from fseg.evaluation.measure import Labels, headline, predictions
+from fseg.evaluation.measure import from_one, headline, predictions
 from fseg.evaluation.report.comparing import Apart, Comparison, compare, comparison_csv, comparison_markdown
 from fseg.evaluation.report.results import write_results
 from fseg.evaluation.run.content import prepare
@@ -19,7 +17,6 @@ from fseg.evaluation.run.job import Job, Task, open_sweep, task_of
 from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Record
 from fseg.evaluation.run.runner import run
-from fseg.labels.values import IGNORED
 from fseg.sweep import Sweep
 from probe.disk.files import write_atomically
 
@@ -78,10 +75,4 @@ def _segmented(task: Task, sweep: Sweep, apart: Apart) -> ComparedImage:
         f"{name}: {100 * apart.miou[name]:.0f}": predictions(task.declared, result)[headline(task.declared, result.recipe)]
         for name, result in results.items()
     }
-    return ComparedImage(Image.open(sample.image).convert("RGB"), _from_one({"truth": read.truth, **labels}, task.declared))
-
-
-def _from_one(labels: Mapping[str, Labels], declared: DataSet) -> dict[str, Labels]:
-    """Label maps whose first class is 1, whether or not the set has a background."""
-    shift = 0 if declared.background else 1
-    return {title: np.where(values == IGNORED, IGNORED, values + shift) for title, values in labels.items()}
+    return ComparedImage(Image.open(sample.image).convert("RGB"), from_one({"truth": read.truth, **labels}, task.declared))

@@ -59,6 +59,12 @@ def _from_zero(labels: Labels) -> Labels:
     return np.where(labels == IGNORED, IGNORED, labels - 1)
 
 
+def from_one(labels: Mapping[str, Labels], declared: DataSet) -> dict[str, Labels]:
+    """Label maps whose first class is 1, whether or not the set has a background."""
+    shift = 0 if declared.background else 1
+    return {title: np.where(values == IGNORED, IGNORED, values + shift) for title, values in labels.items()}
+
+
 def true_labels(declared: DataSet, truth: Labels) -> tuple[int, ...]:
     """The labels of the classes that a ground truth has a pixel of, background left out."""
     return tuple(int(label) for label in np.unique(truth) if label != IGNORED and label >= declared.background)

@@ -255,6 +255,20 @@ def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: 
     assert "The model says that there is no cat" in err
 
 
+def test_view_writes_the_page_of_a_result(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
+    where = ("--backbone", models[0], "--sam", models[1])
+    page = tmp_path / "result.html"
+    arguments = ("view", picture, "--classes", "cat,pottedplant", "--to", str(page), *where)
+    code, out, _ = shell(fseg.cli, *arguments, "--assume-present")
+    assert (code, out.startswith(f"{page}  0."), out.endswith("MB, cat, pottedplant\n")) == (0, True, True)
+    assert '<td style="text-align: left">pottedplant</td>' in page.read_text(encoding="utf-8")  # without JavaScript, too
+    code, _, err = shell(fseg.cli, *arguments)
+    assert (code, "--overwrite" in err) == (2, True)
+    for to, message in ((picture, "which is an input"), ("", "is a folder. Name a file with --to")):
+        code, _, err = shell(fseg.cli, "view", picture, "--classes", "cat", "--to", to)
+        assert (code, message in " ".join(err.split())) == (2, True)
+
+
 def test_a_figure_is_never_written_over_its_picture(shell: Shell, picture: str, tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(picture)
     (tmp_path / "hard.png").hardlink_to(picture)

@@ -14,7 +14,11 @@ import torch
 import fseg
 import fseg.glyphs
 from fseg.drawing.page.content import STEPS, gathered
+from fseg.evaluation.pages import write_pages
+from fseg.evaluation.run.job import Job
+from fseg.evaluation.run.runner import evaluate
 from fseg.evidence import Evidence
+from fseg.glyphs.make import write_voc
 from fseg.result import Result
 from fseg.sweep import Sweep
 from probe.views.page.packing import pack
@@ -220,3 +224,36 @@ def point(tab: Any, e: Evidence, row: int, col: int) -> None:
     across, down = canvas.evaluate("canvas => [canvas.clientWidth, canvas.clientHeight]")
     canvas.hover(position={"x": 2 + (x0 + x1) / 2 * across / width, "y": 2 + (y0 + y1) / 2 * down / height})
     assert tab.locator(".readout").get_attribute("data-cell") == str(row * e.grid.cols + col)
+
+
+def test_the_index_of_a_run_sorts_its_classes_and_leads_to_the_worst_images(browser: Tab, tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", count=3, split="held-out")
+    recipe = fseg.get_recipe("glyphs")
+    job = Job("glyphs", tmp_path / "data", {recipe.name: recipe})
+    results = evaluate(job, tmp_path / "run")
+    index = write_pages(job, tmp_path / "run", results, 2)
+    tab = browser.page
+    tab.goto(index.as_uri())
+    tab.wait_for_selector("table canvas")
+    images, classes = (tab.locator("table").nth(number) for number in (0, 1))
+    assert images.locator("canvas").count() == 4  # the ground truth and the prediction of each
+    known = {name: iou for name, iou in results["classes"].items() if iou is not None}
+    first = classes.locator("tr").nth(1)
+    assert first.locator("td").first.inner_text() == min(known, key=known.__getitem__)
+    tab.get_by_role("button", name="IoU", exact=True).click()
+    tab.get_by_role("button", name="class", exact=True).click()
+    assert first.locator("td").first.inner_text() == min(results["classes"])
+    best = max(known, key=known.__getitem__)
+    assert classes.locator("tr", has_text=best).locator("td").nth(1).inner_text() == f"{100 * known[best]:.1f}"
+    address = tab.url
+    assert "classes=0" in address
+    tab.goto("about:blank")
+    tab.goto(address)
+    tab.wait_for_selector("table canvas")
+    assert tab.url == address
+    browser.check_widths(tmp_path, "index")
+    images.locator("a").first.click()
+    tab.wait_for_selector(".panels canvas")
+    assert "/run/pages/" in tab.url
+    assert browser.complaints == []
+    assert all(request.startswith(("file:", "blob:", "data:")) for request in browser.requests)

@@ -18,13 +18,12 @@ from fseg.cli.options import (
     RecipeOption,
     SamOption,
     classes_of,
-    output_path,
 )
 
 
 def view_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    to: Annotated[Path, typer.Option(help="The page: one HTML file.", parser=output_path, metavar="PATH")] = Path("page.html"),
+    to: Annotated[Path, typer.Option(help="The page: one HTML file.")] = Path("page.html"),
     classes: ClassesOption = None,
     classes_file: ClassesFileOption = None,
     recipe: RecipeOption = "glyphs",

@@ -86,6 +86,9 @@ def eval_command(
     save_masks: Annotated[
         bool, typer.Option("--save-masks", help="Keep the label maps as PNGs, in the pixel values of the set's ground truth.")
     ] = False,
+    pages: Annotated[
+        int, typer.Option(min=0, help="Of so many of the worst images a page to look at, and an index.html of the run.", metavar="N")
+    ] = 0,
     allow_missing: MissingOption = False,
     retry_failed: RetryOption = False,
 ) -> None:
@@ -116,7 +119,12 @@ def eval_command(
         save_masks=save_masks,
         imports=imported,
     )
-    _show(_evaluate(job, out, workers, threads, batch, retry_failed, cluster_of(engine, address)), out)
+    results = _evaluate(job, out, workers, threads, batch, retry_failed, cluster_of(engine, address))
+    if pages:
+        from fseg.evaluation.pages import write_pages
+
+        typer.echo(f"wrote {write_pages(job, out, results, pages)}")
+    _show(results, out)
 
 
 def merge_command(

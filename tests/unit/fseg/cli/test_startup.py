@@ -9,7 +9,7 @@ import sys
 import pytest
 
 HEAVY = ("matplotlib", "nnsight", "scipy", "segment_anything", "skimage", "torch", "torchvision", "transformers")
-COMMANDS = ("demo", "segment", "figure", "recipes", "datasets", "eval", "calibrate", "merge", "ablate", "compare", "heads", "table")
+COMMANDS = ("demo", "segment", "view", "figure", "recipes", "datasets", "eval", "calibrate", "merge", "ablate", "compare", "heads", "table")
 
 
 def imported(code: str) -> list[str]:
