@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -95,8 +95,25 @@ def _is_empty(layer: CacheLayerMixin) -> bool:
     return getattr(layer, "keys", None) is None and not isinstance(layer, LinearAttentionLayer)
 
 
-def repeat_row(layer: CacheLayerMixin, rows: int) -> None:
+def forked_rows(layers: Sequence[CacheLayerMixin], capacity: int) -> CacheLayerMixin:
+    """A layer that goes on from these, each of one row, and leaves them as they are.
+
+    Args:
+        layers: one layer as often as it is to have rows, or several of keys and values alone.
+        capacity: see `forked`.
+    """
+    fork = forked(layers[0], capacity)
+    if all(layer is layers[0] for layer in layers):
+        _repeat_row(fork, len(layers))
+    elif isinstance(fork, GrowingLayer) and fork.is_initialized:
+        fork.hold(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]))
+    return fork
+
+
+def _repeat_row(layer: CacheLayerMixin, rows: int) -> None:
     """Put the only row of a layer in place of so many."""
+    if rows == 1:
+        return
     if isinstance(layer, GrowingLayer):
         layer.repeat(rows)
     else:

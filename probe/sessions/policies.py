@@ -5,14 +5,11 @@ from __future__ import annotations
 from probe.errors import InvalidPolicy
 from probe.generation import unsupported_generation_settings
 from probe.runtime import Runtime
-from probe.sessions.batched import Batched
-from probe.sessions.continuations import Continuations, is_recurrent, unknown_kinds
-from probe.sessions.packed import Packed
+from probe.sessions.continuations import PACKED
+from probe.sessions.masks import is_recurrent, unknown_kinds
 
 NO_SHARING = "none"
 """The policy under which each question is asked alone."""
-
-POLICIES: dict[str, type[Continuations]] = {kind.policy: kind for kind in (Packed, Batched)}
 
 PLACES_BY_CACHE = "its forward places a token by how many are in the cache"
 """Why sequences of unequal lengths cannot go on together, in families that declare `counts_cached`."""
@@ -34,8 +31,8 @@ def exact_policies(runtime: Runtime) -> tuple[tuple[str, ...], str]:
     if reason:
         return (), reason
     declared = runtime.backbone.prefix
-    reason = _one_row_reason(runtime) if Packed.policy in declared else ""
-    return (tuple(policy for policy in declared if policy != Packed.policy), f"not packed: {reason}") if reason else (declared, "")
+    reason = _one_row_reason(runtime) if PACKED in declared else ""
+    return (tuple(policy for policy in declared if policy != PACKED), f"not packed: {reason}") if reason else (declared, "")
 
 
 def _one_row_reason(runtime: Runtime) -> str:

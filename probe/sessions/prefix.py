@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from probe.inputs.encoding import Encoding
-from probe.sessions.kv_cache import forked
+from probe.sessions.kv_cache import forked_rows
 from probe.tokens.spans import TokenMap
 from probe.tracing.edits import EditPlan
 from probe.tracing.hooks import ModelState
@@ -51,15 +51,16 @@ class Prefix:
         same = encoding.tokens.ids[: len(self)] == self.tokens.ids and len(encoding.tokens) > len(self)
         return same and all(encoding.inputs.get(name) is value for name, value in self.inputs.items() if name not in encoding.token_inputs)
 
-    def fork(self, capacity: int) -> tuple[DynamicCache, list[CacheLayerMixin]]:
-        """A cache that can be appended to, and its layers; the prefix's own tensors are not changed.
 
-        Args:
-            capacity: tokens that each layer allocates at a time when it grows.
-        """
-        fork = copy.copy(self.cache)
-        fork.layers = [forked(layer, capacity) for layer in self.cache.layers]
-        return fork, fork.layers
+def fork(prefixes: Sequence[Prefix], capacity: int) -> tuple[DynamicCache, list[CacheLayerMixin]]:
+    """A cache that can be appended to, with a row for each of these prefixes, and its layers. The prefixes' own tensors are not changed.
+
+    Args:
+        capacity: tokens that each layer allocates at a time when it grows.
+    """
+    cache = copy.copy(prefixes[0].cache)
+    cache.layers = [forked_rows(layers, capacity) for layers in zip(*(prefix.cache.layers for prefix in prefixes), strict=True)]
+    return cache, cache.layers
 
 
 def max_rope_length(config: PretrainedConfig) -> float:

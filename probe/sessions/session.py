@@ -20,7 +20,7 @@ from probe.sessions.decoding.drafting import Continued, Drafting
 from probe.sessions.decoding.greedy import Decoding, Greedy, decode
 from probe.sessions.gate.choice import Choice, FirstTokens
 from probe.sessions.opening import Opening, Together
-from probe.sessions.policies import NO_SHARING, POLICIES, chosen_policy
+from probe.sessions.policies import NO_SHARING, chosen_policy
 from probe.sessions.prefix import Prefix
 from probe.sessions.prefixes import Prefixes
 from probe.sessions.shared_trace import readable_after, trace_after
@@ -184,7 +184,7 @@ class Session:
 
         def trace_batch(batch: list[Answer]) -> list[Trace]:
             with self._completing_not_finite(batch, changes):
-                return trace_after(self._runtime, POLICIES[self.policy], prefix, batch, asked, changes)
+                return trace_after(self._runtime, self.policy, prefix, batch, asked, changes)
 
         return self._runtime.batcher(self.policy, "trace").map(answers, _own_lengths(answers, prefix), trace_batch)
 
@@ -246,7 +246,7 @@ class Session:
         return runtime.batcher(self.policy, "ask").map(begun, sizes, answer_batch)
 
     def _continuations(self, prefix: Prefix, count: int, steps: int = 0) -> Continuations:
-        return POLICIES[self.policy](self._runtime, prefix, count, steps)
+        return Continuations(self._runtime, self.policy, [prefix], [0] * count, steps)
 
     def _require_open(self) -> Opening:
         if self._opening is None:

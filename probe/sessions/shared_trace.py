@@ -38,7 +38,7 @@ def readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], 
 
 def trace_after(
     runtime: Runtime,
-    policy: type[Continuations],
+    policy: str,
     prefix: Prefix,
     answers: Sequence[Answer],
     reads: Sequence[Read],
@@ -57,7 +57,7 @@ def trace_after(
     own = _plan_after(plan, len(prefix))
     captured = Captured()
     if own.states or own.attention or own.logits:
-        packed = policy(runtime, prefix, len(answers)).next_inputs([one.ids[len(prefix) :] for one in tokens])
+        packed = Continuations(runtime, policy, [prefix], [0] * len(answers)).next_inputs([one.ids[len(prefix) :] for one in tokens])
         captured = runtime.engine.run(lambda inputs: runtime.model(**inputs), packed.inputs, own, packed.slots, edits=changes)
     return [_trace_of(runtime, prefix, plan, captured, number, one, reads) for number, one in enumerate(tokens)]
 

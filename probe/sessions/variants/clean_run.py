@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from probe.runtime import Batch, Runtime
 from probe.sessions.continuations import Continuations, PackedInputs
 from probe.sessions.kv_cache import GrowingLayer, empty_cache, forked, only_keys
-from probe.sessions.policies import POLICIES, exact_policies
+from probe.sessions.policies import exact_policies
 from probe.sessions.prefix import Prefix
 from probe.sessions.variants.edit_starts import Start
 from probe.tokens.spans import TokenMap
@@ -56,9 +56,9 @@ class CleanRun:
     model_state: ModelState
 
     @property
-    def policy(self) -> type[Continuations]:
+    def policy(self) -> str:
         """How copies of the sequence share its beginning: in one row if the family can, which copies no cache."""
-        return POLICIES[exact_policies(self.runtime)[0][0]]
+        return exact_policies(self.runtime)[0][0]
 
     @property
     def crossed(self) -> frozenset[int]:
@@ -96,7 +96,7 @@ class CleanRun:
         shown = self.tokens.shown  # the streams have their states: any word does
         ids = [0 if index in shown else token for index, token in enumerate(self.tokens.ids)][position:]
         if position:
-            return self.policy(self.runtime, self._prefix(position), count).next_inputs([ids] * count)
+            return Continuations(self.runtime, self.policy, [self._prefix(position)], [0] * count).next_inputs([ids] * count)
         model = self.runtime.model
         positions = (torch.arange(len(ids), device=model.device) + self.offset).expand(count, -1)
         extra = self.runtime.backbone.suffix_inputs(model, self.inputs, positions, len(ids))

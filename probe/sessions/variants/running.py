@@ -98,7 +98,7 @@ def _run_shared(
     Args:
         starts: from where each of these runs.
     """
-    batcher = clean.runtime.batcher(clean.policy.policy, "variants")
+    batcher = clean.runtime.batcher(clean.policy, "variants")
     results: dict[int, Result] = {}
     for start, numbers in _groups(starts, len(clean.tokens)):
 

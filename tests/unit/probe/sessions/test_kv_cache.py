@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
-from probe.sessions.kv_cache import GrowingLayer, empty_cache, forked, only_keys, repeat_row
+from probe.sessions.kv_cache import GrowingLayer, empty_cache, forked_rows, only_keys
 
 
 def states(tokens: int, rows: int = 1) -> tuple[Tensor, Tensor]:
@@ -119,8 +119,7 @@ def test_a_recurrent_state_is_copied_for_each_row_and_its_source_is_left_as_it_i
     source = LinearAttentionLayer()
     source.update_conv_state(torch.ones(1, 3, 4))
     source.update_recurrent_state(torch.full((1, 2, 3), 2.0))
-    fork = forked(source, capacity=8)
-    repeat_row(fork, 3)
+    fork = forked_rows([source] * 3, capacity=8)
     assert isinstance(fork, LinearAttentionLayer)
     fork.conv_states[0].zero_()  # as the kernel of a single token does
     fork.update_recurrent_state(torch.zeros(3, 2, 3))
@@ -133,8 +132,7 @@ def test_a_layer_of_both_kinds_is_repeated_whole() -> None:
     source = LinearAttentionAndFullAttentionLayer()
     source.update_conv_state(torch.ones(1, 3, 4))
     source.update(*states(5))
-    fork = forked(source, capacity=8)
-    repeat_row(fork, 2)
+    fork = forked_rows([source] * 2, capacity=8)
     fork.update(*states(1, rows=2))
     assert fork.keys.shape[:3] == (2, 2, 6)
     assert torch.equal(fork.keys[1, :, :5], source.keys[0])

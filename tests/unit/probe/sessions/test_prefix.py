@@ -14,9 +14,7 @@ import probe
 from probe.batcher import TOKEN_BUDGET
 from probe.errors import InvalidPolicy, InvalidRead, TemplateError
 from probe.runtime import Runtime
-from probe.sessions.batched import Batched
-from probe.sessions.continuations import PackedInputs, last_logits
-from probe.sessions.packed import Packed
+from probe.sessions.continuations import Continuations, PackedInputs, last_logits
 from probe.sessions.prefixes import prefix_length, read_prefix
 from probe.tracing.edits import EditPlan
 from probe.tracing.sites import StateAddress
@@ -177,15 +175,15 @@ def test_a_very_long_question_stands_among_short_ones(
 def test_what_was_given_up_stays_given_up(model: probe.Probe, wide_image: Image.Image) -> None:
     encodings = [model.encode(wide_image, question) for question in QUESTIONS]
     prefix = read_prefix(model.runtime, encodings[0], prefix_length(encodings[0]), ())
-    packed = Packed(model.runtime, prefix, 4)
+    packed = Continuations(model.runtime, "packed", [prefix], [0] * 4)
     own = [encoding.tokens.ids[len(prefix) :][:3] for encoding in encodings]
     last_logits(model.runtime, packed.next_inputs(own))
     packed.select_sequences([0, 2, 3])
     packed.select_sequences([0, 1, 2])
     last_logits(model.runtime, packed.next_inputs([one[:1] for one in (own[0], own[2], own[3])]))
-    assert packed._owner[len(prefix) :].tolist() == [0] * 3 + [-2] * 3 + [1] * 3 + [2] * 3 + [0, 1, 2]
+    assert packed._owner[0, len(prefix) :].tolist() == [0] * 3 + [-2] * 3 + [1] * 3 + [2] * 3 + [0, 1, 2]
     packed.select_sequences([1])
-    assert packed._owner[len(prefix) :].tolist() == [0] * 4
+    assert packed._owner[0, len(prefix) :].tolist() == [0] * 4
     assert packed._cache.get_seq_length() == len(prefix) + 4
 
 
@@ -194,7 +192,7 @@ def test_room_is_made_for_the_steps_that_may_come_and_for_no_more(model: probe.P
     encodings = [model.encode(wide_image, question) for question in QUESTIONS]
     prefix = read_prefix(model.runtime, encodings[0], prefix_length(encodings[0]), ())
     for steps, room in ((0, 0), (3, 3)):
-        sequences = {"packed": Packed, "batched": Batched}[policy](model.runtime, prefix, 4, steps)
+        sequences = Continuations(model.runtime, policy, [prefix], [0] * 4, steps)
         last_logits(model.runtime, sequences.next_inputs([encoding.tokens.ids[len(prefix) :] for encoding in encodings]))
         for layer in sequences._layers:
             buffers = layer._buffers
