@@ -24,6 +24,8 @@ from .model import Probe as Probe
 from .model import load as load
 from .sessions.gate.choice import Choice as Choice
 from .sessions.session import Session as Session
+from .sessions.session import ask_together as ask_together
+from .sessions.session import trace_together as trace_together
 from .store.collecting.collect import collect as collect
 from .store.collecting.items import Item as Item
 from .store.reading.store import Store as Store

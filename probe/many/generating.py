@@ -18,10 +18,11 @@ from probe.generation import GenerationOptions, answer_with, asked_of, generate,
 from probe.inputs.encoding import Answer, Encoding
 from probe.many.joining import IDS, Joined, joined, kind_of
 from probe.many.ordered import Prepared
-from probe.many.rows import RowWork, near
+from probe.many.rows import RowWork
 from probe.runtime import Batch, Runtime
 from probe.sessions.policies import PLACES_BY_CACHE
 from probe.sessions.prefix import max_rope_length
+from probe.tokens.equality import near
 from probe.tracing.edits import Edit
 from probe.tracing.reads import Logits
 

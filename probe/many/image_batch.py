@@ -14,12 +14,13 @@ from probe.errors import InvalidRead
 from probe.inputs.encoding import Encoding, PreparedImages
 from probe.many.joining import Joined, joined
 from probe.many.parting import merged, parted
-from probe.many.rows import RowWork, near, shapes
+from probe.many.rows import RowWork, shapes
 from probe.runtime import Batch, Runtime
 from probe.sessions.kv_cache import empty_cache
 from probe.sessions.opening import Begun, Opening
 from probe.sessions.prefix import Prefix
 from probe.sessions.prefixes import filling_forward, keep_captured, read_prefix, unread_prefix
+from probe.tokens.equality import near
 from probe.tracing.resolving import ReadPlan
 from probe.tracing.slots import SequenceSlot
 

@@ -9,7 +9,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from probe.many.joining import Joined, kind_of
@@ -140,16 +139,6 @@ class RowWork(ABC, Generic[AnyRow, Result]):
         if reason and reason not in self._said:
             self._said.add(reason)
             warnings.warn(f"{self.name}() runs inputs one by one, or only those of equal shapes together: {reason}.", stacklevel=2)
-
-
-def near(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two tensors agree to what the order of sums may change in their dtype."""
-    if ours.shape != theirs.shape:
-        return False
-    if not theirs.numel():
-        return True
-    tolerance = max(1.0, float(theirs.float().abs().max())) * torch.finfo(theirs.dtype).eps ** 0.5
-    return float((ours.float() - theirs.float()).abs().max()) <= tolerance
 
 
 def shapes(inputs: Mapping[str, Tensor]) -> Hashable:

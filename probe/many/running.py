@@ -11,9 +11,10 @@ from probe.inputs.encoding import Encoding
 from probe.many.joining import IDS, Joined, joined, kind_of
 from probe.many.ordered import Prepared
 from probe.many.parting import merged, parted
-from probe.many.rows import RowWork, near
+from probe.many.rows import RowWork
 from probe.runtime import Batch, Runtime
 from probe.sessions.prefix import max_rope_length
+from probe.tokens.equality import near
 from probe.tracing.capturing.captured import Captured
 from probe.tracing.edits import Edit
 from probe.tracing.reads import Module, Read, Vision, VisionAttention

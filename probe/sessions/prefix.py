@@ -46,6 +46,12 @@ class Prefix:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def shapes(self) -> tuple[int | tuple[int, ...] | None, ...]:
+        """Its length, and the shape of the keys of each block; None: it has none."""
+        keys = [getattr(layer, "keys", None) for layer in self.cache.layers]
+        return (len(self), *(None if one is None else tuple(one.shape) for one in keys))
+
     def begins(self, encoding: Encoding) -> bool:
         """Whether a prompt starts with this prefix: the same tokens, and the very same images."""
         same = encoding.tokens.ids[: len(self)] == self.tokens.ids and len(encoding.tokens) > len(self)

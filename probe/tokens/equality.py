@@ -45,6 +45,16 @@ def equal_fields(one: _Dataclass, other: _Dataclass) -> bool:
     return all(equal_values(getattr(one, field.name), getattr(other, field.name)) for field in fields(one) if field.compare)
 
 
+def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether two tensors agree to what the order of sums may change in their dtype."""
+    if ours.shape != theirs.shape:
+        return False
+    if not theirs.numel():
+        return True
+    tolerance = max(1.0, float(theirs.float().abs().max())) * torch.finfo(theirs.dtype).eps ** 0.5
+    return float((ours.float() - theirs.float()).abs().max()) <= tolerance
+
+
 def _equal_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False

@@ -87,6 +87,7 @@ class Decoding:
         unread: those that the model has not run yet.
         remaining: how many more it may get; 0: it has ended.
         draft: a text that its answer may follow from the first new token on.
+        seen: other answers to the same kind of question, to draft from; this one is added if it has a draft.
         drafts_at_once: whether the answer is expected to follow it. Otherwise it has to begin like it first.
         added: the tokens of its answer so far.
         drafting: how far drafts saved steps.
@@ -98,6 +99,7 @@ class Decoding:
     unread: tuple[int, ...]
     remaining: int
     draft: tuple[int, ...] = ()
+    seen: Continued = field(default_factory=Continued)
     drafts_at_once: bool = False
     added: list[int] = field(default_factory=list)
     drafting: Drafting = field(default_factory=Drafting)
@@ -107,15 +109,11 @@ class Decoding:
         """Its tokens, those of its answer as the span "answer"."""
         return tokens_with_answer(self.tokens, self.prompt_length, self.ids)
 
-    def drafted(self, seen: Continued) -> tuple[int, ...]:
-        """The tokens to verify behind those that are unread; none for a sequence without a draft of its own.
-
-        Args:
-            seen: other answers to the same kind of question.
-        """
+    def drafted(self) -> tuple[int, ...]:
+        """The tokens to verify behind those that are unread; none for a sequence without a draft of its own."""
         if not self.draft or not (self.added or self.drafts_at_once):
             return ()
-        return drafted(self.added, self.draft, seen, self.remaining - 1)
+        return drafted(self.added, self.draft, self.seen, self.remaining - 1)
 
     def append(self, chosen: Sequence[int], verified: Sequence[int], ends: frozenset[int]) -> int:
         """Add the tokens that greedy decoding chose: those that were drafted, as far as they are the same, and the one after them.
@@ -152,20 +150,18 @@ def decode(
     rules: Greedy,
     *,
     with_keys: bool = False,
-    seen: Continued | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens that are added to each sequence, all decoded together, each until it ends by itself.
 
     Args:
         with_keys: see `Continuations.next_inputs`.
-        seen: earlier answers, to draft from; those of the sequences that have a draft are added. None: there are none.
     """
-    active, seen = list(sequences), seen or Continued()
+    active = list(sequences)
     while going := [index for index, one in enumerate(active) if one.remaining > 0]:
         if len(going) < len(active):
             continuations.select_sequences(going)
             active = [active[index] for index in going]
-        drafts = [one.drafted(seen) if continuations.can_drop else () for one in active]
+        drafts = [one.drafted() if continuations.can_drop else () for one in active]
         lengths = [len(one.unread) for one in active]
         if not continuations.padded:
             lengths = [min(lengths)] * len(active)
@@ -182,7 +178,7 @@ def decode(
                 right = one.append(tokens, draft, rules.ends)
                 wrong.append(len(draft) - right)
                 if one.draft:
-                    seen.note(one.added, right + 1)
+                    one.seen.note(one.added, right + 1)
         if any(wrong):
             continuations.drop_last(wrong)
     return [tuple(one.added) for one in sequences]

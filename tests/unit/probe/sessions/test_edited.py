@@ -117,7 +117,7 @@ def test_a_session_holds_the_prefixes_that_were_used_last(model: probe.Probe, wi
         for change in (*changes, changes[-1], changes[-2], changes[0]):
             (trace,) = session.trace([answer], [read], edits=change)
         prefixes = passes.count(length)
-        assert len(session._prefixes._by_changes) == PREFIXES
+        assert len(session._state.prefixes._by_changes) == PREFIXES
     handle.remove()
     assert prefixes == len(changes) + 1  # the first one anew
     alone = model.run(answer, read, edits=changes[0]).hidden().data

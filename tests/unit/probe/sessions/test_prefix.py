@@ -79,7 +79,7 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Calla
             raise error
         return last_logits(runtime, packed, edits, counts)
 
-    monkeypatch.setattr("probe.sessions.session.last_logits", failing)
+    monkeypatch.setattr("probe.sessions.shared.asking.last_logits", failing)
     return sizes
 
 
@@ -361,7 +361,7 @@ def test_the_prefix_reaches_to_the_question(model: probe.Probe, wide_image: Imag
     assert image.positions[-1] + 1 < question.positions[0] == prefix_length(encoding)
     with model.open(wide_image, policy="packed") as session:
         session.ask(QUESTIONS, max_new_tokens=1)
-        assert [len(prefix) for prefix in session._prefixes._by_changes.values()] == [question.positions[0]]
+        assert [len(prefix) for prefix in session._state.prefixes._by_changes.values()] == [question.positions[0]]
 
 
 @pytest.mark.parametrize("template", ["USER: {question}\n<image>\nASSISTANT:", "{question}<image></s>ASSISTANT:"])
@@ -388,7 +388,7 @@ def test_a_question_that_changes_the_token_before_it_shortens_the_prefix(model: 
         together = []
         for question in questions:
             together += [answer.tokens.ids for answer in session.ask([question], max_new_tokens=4)]
-            lengths.append(session._prefixes._length)
+            lengths.append(session._state.prefixes._length)
         together += [answer.tokens.ids for answer in session.ask(questions, max_new_tokens=4)]
     alone = [model.generate(model.encode(wide_image, one, template=template), max_new_tokens=4).tokens.ids for one in questions]
     assert together == alone * 2

@@ -1,4 +1,4 @@
-"""Traces of many answers after one prefix: its states are read with it once, the rest in passes that answers share."""
+"""Traces of many answers after their prefixes: states of these are read with them once, the rest in passes that answers share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 
 from probe.inputs.encoding import Answer
-from probe.runtime import Runtime
-from probe.sessions.continuations import Continuations
+from probe.runtime import Batch, Runtime
 from probe.sessions.prefix import Prefix
 from probe.sessions.prefixes import run_prefix
+from probe.sessions.shared.passes import Lot, Pass, completing_not_finite, lots_of, run_lots
+from probe.sessions.state import SessionState
 from probe.tokens.spans import Span, TokenMap
 from probe.tracing.capturing.captured import Captured
 from probe.tracing.edits import Edit
 from probe.tracing.edits.stepwise import after_image
 from probe.tracing.reads import Read
-from probe.tracing.resolving import Indices, ReadPlan
+from probe.tracing.resolving import Indices, ReadPlan, RowIndices
 from probe.tracing.sites import StateAddress
 from probe.tracing.trace import Trace
 
 
-def readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], reads: Iterable[Read]) -> bool:
+def _readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], reads: Iterable[Read]) -> bool:
     """Whether every attention query and every logits position lies after the prefix, and states are those of one layout.
 
     Raises:
@@ -36,30 +37,45 @@ def readable_after(runtime: Runtime, prefix: Prefix, answers: Sequence[Answer], 
     return all(position >= len(prefix) for sequences in rows for positions in sequences for position in positions)
 
 
-def trace_after(
-    runtime: Runtime,
-    policy: str,
-    prefix: Prefix,
-    answers: Sequence[Answer],
-    reads: Sequence[Read],
-    edits: Sequence[Edit] = (),
-) -> list[Trace]:
-    """One pass over all of the answers, after the prefix; one Trace each, as `Probe.run` gives it.
+def trace(answered: Sequence[tuple[SessionState, Answer]], reads: Sequence[Read], edits: tuple[Edit, ...]) -> list[Trace]:
+    """For each answer the Trace of one teacher-forced pass after the prefix of its session, as `Probe.run` gives it; see `Session.trace`."""
+    if not answered:
+        return []
+    runtime = answered[0][0].runtime
 
-    Args:
-        reads: that are `readable_after` the prefix.
-        edits: of the prefix and what is behind it.
-    """
-    tokens = tuple(answer.tokens for answer in answers)
-    plan, changes = runtime.resolve(reads, tokens), runtime.resolve_edits(after_image(edits), tokens)
+    def lot_of(state: SessionState, numbers: Sequence[int], answers: Sequence[Answer]) -> Lot[Answer]:
+        tokens, changes = [answer.tokens for answer in answers], (*state.edits, *edits)
+        state.check_edits(changes, tokens)
+        prefix = state.prefix_of(answers, tokens, changes, may_require=False)
+        readable = prefix is not None and _readable_after(runtime, prefix, answers, reads)
+        return Lot(state.policy, prefix if readable else None, changes, numbers, answers, tokens)
+
+    def alone(answer: Answer, changes: tuple[Edit, ...]) -> Trace:
+        return runtime.run(Batch.of(answer), reads, changes)
+
+    def together(batch: Pass[Answer]) -> list[Trace]:
+        with completing_not_finite(runtime, batch.items, batch.edits):
+            return _trace_after(batch, reads)
+
+    return run_lots(runtime, "trace", lots_of(answered, lot_of), alone, together)
+
+
+def _trace_after(batch: Pass[Answer], reads: Sequence[Read]) -> list[Trace]:
+    """One pass over answers whose reads are `_readable_after` their prefixes."""
+    runtime, tokens = batch.runtime, tuple(answer.tokens for answer in batch.items)
+    plan, changes = runtime.resolve(reads, tokens), runtime.resolve_edits(after_image(batch.edits), tokens)
     with runtime.engine.lock:
-        _read_missing_states(runtime, prefix, plan)
-    own = _plan_after(plan, len(prefix))
+        for number, prefix in enumerate(batch.prefixes):
+            _read_missing_states(runtime, prefix, plan, [sequence for sequence, of in enumerate(batch.of) if of == number])
+    own = _plan_after(plan, batch.shared)
     captured = Captured()
     if own.states or own.attention or own.logits:
-        packed = Continuations(runtime, policy, [prefix], [0] * len(answers)).next_inputs([one.ids[len(prefix) :] for one in tokens])
+        packed = batch.continuations().next_inputs([one.ids[batch.shared :] for one in tokens])
         captured = runtime.engine.run(lambda inputs: runtime.model(**inputs), packed.inputs, own, packed.slots, edits=changes)
-    return [_trace_of(runtime, prefix, plan, captured, number, one, reads) for number, one in enumerate(tokens)]
+    return [
+        _trace_of(runtime, batch.prefixes[of], plan, captured, number, one, reads)
+        for number, (of, one) in enumerate(zip(batch.of, tokens, strict=True))
+    ]
 
 
 def _trace_of(
@@ -82,11 +98,13 @@ def _trace_of(
     return runtime.trace((tokens,), own, runtime.resolve(reads, (tokens,)))
 
 
-def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan) -> None:
-    """Run the prefix once more for planned states that it does not have."""
+def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan, sequences: Sequence[int]) -> None:
+    """Run a prefix once more for planned states that it does not have, of the sequences that continue it."""
     missing = ReadPlan(vision=tuple(layer for layer in plan.vision if layer not in prefix.vision))
     for address, asked in plan.states.items():
-        for positions in dict.fromkeys(_positions_within(row, len(prefix)) for position in asked for row in plan.positions[position]):
+        for positions in dict.fromkeys(
+            _positions_within(row, len(prefix)) for position in asked for row in _of(plan.positions[position], sequences)
+        ):
             if positions and (address, positions) not in prefix.states:
                 at = Span(positions)
                 missing.positions[at] = (positions,)
@@ -94,6 +112,10 @@ def _read_missing_states(runtime: Runtime, prefix: Prefix, plan: ReadPlan) -> No
                 missing.heads |= {address: plan.heads[address]} if address in plan.heads else {}
     if missing.states or missing.vision:
         run_prefix(runtime, prefix, missing)
+
+
+def _of(rows: RowIndices, sequences: Sequence[int]) -> list[Indices]:
+    return [rows[sequence] for sequence in sequences]
 
 
 def _positions_within(positions: Indices, length: int) -> Indices:

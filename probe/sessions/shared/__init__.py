@@ -1,0 +1,1 @@
+"""Passes that the sequences of one session share, and those of several sessions: answers and traces."""
