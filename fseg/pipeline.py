@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import probe
+from fseg.calls import Steps, after, complete, complete_together, trace
 from fseg.checkpoints import EMBEDDED, load_backbone
 from fseg.checks import check_int, shown
 from fseg.errors import InvalidClasses, InvalidRecipe
@@ -103,15 +105,12 @@ class Segmenter:
             raise InvalidRecipe(f"{called} does not fit {model.name}: {error}") from error
         return recipe
 
-    def __call__(
-        self, image: probe.ImageLike | probe.PreparedImages, classes: Classes, *, together: probe.ImageBatch | None = None
-    ) -> Result:
+    def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> Result:
         """Segment one image.
 
         Args:
             image: PIL image, path or array.
             classes: the names to look for, or for each class several names (a yes on any of them is a yes).
-            together: other images, whose part of the prompt may run with this one's: see `map`.
 
         Returns:
             a Result; if no class is present, every pixel is background.
@@ -121,10 +120,15 @@ class Segmenter:
             InvalidClasses: no class, one that appears twice, or a name that cannot be asked about (see `checked_names`).
         """
         names = self.checked_names(classes)
-        prepared = self.model.prepare(image)
+        return complete(self._steps(self.model.prepare(image), names))
+
+    def _steps(
+        self, prepared: probe.PreparedImages, names: Mapping[str, Sequence[str]], together: probe.ImageBatch | None = None
+    ) -> Steps[Result]:
+        """The work on one image; `together`: other images, whose part of the prompt may run with this one's."""
         original = single_image(prepared)
         with self.model.open(prepared, keep=self.reads, template=self.recipe.ask.template, together=together) as session:
-            evidence = self.evidence(session, names)
+            evidence = yield from self._evidence(session, names)
         return self.segment(original, tuple(names), evidence)
 
     def checked_names(self, classes: Classes) -> dict[str, tuple[str, ...]]:
@@ -143,8 +147,12 @@ class Segmenter:
 
     def evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]]) -> list[Evidence]:
         """The stages ask, respond, refine and prompt, which use the language model. One entry for each class, in order."""
-        answers = self.recipe.ask(session, classes)
-        return run_stages(self.recipe, collect_evidence(session, answers, self.reads, self.model.lens, questions_of([self.recipe])))
+        return complete(self._evidence(session, classes))
+
+    def _evidence(self, session: probe.Session, classes: Mapping[str, Sequence[str]]) -> Steps[list[Evidence]]:
+        answers = yield from self.recipe.ask.steps(session, classes)
+        evidence = yield from collect_evidence(session, answers, self.reads, self.model.lens, questions_of([self.recipe]))
+        return run_stages(self.recipe, evidence)
 
     def segment(
         self,
@@ -171,8 +179,8 @@ class Segmenter:
         before come first.
 
         Args:
-            batch: so many images go through the vision tower and their part of the prompt together (see `probe.ImageBatch`), and are held
-                meanwhile. None: found from the device, see `images_together`.
+            batch: so many images go through the model together, and are held meanwhile: the vision tower and their part of the prompt (see
+                `probe.ImageBatch`), their questions and traces (see `probe.ask_together`). None: found from the device, see `images_together`.
 
         Raises:
             InvalidClasses: see `checked_names`; at once, before the first image is opened.
@@ -205,14 +213,13 @@ class Segmenter:
         return 1 if self.model.model.device.type == "cpu" else _ON_A_GPU
 
     def _map(self, images: Iterable[probe.ImageLike], classes: Classes, workers: int, batch: int) -> Iterator[Result | Failure]:
+        names = self.checked_names(classes)
         for group in groups(prefetch(self.model.prepare, images, max(workers, batch)), batch):
             together = probe.ImageBatch(succeeded(prepared for _, prepared in group))
-            for image, prepared in group:
-                try:
-                    result: Result | Failure = self(prepared.result(), classes, together=together)
-                except Exception as error:  # one bad image must not stop the others
-                    result = Failure(image, error)
-                yield result
+            steps = partial(self._steps, names=names, together=together)
+            results = complete_together([after(prepared, steps) for _, prepared in group])
+            for (image, _), result in zip(group, results, strict=True):  # one bad image must not stop the others
+                yield Failure(image, result) if isinstance(result, Exception) else result
 
     def layer_distances(self, image: probe.ImageLike | probe.PreparedImages, name: str) -> dict[int, Float[Tensor, "row col"]]:
         """The cosine of Eq. 3 at each layer alone (the paper's Figure 5): `hidden_states` index -> map.
@@ -225,7 +232,7 @@ class Segmenter:
             (answer,) = self.recipe.ask(session, names)
             if not answer.present:
                 (answer,) = evolve(self.recipe.ask, presence="assume")(session, names)
-            (evidence,) = collect_evidence(session, [answer], [read])
+            (evidence,) = complete(collect_evidence(session, [answer], [read]))
         e = in_view(evidence, self.recipe.respond.view)
         cosines = torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1)
         return dict(enumerate(e.fold_each(cosines).cpu()))
@@ -279,15 +286,17 @@ def collect_evidence(
     reads: Sequence[probe.Read],
     lens: Callable[..., probe.Activation] | None = None,
     questions: Mapping[str, Sequence[probe.Read]] = MappingProxyType({}),
-) -> list[Evidence]:
-    """The first evidence of each name: its answer and, for a yes, the activations of `reads`, in one teacher-forced pass each.
+) -> Steps[list[Evidence]]:
+    """The first evidence of each name: its answer and, for a yes, the activations of `reads`. Work on one image: see `fseg.calls`.
 
     Args:
         lens, questions: of the fusions that need them: `Probe.lens`, and other questions about the image with what is read in each.
     """
     present = [a.answer for a in answers if a.present]
-    traces = iter(session.trace(present, reads))
-    other = {question: session.trace([asked(session, question)], own)[0] for question, own in questions.items() if present}
+    traces = iter((yield from trace(session, present, reads)))
+    other = {}
+    for question, own in questions.items() if present else ():
+        (other[question],) = yield from trace(session, [asked(session, question)], own)
     context = Context(lens, other) if lens is not None else None
     return [replace(_first_evidence(a, next(traces)), context=context) if a.present else _first_evidence(a, None) for a in answers]
 

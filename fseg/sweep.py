@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image
 
 import probe
+from fseg.calls import Steps, complete
 from fseg.errors import InvalidRecipe
 from fseg.pipeline import Classes, Segmenter, collect_evidence, questions_of, reads_of, run_stages, single_image
 from fseg.recipe import Recipe
@@ -45,16 +46,17 @@ class Sweep:
             self.rows[name] = self._fitted(name, recipe)
             self._groups.setdefault(recipe.ask, []).append(name)
 
-    def __call__(
-        self, image: probe.ImageLike | probe.PreparedImages, classes: Classes, *, together: probe.ImageBatch | None = None
-    ) -> dict[str, Result]:
-        """The result of each row, in the order of the rows.
+    def __call__(self, image: probe.ImageLike | probe.PreparedImages, classes: Classes) -> dict[str, Result]:
+        """The result of each row, in the order of the rows."""
+        return complete(self.steps(self.segmenter.model.prepare(image), classes))
+
+    def steps(self, prepared: probe.PreparedImages, classes: Classes, together: probe.ImageBatch | None = None) -> Steps[dict[str, Result]]:
+        """The same as work on one image, whose calls may run with those of others: see `fseg.calls`.
 
         Args:
             together: other images, whose part of the prompt may run with this one's.
         """
         names = self.segmenter.checked_names(classes)
-        prepared = self.segmenter.model.prepare(image)
         original = single_image(prepared)
         sam = EmbeddedOnce(self.segmenter.sam)
         results: dict[str, Result] = {}
@@ -62,7 +64,8 @@ class Sweep:
             recipes = [self.rows[name] for name in group]
             reads = reads_of(recipes)
             with self.segmenter.model.open(prepared, keep=reads, template=ask.template, together=together) as session:
-                evidence = collect_evidence(session, ask(session, names), reads, self.segmenter.model.lens, questions_of(recipes))
+                answers = yield from ask.steps(session, names)
+                evidence = yield from collect_evidence(session, answers, reads, self.segmenter.model.lens, questions_of(recipes))
             for name in group:
                 recipe = self.rows[name]
                 results[name] = self.segmenter.segment(original, tuple(names), run_stages(recipe, evidence), recipe=recipe, sam=sam)

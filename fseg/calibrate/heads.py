@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import probe
+from fseg.calls import Steps
 from fseg.checkpoints import EMBEDDED
 from fseg.errors import InvalidDataSet
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.measure import check_size, true_labels
 from fseg.evaluation.run.content import Prepared
-from fseg.evaluation.run.job import Job, Task, Work, open_sweep, records_of, task_of
+from fseg.evaluation.run.job import Job, Task, Work, open_sweep, records_together, task_of
 from fseg.evaluation.run.manifest import Manifest
 from fseg.evaluation.run.records import Expected, Record
 from fseg.evaluation.run.runner import run
@@ -160,21 +161,22 @@ class _Observer:
         # The classes are known to be there. One token is generated, since the answer's first sentence is forced.
         ask, reads = evolve(recipe.ask, presence="assume", max_new_tokens=1), reads_of([recipe])
 
-        def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
+        def count(sample: Sample, read: Prepared[probe.PreparedImages], *, together: probe.ImageBatch) -> Steps[Record]:
             original = single_image(read.image)
             check_size(sample, read.truth, (original.height, original.width))
             truth = true_labels(self.task.declared, read.truth)
             shown = {name: synonyms[:1] for name, synonyms in names.items() if labels[name] in truth}
             found: dict[str, Tensor] = {"blocks": torch.zeros(0), "mass": torch.zeros(0), "entropy": torch.zeros(0)}
             if shown:
-                with self.segmenter.model.open(read.image, keep=reads, template=recipe.ask.template) as session:
-                    evidence = collect_evidence(session, ask(session, shown), reads)
+                with self.segmenter.model.open(read.image, keep=reads, template=recipe.ask.template, together=together) as session:
+                    answers = yield from ask.steps(session, shown)
+                    evidence = yield from collect_evidence(session, answers, reads)
                 found = _observed(recipe, [in_view(e, recipe.respond.view) for e in evidence])
             content = save({name: values.contiguous() for name, values in found.items()})
             write_atomically(files / f"{sample.name}.safetensors", lambda file: file.write(content))
             return Record(sample.name, truth)
 
-        return records_of(samples, self.segmenter.model.prepare, count)
+        return records_together(self.segmenter, self.task, samples, count)
 
 
 def _observed(recipe: Recipe, evidence: Sequence[Evidence]) -> dict[str, Tensor]:

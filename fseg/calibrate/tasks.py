@@ -17,10 +17,11 @@ import probe
 from fseg.calibrate.observation import Observation, observe, reads_to_observe, save_observation
 from fseg.calibrate.rows import band_distance, layers_of, refined_masks
 from fseg.calibrate.scoring import best_names
+from fseg.calls import Steps
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.measure import check_size, measure, true_labels
 from fseg.evaluation.run.content import Prepared
-from fseg.evaluation.run.job import Job, Task, Work, open_sweep, records_of, task_of
+from fseg.evaluation.run.job import Job, Task, Work, open_sweep, records_of, records_together, task_of
 from fseg.evaluation.run.records import Expected, Record
 from fseg.evidence import Evidence
 from fseg.pipeline import Segmenter, collect_evidence, segment_prompted, single_image
@@ -71,15 +72,16 @@ class _Observer:
         recipe, names = self.segmenter.recipe, self.segmenter.checked_names(self.task.classes)
         reads = reads_to_observe(recipe)
 
-        def count(sample: Sample, read: Prepared[probe.PreparedImages]) -> Record:
+        def count(sample: Sample, read: Prepared[probe.PreparedImages], *, together: probe.ImageBatch) -> Steps[Record]:
             original = single_image(read.image)
             check_size(sample, read.truth, (original.height, original.width))
-            with self.segmenter.model.open(read.image, keep=reads, template=recipe.ask.template) as session:
-                evidence = collect_evidence(session, recipe.ask(session, names), reads)
+            with self.segmenter.model.open(read.image, keep=reads, template=recipe.ask.template, together=together) as session:
+                answers = yield from recipe.ask.steps(session, names)
+                evidence = yield from collect_evidence(session, answers, reads)
             save_observation(files / f"{sample.name}.safetensors", observe(recipe, evidence))
             return Record(sample.name, true_labels(self.task.declared, read.truth))
 
-        return records_of(samples, self.segmenter.model.prepare, count)
+        return records_together(self.segmenter, self.task, samples, count)
 
 
 @dataclass(frozen=True, eq=False)

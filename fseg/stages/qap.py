@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from attrs import Attribute, field, frozen
 
 import probe
+from fseg.calls import Steps, ask, complete
 from fseg.checks import check_bool, check_choice, check_int, check_number, check_text, checked, shown
 from fseg.errors import InvalidClasses, InvalidOption
 from fseg.vocabulary.classes import check_classes
@@ -190,22 +191,27 @@ class Ask:
         Raises:
             InvalidClasses: no class, one that appears twice, or one without a name.
         """
+        return complete(self.steps(session, classes))
+
+    def steps(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> Steps[list[ClassAnswer]]:
+        """The same as work on one image, whose calls may run with those of others: see `fseg.calls`."""
         names = [(name, synonym) for name, synonyms in check_classes(classes).items() for synonym in synonyms]
         choice = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold, tokens=self.gate_tokens)
         if self.presence == "assume":
-            described = self._described(session, names)
+            described = yield from self._described(session, names)
             return [_present(*pair, answer, None, "presence-assumed") for pair, answer in zip(names, described, strict=True)]
         if self.presence == "gate":
-            return self._by_gate(session, names, choice)
-        return self._by_answer(session, names, choice if self.gate else None)
+            return (yield from self._by_gate(session, names, choice))
+        return (yield from self._by_answer(session, names, choice if self.gate else None))
 
-    def _by_answer(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice | None) -> list[ClassAnswer]:
+    def _by_answer(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice | None) -> Steps[list[ClassAnswer]]:
         """A class is present if its answer's first word is yes. If S_0 does not name the class, S_0 is forced and S_1 generated again."""
         drafts = self._affirmations(names)
-        answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, gate=gate, drafts=drafts)
+        answers = yield from ask(session, self._questions(names), max_new_tokens=self.max_new_tokens, gate=gate, drafts=drafts)
         spanned = {i: self._spans(answer, names[i][1]) for i, answer in enumerate(answers) if says_yes(answer.text)}
         unnamed = [i for i, answer in spanned.items() if answer is None]
-        forced = dict(zip(unnamed, self._described(session, [names[i] for i in unnamed]), strict=True))
+        described = yield from self._described(session, [names[i] for i in unnamed])
+        forced = dict(zip(unnamed, described, strict=True))
         result = []
         for i, (pair, answer) in enumerate(zip(names, answers, strict=True)):
             if i in forced:
@@ -216,9 +222,9 @@ class Ask:
                 result.append(_absent(*pair, answer))
         return result
 
-    def _by_gate(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice) -> list[ClassAnswer]:
+    def _by_gate(self, session: probe.Session, names: Sequence[tuple[str, str]], gate: probe.Choice) -> Steps[list[ClassAnswer]]:
         """A class is present if its margin exceeds the threshold. Each question takes one forward; nothing is generated."""
-        scored = session.ask(self._questions(names), max_new_tokens=0, gate=gate)
+        scored = yield from ask(session, self._questions(names), max_new_tokens=0, gate=gate)
         passing = [i for i, answer in enumerate(scored) if answer.margin is not None and answer.margin > gate.threshold]
         passing_names = [names[i] for i in passing]
         written = session.answer(self._questions(passing_names), self._affirmations(passing_names))
@@ -228,11 +234,12 @@ class Ask:
             for i, (pair, answer) in enumerate(zip(names, scored, strict=True))
         ]
 
-    def _described(self, session: probe.Session, names: Sequence[tuple[str, str]]) -> list[probe.Answer]:
+    def _described(self, session: probe.Session, names: Sequence[tuple[str, str]]) -> Steps[list[probe.Answer]]:
         """Answers that begin with the S_0 that the question asks for, S_1 generated, with named spans."""
         if not names:
             return []
-        answers = session.ask(self._questions(names), max_new_tokens=self.max_new_tokens, begin=self._affirmations(names))
+        questions = self._questions(names)
+        answers = yield from ask(session, questions, max_new_tokens=self.max_new_tokens, begin=self._affirmations(names))
         return self._with_spans(names, answers)
 
     def _questions(self, names: Sequence[tuple[str, str]]) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fseg
 import probe
+from fseg.calls import Steps, ask
 from fseg.fusion_methods.attention import attention_map, select_rows
 from fseg.pipeline import Segmenter
 from fseg.recipe import get_recipe
@@ -34,9 +35,10 @@ TOLERANCE = {"embedded": 2e-5, "mid": 2e-5, "full": 1e-2}  # max abs: the same s
 class Blind(Ask):
     """Random weights say neither yes nor no: the classes with the largest margins count as present, and positions stand for the words."""
 
-    def __call__(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> list[ClassAnswer]:
+    def steps(self, session: probe.Session, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> Steps[list[ClassAnswer]]:
         gate = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=self.threshold)
-        answers = session.ask([question(name, self.question, self.article) for name in classes], max_new_tokens=PRESENT, gate=gate)
+        questions = [question(name, self.question, self.article) for name in classes]
+        answers = yield from ask(session, questions, max_new_tokens=PRESENT, gate=gate)
         return [self._answered(name, answer) for name, answer in zip(classes, answers, strict=True)]
 
     def _answered(self, name: str, answer: probe.Answer) -> ClassAnswer:

@@ -19,6 +19,7 @@ from scipy.special import log_softmax
 
 import fseg
 import probe
+from fseg.calls import complete
 from fseg.pipeline import collect_evidence, questions_of, reads_of
 from fseg.stages.qap import Ask, asked
 from tests import zoo
@@ -131,7 +132,7 @@ def response(plain: Plain, name: str, changes: dict[str, object]) -> Array:
     recipe = RECIPE.with_({"respond.fusion": name, **changes}).at_depth(len(model.modules.layers))
     with model.open(plain.image, keep=reads_of([recipe])) as session:
         answers = recipe.ask(session, {plain.text: [plain.text]})
-        (e,) = collect_evidence(session, answers, reads_of([recipe]), model.lens, questions_of([recipe]))
+        (e,) = complete(collect_evidence(session, answers, reads_of([recipe]), model.lens, questions_of([recipe])))
     found = recipe.respond(e).response
     assert found is not None
     return found.numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import probe
+from fseg.calls import Steps, after, complete_together
 from fseg.checks import LARGEST, check_int, shown
 from fseg.errors import InvalidDataSet, InvalidRecipe, OutputError
 from fseg.evaluation.datasets.class_lists import class_list
@@ -236,15 +236,10 @@ class _Evaluation:
         return self.sweep.segmenter.model_names()
 
     def records(self, samples: Iterable[Sample], files: Path) -> Iterator[Record]:
-        segmenter = self.sweep.segmenter
-        batch = segmenter.images_together(self.task.batch)
-        for group in groups(prefetch(partial(prepare, segmenter.model.prepare), samples, max(_THREADS, batch)), batch):
-            together = probe.ImageBatch([read.image for read in succeeded(prepared for _, prepared in group)])
-            for sample, prepared in group:
-                yield record_of(sample, prepared, partial(self._count, files=files, together=together))
+        return records_together(self.sweep.segmenter, self.task, samples, partial(self._count, files=files))
 
-    def _count(self, sample: Sample, read: Prepared[probe.PreparedImages], *, files: Path, together: probe.ImageBatch) -> Record:
-        results = self.sweep(read.image, self.task.classes, together=together)
+    def _count(self, sample: Sample, read: Prepared[probe.PreparedImages], *, together: probe.ImageBatch, files: Path) -> Steps[Record]:
+        results = yield from self.sweep.steps(read.image, self.task.classes, together=together)
         record = measure(self.task.declared, sample, read.truth, results)
         if self.task.job.save_masks:
             (result,) = results.values()
@@ -253,28 +248,55 @@ class _Evaluation:
         return record
 
 
+class CountImage(Protocol):
+    """The work on one image."""
+
+    def __call__(self, sample: Sample, read: Prepared[probe.PreparedImages], *, together: probe.ImageBatch) -> Steps[Record]:
+        """The record of an image; `together`: the images of its batch."""
+
+
+def records_together(segmenter: Segmenter, task: Task, samples: Iterable[Sample], count: CountImage) -> Iterator[Record]:
+    """What `records_of` yields, of images whose calls of the model share passes: as many as the task says."""
+    batch = segmenter.images_together(task.batch)
+    for group in groups(prefetch(partial(prepare, segmenter.model.prepare), samples, max(_THREADS, batch)), batch):
+        together = probe.ImageBatch([read.image for read in succeeded(prepared for _, prepared in group)])
+        work = [after(prepared, partial(_with_content, partial(count, sample, together=together))) for sample, prepared in group]
+        for (sample, _), made in zip(group, complete_together(work), strict=True):
+            yield _record_of(sample, made)
+
+
+def _with_content(count: Callable[[Prepared[PreparedImage]], Steps[Record]], read: Prepared[PreparedImage]) -> Steps[Record]:
+    """The record that `count` makes of an image, with the hashes of its files."""
+    record = yield from count(read)
+    return evolve(record, content=read.content)
+
+
 def records_of(
     samples: Iterable[Sample],
     prepare_image: Callable[[Image.Image], PreparedImage],
     count: Callable[[Sample, Prepared[PreparedImage]], Record],
 ) -> Iterator[Record]:
-    """The record that `count` makes of each image, in order, while threads read the next images. See `record_of`."""
+    """The record that `count` makes of each image, in order, with the hashes of its files, while threads read the next images.
+
+    Raises:
+        OutputError: a file of an image cannot be written.
+    """
     for sample, prepared in prefetch(partial(prepare, prepare_image), samples, _THREADS):
-        yield record_of(sample, prepared, count)
+        made: Record | Exception
+        try:
+            read = prepared.result()
+            made = evolve(count(sample, read), content=read.content)
+        except Exception as error:
+            made = error
+        yield _record_of(sample, made)
 
 
-def record_of(
-    sample: Sample, prepared: Future[Prepared[PreparedImage]], count: Callable[[Sample, Prepared[PreparedImage]], Record]
-) -> Record:
-    """The record that `count` makes of an image, with the hashes of its files; one that fails has a record with its error.
+def _record_of(sample: Sample, made: Record | Exception) -> Record:
+    """What was made of an image; where it failed, a record with the error: one bad image must not stop the others.
 
     Raises:
         OutputError: a file of the image cannot be written.
     """
-    try:
-        read = prepared.result()
-        return evolve(count(sample, read), content=read.content)
-    except OutputError:
-        raise
-    except Exception as error:  # one bad image must not stop the others
-        return Record(sample.name, error=f"{type(error).__name__}: {error}")
+    if isinstance(made, OutputError):
+        raise made
+    return Record(sample.name, error=f"{type(made).__name__}: {made}") if isinstance(made, Exception) else made

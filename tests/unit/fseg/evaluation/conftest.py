@@ -33,11 +33,11 @@ def job(root: Path, models: tuple[probe.Probe, Any]) -> Job:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """One entry for each image that is segmented."""
     calls: list[tuple[int, int]] = []
-    real = Sweep.__call__
+    real = Sweep.steps
 
     def counted(self: Sweep, image: Any, classes: Any, **more: Any) -> Any:
         calls.append(image.images[0].size)
         return real(self, image, classes, **more)
 
-    monkeypatch.setattr(Sweep, "__call__", counted)
+    monkeypatch.setattr(Sweep, "steps", counted)
     return calls
