@@ -48,10 +48,6 @@ class Lot(Generic[Item]):
     items: Sequence[Item]
     tokens: Sequence[TokenMap]
 
-    def own_lengths(self, prefix: Prefix) -> list[int]:
-        """The tokens of each item that the prefix does not have."""
-        return [len(one) - len(prefix) for one in self.tokens]
-
 
 @dataclass(frozen=True, eq=False)
 class Pass(Generic[Item]):
@@ -60,7 +56,7 @@ class Pass(Generic[Item]):
     Attributes:
         policy: how the sequences of a prefix share it.
         prefixes: of equal length.
-        of: for each item the number of its prefix; those of one prefix follow each other.
+        of: for each item the number of its prefix, in ascending order.
         edits: in force for all of them.
     """
 
@@ -124,22 +120,24 @@ def run_lots(
 def _run_group(
     runtime: Runtime, work: str, group: Sequence[Lot[Item]], together: Callable[[Pass[Item]], list[Result]], size: Callable[[int], int]
 ) -> dict[int, Result]:
-    """The results of lots that share passes, by the numbers of their items."""
+    """The results of lots that share a pass, or of one that may need several, by the numbers of their items."""
     prefixes = [lot.prefix for lot in group if lot.prefix is not None]
-    entries = [(place, item) for place, lot in enumerate(group) for item in lot.items]
-    sizes = [size(length) for lot, prefix in zip(group, prefixes, strict=True) for length in lot.own_lengths(prefix)]
+    items, of = [item for lot in group for item in lot.items], [place for place, lot in enumerate(group) for _ in lot.items]
+    sizes, batcher = _sizes(group, size), runtime.batcher(group[0].policy, work)
 
-    def run_batch(batch: Sequence[tuple[int, Item]]) -> list[Result]:
-        order = sorted(range(len(batch)), key=lambda number: batch[number][0])  # the sequences of a row follow each other
-        used = sorted({place for place, _ in batch})
-        of = [used.index(batch[number][0]) for number in order]
-        items = [batch[number][1] for number in order]
-        done = together(Pass(runtime, group[0].policy, [prefixes[place] for place in used], of, items, group[0].edits))
-        found = dict(zip(order, done, strict=True))
-        return [found[number] for number in range(len(batch))]
+    def run(batch: Sequence[Item]) -> list[Result]:
+        return together(Pass(runtime, group[0].policy, prefixes, of[: len(batch)], batch, group[0].edits))
 
-    done = runtime.batcher(group[0].policy, work).map(entries, sizes, run_batch)
+    done = batcher.map(items, sizes, run) if len(group) == 1 else batcher.attempt(items, max(sizes), run)
+    if done is None:  # memory ran out
+        halves = group[: len(group) // 2], group[len(group) // 2 :]
+        return {number: result for half in halves for number, result in _run_group(runtime, work, half, together, size).items()}
     return dict(zip([number for lot in group for number in lot.numbers], done, strict=True))
+
+
+def _sizes(group: Sequence[Lot[Item]], size: Callable[[int], int]) -> list[int]:
+    """What each item of some lots counts as."""
+    return [size(len(tokens) - len(lot.prefix)) for lot in group if lot.prefix is not None for tokens in lot.tokens]
 
 
 def _groups(runtime: Runtime, work: str, lots: Sequence[Lot[Item]], size: Callable[[int], int]) -> Iterator[list[Lot[Item]]]:
@@ -148,7 +146,7 @@ def _groups(runtime: Runtime, work: str, lots: Sequence[Lot[Item]], size: Callab
         limit = runtime.batcher(joined[0].policy, work).limit
         group: list[Lot[Item]] = []
         for lot in joined:
-            sizes = [size(length) for one in (*group, lot) if one.prefix is not None for length in one.own_lengths(one.prefix)]
+            sizes = _sizes([*group, lot], size)
             if group and len(sizes) * max(sizes) > limit:
                 yield group
                 group = []

@@ -1,0 +1,216 @@
+"""Questions about several images in shared passes, on a tiny LLaVA: how many passes there are, what is told apart, what runs alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import probe
+from probe.errors import InvalidRead, NotFinite, SessionClosed
+from probe.sessions.shared.asking import EXPECTED_ANSWER_TOKENS
+from tests import zoo
+
+QUESTIONS = ["Is there a cat?", "What is to the left of the large red dog?", "Why?"]
+READS = (probe.Hidden("all", at=("image", "answer")), probe.Attention("all", query="answer", key="image"), probe.Logits(at="answer"))
+GATE = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=-10.0)
+TOLERANCE = 1e-5  # float32, max abs: products of other shapes
+
+
+def opened() -> probe.Probe:
+    hf, processor = zoo.llava()
+    hf.generation_config.eos_token_id = None  # every answer has the same length
+    return probe.load(model=hf, processor=processor, resize="stretch", tiles=False)
+
+
+@pytest.fixture
+def model() -> probe.Probe:
+    return opened()
+
+
+@pytest.fixture
+def images(model: probe.Probe, wide_image: Image.Image) -> list[probe.PreparedImages]:
+    return [model.prepare(wide_image.rotate(72 * number)) for number in range(4)]
+
+
+@pytest.fixture
+def rows(model: probe.Probe) -> Iterator[list[int]]:
+    """How many rows each pass of the decoder had."""
+    seen: list[int] = []
+    decoder = model.model.get_submodule(model.modules.layers[0].rsplit(".", 2)[0])
+    hook = decoder.register_forward_pre_hook(lambda _, __, given: seen.append(len(given["inputs_embeds"])), with_kwargs=True)
+    yield seen
+    hook.remove()
+
+
+def asked(sessions: list[probe.Session], **options: Any) -> list[probe.Answer]:
+    pairs = [(session, question) for question in QUESTIONS for session in sessions]
+    return probe.ask_together(pairs, max_new_tokens=4, **options)
+
+
+def alone(model: probe.Probe, images: list[probe.PreparedImages], **options: Any) -> list[list[probe.Answer]]:
+    """For each image its answers."""
+    found = []
+    for image in images:
+        with model.open(image) as session:
+            found.append(session.ask(QUESTIONS, max_new_tokens=4, **options))
+    return found
+
+
+def by_image(values: list[Any], count: int) -> list[list[Any]]:
+    return [values[number::count] for number in range(count)]
+
+
+def ids(answers: list[list[probe.Answer]]) -> list[list[tuple[int, ...]]]:
+    return [[answer.tokens.ids for answer in own] for own in answers]
+
+
+@pytest.mark.parametrize(("policy", "whole"), [("packed", 3), ("batched", 9)])
+def test_each_step_of_all_images_is_one_pass(
+    model: probe.Probe, images: list[probe.PreparedImages], rows: list[int], policy: str, whole: int
+) -> None:
+    sessions = [model.open(image, policy=policy) for image in images[:3]]
+    asked(sessions, gate=GATE)  # reads the prefixes, and compares a first pass
+    rows.clear()
+    found = asked(sessions, gate=GATE)
+    assert rows == [whole] * 5  # the gate and four tokens
+    rows.clear()
+    traces = probe.trace_together([(sessions[number % 3], answer) for number, answer in enumerate(found)], READS)
+    assert rows[-1:] == [whole]
+    assert rows[:-1] == [1] * 3  # each prefix once more, for its states
+    expected = alone(model, images[:3], gate=GATE)
+    assert ids(by_image(found, 3)) == ids(expected)
+    assert len({answer.tokens.ids for answer in found}) > 3
+    for ours, theirs in zip(by_image(found, 3), expected, strict=True):
+        assert [answer.margin for answer in ours] == pytest.approx([answer.margin for answer in theirs], abs=TOLERANCE)
+    for own, answers in zip(by_image(traces, 3), by_image(found, 3), strict=True):
+        for trace, answer in zip(own, answers, strict=True):
+            theirs = model.run(answer, READS)
+            pairs = [(trace.hidden(at), theirs.hidden(at)) for at in ("image", "answer")]
+            for one, other in (*pairs, (trace.attention(), theirs.attention()), (trace.logits(), theirs.logits())):
+                torch.testing.assert_close(one.data, other.data, rtol=0, atol=TOLERANCE)
+
+
+def test_images_leave_the_batch_as_their_answers_end(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
+    sessions = [model.open(image) for image in images[:3]]
+    asked(sessions)
+    pairs = [(sessions[0], QUESTIONS[0]), *((sessions[1], question) for question in QUESTIONS), (sessions[2], QUESTIONS[1])]
+    plain = probe.ask_together(pairs, max_new_tokens=8)
+    first = [answer.tokens.ids[answer.prompt_length] for answer in plain]
+    model.model.generation_config.eos_token_id = [first[0], first[2]]  # the first image has done at once, and of the second a part
+    rows.clear()
+    found = probe.ask_together(pairs, max_new_tokens=8)
+    assert rows[0] == 3
+    assert rows[-1] < 3
+    for (session, question), answer in zip(pairs, found, strict=True):
+        assert session.ask([question], max_new_tokens=8)[0].tokens.ids == answer.tokens.ids
+    assert len({len(answer.tokens) - answer.prompt_length for answer in found}) > 1
+
+
+def test_drafts_are_verified_and_counted_as_in_each_session_alone(model: probe.Probe, images: list[probe.PreparedImages]) -> None:
+    expected = alone(model, images[:2])
+    drafts = [answer.text if number else "no" for number, answer in enumerate(expected[0])]
+    lone = [model.open(image) for image in images[:2]]
+    for session in lone:
+        session.ask(QUESTIONS, max_new_tokens=4, drafts=drafts)
+    sessions = [model.open(image) for image in images[:2]]
+    found = asked(sessions, drafts=[draft for draft in drafts for _ in sessions])
+    assert ids(by_image(found, 2)) == ids(expected)
+    assert [session.drafting for session in sessions] == [session.drafting for session in lone]
+    assert sessions[0].drafting.accepted > 0
+
+
+def test_prefixes_of_other_lengths_run_apart(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
+    sessions = [model.open(images[0]), model.open(images[1], template="A: <image>\n{question} B:"), model.open(images[2])]
+    asked(sessions)
+    rows.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = asked(sessions)
+    assert sorted(rows) == [1] * 4 + [2] * 4
+    for session, answers in zip(sessions, by_image(found, 3), strict=True):
+        assert ids([answers]) == ids([session.ask(QUESTIONS, max_new_tokens=4)])
+
+
+def test_images_whose_questions_fill_a_pass_run_apart(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
+    sessions = [model.open(image) for image in images]
+    expected = asked(sessions)
+    own = max(answer.prompt_length for answer in expected) - sessions[0]._state.prefixes._length
+    model.runtime.batcher("packed", "ask").limit = 8 * (own + EXPECTED_ANSWER_TOKENS)  # of two images, each with three questions
+    rows.clear()
+    assert ids([asked(sessions)]) == ids([expected])
+    assert rows == [2] * 8
+
+
+def test_memory_that_runs_out_halves_the_pass(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
+    sessions = [model.open(image) for image in images]
+    expected = ids([asked(sessions)])
+    decoder = model.model.get_submodule(model.modules.layers[0].rsplit(".", 2)[0])
+
+    def short(_: Any, __: Any, given: Any) -> None:
+        if len(given["inputs_embeds"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    decoder.register_forward_pre_hook(short, with_kwargs=True)
+    rows.clear()
+    assert ids([asked(sessions)]) == expected
+    assert rows == [1] * 4 + [4] + [2] * 8  # a hook changes a model: each prefix runs again
+    rows.clear()
+    asked(sessions)
+    assert rows == [2] * 8
+
+
+def test_a_model_that_other_rows_change_is_found_out(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
+    """A block that adds to every token how many other rows there are."""
+    expected = alone(model, images[:2])
+    block = model.model.get_submodule(model.modules.layers[1])
+    block.register_forward_pre_hook(lambda _, given: (given[0] + float(len(given[0]) - 1), *given[1:]))
+    sessions = [model.open(image) for image in images[:2]]
+    with pytest.warns(UserWarning, match="Questions about several images run image by image: other rows of a batch change"):
+        found = asked(sessions)
+    assert ids(by_image(found, 2)) == ids(expected)
+    rows.clear()
+    with pytest.warns(UserWarning, match="image by image"):
+        asked(sessions)
+    assert set(rows) == {1}
+
+
+def test_an_image_at_fault_is_named_and_says_nothing_of_the_model(
+    model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]
+) -> None:
+    inputs = images[1].inputs
+    assert inputs is not None
+    broken = replace(images[1], inputs={name: torch.full_like(value, torch.nan) for name, value in inputs.items()})
+    sessions = [model.open(image) for image in (images[0], broken, images[2])]
+    with pytest.raises(NotFinite, match="It begins in state 0 of the vision tower"):
+        asked(sessions)
+    sound = [sessions[0], sessions[2]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ids(by_image(asked(sound), 2)) == ids(alone(model, [images[0], images[2]]))
+    assert rows.count(2) > 0
+
+
+def test_edited_sessions_run_apart(model: probe.Probe, images: list[probe.PreparedImages]) -> None:
+    edit = probe.edit.scale(probe.Hidden(2, at="image"), 0.5)
+    sessions = [model.open(images[0], edits=[edit]), model.open(images[1]), model.open(images[2])]
+    with pytest.warns(UserWarning, match="image by image: edits name positions of one image's prompts"):
+        found = by_image(asked(sessions), 3)
+    for session, answers in zip(sessions, found, strict=True):
+        assert ids([answers]) == ids([session.ask(QUESTIONS, max_new_tokens=4)])
+
+
+def test_sessions_of_several_models_or_closed_ones_are_refused(model: probe.Probe, images: list[probe.PreparedImages]) -> None:
+    with model.open(images[0]) as first:
+        with pytest.raises(InvalidRead, match="Sessions of 2 models share no pass"):
+            asked([first, opened().open(images[1])])
+        with pytest.raises(InvalidRead, match="drafts= has 1 entries for 3 questions"):
+            asked([first], drafts=["yes"])
+    with pytest.raises(SessionClosed):
+        probe.trace_together([(first, first)], READS)  # type: ignore[list-item]
+    assert probe.ask_together([]) == probe.trace_together([], READS) == []
