@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import probe
 
@@ -21,7 +21,13 @@ Answered = TypeVar("Answered")
 
 
 class _Call(Protocol):
-    """Something that is asked of the session of one image."""
+    """Something that is asked of the session of one image.
+
+    Attributes:
+        last: whether it waits for calls of other kinds, after which more of its own kind may come.
+    """
+
+    last: ClassVar[bool]
 
     def alone(self) -> Sequence[Any]:
         """What it gives."""
@@ -39,6 +45,8 @@ Steps = Generator[_Call, Any, Returned]
 
 @dataclass(frozen=True, eq=False)
 class _Asking:
+    last: ClassVar[bool] = False
+
     session: probe.Session
     questions: Sequence[str]
     max_new_tokens: int
@@ -69,6 +77,8 @@ class _Asking:
 
 @dataclass(frozen=True, eq=False)
 class _Tracing:
+    last: ClassVar[bool] = True  # an answer that does not name its class is asked for again
+
     session: probe.Session
     answers: Sequence[probe.Answer]
     reads: Sequence[probe.Read]
@@ -132,7 +142,7 @@ def complete_together(work: Sequence[Steps[Returned]]) -> list[Returned | Except
     for number, steps in enumerate(work):
         resume(number, partial(next, steps))
     while waiting:
-        first = next(iter(waiting.values()))
+        first = min(waiting.values(), key=lambda call: call.last)
         calls = {number: call for number, call in waiting.items() if first.joins(call)}
         for number in calls:
             del waiting[number]

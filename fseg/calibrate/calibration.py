@@ -87,6 +87,7 @@ def calibrate(
     thresholds: Thresholds | None = None,
     workers: int = 1,
     threads: int | None = None,
+    batch: int | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
 ) -> Calibration:
@@ -100,7 +101,7 @@ def calibrate(
         folder: of the calibration. It keeps what was read of each image, so that other thresholds need no second model pass.
         name: of the recipe that is made.
         thresholds: the values of alpha and beta that are tried. None: `fseg.calibrate.rows` has them.
-        workers, threads, retry_failed, cluster: see `fseg.evaluation.run.runner.evaluate`.
+        workers, threads, batch, retry_failed, cluster: see `fseg.evaluation.run.runner.evaluate`.
 
     Raises:
         InvalidRecipe: the recipe's fusion cannot be calibrated.
@@ -114,7 +115,7 @@ def calibrate(
     task = observing_task(job)
     if check_same_run(folder / OBSERVED, task) is None:
         _check_has_classes(task)
-    options = _Options(workers, threads, retry_failed, cluster)
+    options = _Options(workers, threads, batch, retry_failed, cluster)
     manifest, records = options.run(task, folder / OBSERVED)
     samples, failures = _succeeded(task, records)
     observations = folder / OBSERVED / task.folder
@@ -145,6 +146,7 @@ class _Options:
 
     workers: int
     threads: int | None
+    batch: int | None
     retry_failed: bool
     cluster: str | None
 
@@ -155,7 +157,16 @@ class _Options:
         def finish(manifest: Manifest, records: Sequence[Record]) -> tuple[Manifest, list[Record]]:
             return manifest, sorted(records, key=lambda record: places[record.image])
 
-        return run(task, out, finish, workers=self.workers, threads=self.threads, retry_failed=self.retry_failed, cluster=self.cluster)
+        return run(
+            task,
+            out,
+            finish,
+            workers=self.workers,
+            threads=self.threads,
+            batch=self.batch,
+            retry_failed=self.retry_failed,
+            cluster=self.cluster,
+        )
 
 
 def _check_has_classes(task: Observing) -> None:

@@ -69,13 +69,23 @@ class Ranking:
     manifest: Manifest
 
 
-def rank_heads(job: Job, out: Path, count: int = 3, *, workers: int = 1, threads: int | None = None, retry_failed: bool = False) -> Ranking:
+def rank_heads(
+    job: Job,
+    out: Path,
+    count: int = 3,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    batch: int | None = None,
+    retry_failed: bool = False,
+) -> Ranking:
     """Rank the heads of a backbone over the classes that the ground truth of a set shows, or continue to.
 
     Args:
         job: the images, and one recipe, which gets the heads found: in its own fusion if that takes heads, else in "heads" alone.
         out: the folder of the run, with the mass and the entropy of each head's maps.
         count: how many heads the recipe gets.
+        workers, threads, batch, retry_failed: see `fseg.evaluation.run.runner.evaluate`.
 
     Raises:
         InvalidDataSet: no ground truth shows a class, or all images failed; and what `fseg.evaluation.run.runner.evaluate` raises.
@@ -88,7 +98,7 @@ def rank_heads(job: Job, out: Path, count: int = 3, *, workers: int = 1, threads
     def finish(manifest: Manifest, records: Sequence[Record]) -> tuple[Manifest, list[Record]]:
         return manifest, list(records)
 
-    manifest, records = run(task, out, finish, workers=workers, threads=threads, retry_failed=retry_failed)
+    manifest, records = run(task, out, finish, workers=workers, threads=threads, batch=batch, retry_failed=retry_failed)
     failures = {record.image: record.error for record in records if record.error is not None}
     files = [out / task.folder / f"{sample.name}.safetensors" for sample in task.samples if sample.name not in failures]
     observed = [load_file(file) for file in files]

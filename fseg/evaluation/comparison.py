@@ -30,6 +30,7 @@ def compare_recipes(
     images: int = 4,
     workers: int = 1,
     threads: int | None = None,
+    batch: int | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
 ) -> Comparison:
@@ -38,7 +39,7 @@ def compare_recipes(
     Args:
         out: gets, besides the files of the run, `comparison.md`, `comparison.csv` and, if some image tells the recipes apart, `comparison.png`.
         images: how many images the picture shows; they are segmented once more for it. 0: no picture.
-        workers, threads, retry_failed, cluster: as `evaluate` takes them.
+        workers, threads, batch, retry_failed, cluster: as `evaluate` takes them.
 
     Raises:
         InvalidRecipe: every image failed; and see `evaluate`.
@@ -53,7 +54,7 @@ def compare_recipes(
         write_atomically(out / TABLE, lambda file: file.write(comparison_csv(comparison).encode()))
         return comparison
 
-    comparison = run(task, out, finish, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
+    comparison = run(task, out, finish, workers=workers, threads=threads, batch=batch, retry_failed=retry_failed, cluster=cluster)
     if comparison.furthest:
         _draw(task, comparison, out / PICTURE)
     return comparison

@@ -17,7 +17,7 @@ from probe.many.parting import merged, parted
 from probe.many.rows import RowWork, shapes
 from probe.runtime import Batch, Runtime
 from probe.sessions.kv_cache import empty_cache
-from probe.sessions.opening import Begun, Opening
+from probe.sessions.opening import Opening
 from probe.sessions.prefix import Prefix
 from probe.sessions.prefixes import filling_forward, keep_captured, read_prefix, unread_prefix
 from probe.tokens.equality import near
@@ -139,14 +139,15 @@ class ImageBatch:
                 raise InvalidRead(f"ImageBatch() takes what prepare() returned, got a {type(image).__name__}. Pass model.prepare(image).")
         self._images = list(images)
         self._openings: list[Opening] = []  # whose prefixes ran, or are about to run alone
-        self._begun: list[Begun] = []
+        self._begun: list[tuple[Opening, Prefix]] = []  # that ran, and have not been taken
 
-    def take(self, opening: Opening) -> Begun | None:
-        """What ran of this image, opened so, with another one; it is given once. None: nothing did."""
-        found = next((one for one in self._begun if one.opening.images is opening.images and one.opening.is_like(opening)), None)
-        if found is not None:
-            self._begun.remove(found)
-        return found
+    def take(self, opening: Opening) -> Prefix | None:
+        """The prefix of this image, opened so, if it ran with another one; it is given once."""
+        found = next((one for one in self._begun if one[0].images is opening.images and one[0].is_like(opening)), None)
+        if found is None:
+            return None
+        self._begun.remove(found)
+        return found[1]
 
     def read(self, runtime: Runtime, opening: Opening, question: str, encoding: Encoding, length: int) -> Prefix | None:
         """Run the prefix of this image with those of the others that share its pass; None: it has to run alone. See `Session`."""
@@ -161,7 +162,7 @@ class ImageBatch:
                 break
             if prefixes is not None:
                 self._openings += [row.opening for row in rows]
-                self._begun += [Begun(row.opening, row.encoding, prefix) for row, prefix in zip(rows[1:], prefixes[1:], strict=True)]
+                self._begun += [(row.opening, prefix) for row, prefix in zip(rows[1:], prefixes[1:], strict=True)]
                 return prefixes[0]
         self._openings.append(opening)
         return None

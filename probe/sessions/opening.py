@@ -43,25 +43,11 @@ class Opening:
         return self.encoder is other.encoder and (self.keep, self.chat, self.template) == (other.keep, other.chat, other.template)
 
 
-@dataclass(frozen=True, eq=False)
-class Begun:
-    """What ran of an image in a pass that it shared.
-
-    Attributes:
-        opening: of the image.
-        encoding: the prompt that the prefix begins.
-    """
-
-    opening: Opening
-    encoding: Encoding
-    prefix: Prefix
-
-
 class Together(Protocol):
     """Other images, whose prefixes may run in the same passes. The model's lock is held while it is asked."""
 
-    def take(self, opening: Opening) -> Begun | None:
-        """What ran of this image, opened so, with another one; it is given once. None: nothing did."""
+    def take(self, opening: Opening) -> Prefix | None:
+        """The prefix of this image, opened so, if it ran with another one; it is given once."""
 
     def read(self, runtime: Runtime, opening: Opening, question: str, encoding: Encoding, length: int) -> Prefix | None:
         """Run the prefix of this image with those of others; None: it has to run alone.

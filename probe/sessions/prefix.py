@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
@@ -51,6 +51,11 @@ class Prefix:
         """Its length, and the shape of the keys of each block; None: it has none."""
         keys = [getattr(layer, "keys", None) for layer in self.cache.layers]
         return (len(self), *(None if one is None else tuple(one.shape) for one in keys))
+
+    def with_images_of(self, encoding: Encoding) -> Prefix:
+        """The same prefix with the image tensors of a prompt that has the same images."""
+        images = {name: value for name, value in encoding.inputs.items() if name not in encoding.token_inputs}
+        return replace(self, inputs={**self.inputs, **images})
 
     def begins(self, encoding: Encoding) -> bool:
         """Whether a prompt starts with this prefix: the same tokens, and the very same images."""

@@ -57,13 +57,9 @@ class Prefixes:
         self._by_changes.clear()
 
     def begin(self, opening: Opening, question: str, encoding: Encoding) -> Encoding:
-        """The session's first prompt: this one, unless there is one already or the image's prefix ran with another image's."""
+        """The session's first prompt: this one, unless there is one already."""
         if self.first is None:
-            begun = self._together.take(opening) if self._together is not None else None
-            if begun is None:
-                self.first, self._asked = encoding, (opening, question)
-            else:
-                self.first, self._length, self._by_changes[()] = begun.encoding, len(begun.prefix), begun.prefix
+            self.first, self._asked = encoding, (opening, question)
         return self.first
 
     def common(
@@ -105,7 +101,13 @@ class Prefixes:
         if self._together is None or self._asked is None:
             return None
         (opening, question), self._asked = self._asked, None
-        return self._together.read(self._runtime, opening, question, first, self._length)
+        begun = self._together.take(opening)
+        if begun is None:
+            return self._together.read(self._runtime, opening, question, first, self._length)
+        if len(begun) > self._length or first.tokens.ids[: len(begun)] != begun.tokens.ids:
+            return None
+        self._length = len(begun)
+        return begun.with_images_of(first)
 
     def _find_length(self, first: Encoding, encodings: Sequence[Encoding]) -> bool:
         """Find out how much these prompts share with the first one; whether that has its images, in a family that takes them.

@@ -11,6 +11,7 @@ import typer
 from fseg.cli.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, SamOption, output_path
 from fseg.cli.sets.evaluate import (
     AddressOption,
+    BatchOption,
     ClassesOption,
     Engine,
     EngineOption,
@@ -55,6 +56,7 @@ def calibrate_command(
     betas: Annotated[str | None, typer.Option(help="The values of beta to try, separated by commas.", metavar="A,B,...")] = None,
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    batch: BatchOption = None,
     engine: EngineOption = Engine.LOCAL,
     address: AddressOption = None,
     allow_missing: MissingOption = False,
@@ -95,7 +97,15 @@ def calibrate_command(
     )
     hide_loading_bars()
     calibration = calibrate(
-        job, folder, out.stem, thresholds=thresholds, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster
+        job,
+        folder,
+        out.stem,
+        thresholds=thresholds,
+        workers=workers,
+        threads=threads,
+        batch=batch,
+        retry_failed=retry_failed,
+        cluster=cluster,
     )
     write_calibration(out, calibration)
     _show(calibration, out)

@@ -10,6 +10,7 @@ import typer
 from fseg.cli.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, SamOption
 from fseg.cli.sets.evaluate import (
     AddressOption,
+    BatchOption,
     ClassesOption,
     Engine,
     EngineOption,
@@ -44,6 +45,7 @@ def compare_command(
     images: Annotated[int, typer.Option(min=0, help="How many of the images that tell the recipes apart are drawn.")] = 4,
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    batch: BatchOption = None,
     engine: EngineOption = Engine.LOCAL,
     address: AddressOption = None,
     allow_missing: MissingOption = False,
@@ -77,7 +79,9 @@ def compare_command(
     )
     hide_loading_bars()
     cluster = cluster_of(engine, address)
-    comparison = compare_recipes(job, out, images=images, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
+    comparison = compare_recipes(
+        job, out, images=images, workers=workers, threads=threads, batch=batch, retry_failed=retry_failed, cluster=cluster
+    )
     typer.echo(f"{comparison_markdown(comparison)}\nwrote {out / PAGE}")
 
 

@@ -46,7 +46,7 @@ BatchOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Images that go through the vision tower and their part of the prompt together. Default: 1 on the CPU, 4 on a GPU, where runs that "
+        help="Images that go through the language model together. Default: 1 on the CPU, 4 on a GPU, where runs that "
         "have to agree in every pixel need 1.",
     ),
 ]

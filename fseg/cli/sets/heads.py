@@ -9,6 +9,7 @@ import typer
 
 from fseg.cli.options import BackboneOption, DeviceOption, DtypeOption, ImportOption, output_path
 from fseg.cli.sets.evaluate import (
+    BatchOption,
     ClassesOption,
     LimitOption,
     MissingOption,
@@ -42,6 +43,7 @@ def heads_command(
     limit: LimitOption = None,
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    batch: BatchOption = None,
     allow_missing: MissingOption = False,
     retry_failed: RetryOption = False,
 ) -> None:
@@ -76,7 +78,7 @@ def heads_command(
         imports=imported,
     )
     hide_loading_bars()
-    ranking = rank_heads(job, folder, count, workers=workers, threads=threads, retry_failed=retry_failed)
+    ranking = rank_heads(job, folder, count, workers=workers, threads=threads, batch=batch, retry_failed=retry_failed)
     typer.echo("\n".join([*write_heads(out, ranking), "", f"wrote {out}"]))
     failed, images = len(ranking.failures), ranking.images
     if failed > MOST_FAILURES * (failed + images):

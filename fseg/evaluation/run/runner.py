@@ -54,10 +54,10 @@ def evaluate(
         workers: processes, each with its own models; one works in this process.
         threads: of each worker on the CPU; None: those of the machine, divided among the workers. Sums of floating-point numbers depend
             on how many threads share them, in their last bit: runs that have to agree in every pixel need the same number.
-        batch: so many images go through the vision tower and their part of the prompt together, in each worker; None: found from the
-            device. A run may go on with another one. What was said of threads holds here: on the CPU, the embedded model's figures were
-            the same in every bit; in half precision, and on a GPU, runs that have to agree in every pixel need batch=1. An actor of a
-            cluster has one image at a time.
+        batch: so many images go through the language model together, in each worker: the vision tower and their part of the prompt, their
+            questions, and what is read of the answers; None: found from the device. A run may go on with another one. What was said of
+            threads holds here: on the CPU, the embedded model's figures were the same in every bit; in half precision, and on a GPU, runs
+            that have to agree in every pixel need batch=1. An actor of a cluster has one image at a time.
         retry_failed: do images that failed in an earlier run again.
         cluster: the address of a Ray cluster whose actors are the workers, "local" for one of this machine, started for the run; see
             `fseg.evaluation.distribution.ray_workers`. None: processes of this machine.
@@ -72,18 +72,12 @@ def evaluate(
         ClusterNotFound: Ray is not installed, or does not answer.
         WorkerDied: a process ended before its work did.
     """
-    if batch is not None:
-        check_int("batch", batch, at_least=1)
-    if cluster is not None and batch not in (None, 1):
-        raise InvalidOption(
-            f"batch={batch}: an actor of a Ray cluster is given one image at a time. Leave the batch out, or use workers of this machine."
-        )
-    task = replace(task_of(job), batch=batch)
+    task = task_of(job)
 
     def finish(manifest: Manifest, records: Sequence[Record]) -> RunResults:
         return write_results(out, manifest, task.declared, job.rows, records)
 
-    return run(task, out, finish, workers=workers, threads=threads, retry_failed=retry_failed, cluster=cluster)
+    return run(task, out, finish, workers=workers, threads=threads, batch=batch, retry_failed=retry_failed, cluster=cluster)
 
 
 def run(
@@ -93,6 +87,7 @@ def run(
     *,
     workers: int = 1,
     threads: int | None = None,
+    batch: int | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
 ) -> Finished:
@@ -101,7 +96,7 @@ def run(
     Args:
         out: gets `manifest.json`, `records/*.jsonl` and the task's folder of files.
         finish: called with the manifest and all records, in no particular order, while the folder is locked; its result is returned.
-        workers, threads, retry_failed, cluster: see `evaluate`.
+        workers, threads, batch, retry_failed, cluster: see `evaluate`.
 
     Raises:
         InvalidOption, InvalidRecipe, OutputError, RunLocked, RunMismatch, ClusterNotFound, WorkerDied: see `evaluate`.
@@ -110,6 +105,13 @@ def run(
     check_int("workers", workers, at_least=1)
     if threads is not None:
         check_int("threads", threads, at_least=1)
+    if batch is not None:
+        check_int("batch", batch, at_least=1)
+    if cluster is not None and batch not in (None, 1):
+        raise InvalidOption(
+            f"batch={batch}: an actor of a Ray cluster is given one image at a time. Leave the batch out, or use workers of this machine."
+        )
+    task = replace(task, batch=batch)
     if (workers > 1 or cluster is not None) and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
         raise InvalidRecipe(
             "Workers in other processes open their own models. Give the backbone and the SAM by name or path, or use one worker of this process."

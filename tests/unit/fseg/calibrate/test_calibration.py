@@ -63,6 +63,14 @@ def test_the_model_reads_each_image_once_and_the_figure_is_that_of_an_evaluation
     assert first.miou == max(one.miou for one in calibration.finalists)
 
 
+def test_images_together_end_with_the_same_recipe(job: Job, tmp_path: Path, passes: list[int]) -> None:
+    alone = calibrate(job, tmp_path / "alone", "mine", thresholds=FEW)
+    passes.clear()
+    together = calibrate(job, tmp_path / "together", "mine", thresholds=FEW, batch=3)
+    assert len(passes) <= 4  # two passes of three images, the first one compared with two of them
+    assert (together.recipe, together.finalists, together.images) == (alone.recipe, alone.finalists, alone.images)
+
+
 @pytest.mark.parametrize("changes", [{}, {"refine.mask": "M_v", "respond.fusion": "D", "refine.fallback": True, "compose.fill": "none"}])
 def test_every_finalist_has_the_figure_of_an_evaluation(root: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     """With a model of random weights, in which each band and threshold gives other masks."""

@@ -81,6 +81,9 @@ def test_each_image_is_read_once_and_the_recipe_names_the_heads(job: Job, tmp_pa
     again = rank_heads(job, tmp_path / "heads", 2)
     assert len(passes) == 6
     assert (again.recipe, again.heads, again.threshold) == (ranking.recipe, ranking.heads, ranking.threshold)
+    together = rank_heads(job, tmp_path / "together", 2, batch=3)
+    assert len(passes) <= 6 + 4  # two passes of three images, the first one compared with two of them
+    assert (together.recipe, together.heads) == (ranking.recipe, ranking.heads)
 
 
 def test_the_kept_mass_is_the_attention_of_hugging_face_to_the_image(job: Job, models: tuple[probe.Probe, Any], tmp_path: Path) -> None:

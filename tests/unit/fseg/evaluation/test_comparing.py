@@ -90,7 +90,7 @@ def test_a_run_compares_what_its_recipes_give_alone(root: Path, tmp_path: Path) 
     backbone, sam = runs.planted()
     other = FIRST.with_({"name": "other", "prompt.kind": "point"})
     job = Job("folder", root, {"first": FIRST, "other": other}, backbone=backbone, sam=sam)
-    found = compare_recipes(job, tmp_path / "out", images=2)
+    found = compare_recipes(job, tmp_path / "out", images=2, batch=3)
     for row in found.recipes:
         alone = replace(job, rows={row.name: job.rows[row.name]})
         assert row.miou[0] == evaluate(alone, tmp_path / row.name)["miou"]

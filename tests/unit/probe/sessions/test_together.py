@@ -96,6 +96,20 @@ def test_each_step_of_all_images_is_one_pass(
                 torch.testing.assert_close(one.data, other.data, rtol=0, atol=TOLERANCE)
 
 
+def test_prefixes_that_ran_together_are_taken_by_the_sessions_that_are_asked_together(
+    model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]
+) -> None:
+    for _ in range(2):  # the first time each kind of pass is compared
+        rows.clear()
+        batch = probe.ImageBatch(images[:3])
+        sessions = [model.open(image, keep=READS, together=batch) for image in images[:3]]
+        found = asked(sessions)
+        probe.trace_together([(sessions[number % 3], answer) for number, answer in enumerate(found)], READS)
+        assert batch._begun == []
+    assert rows == [3] * (1 + 4 + 1)  # the prefixes, four tokens, the traces
+    assert ids(by_image(found, 3)) == ids(alone(model, images[:3]))
+
+
 def test_images_leave_the_batch_as_their_answers_end(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
     sessions = [model.open(image) for image in images[:3]]
     asked(sessions)
