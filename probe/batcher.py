@@ -11,9 +11,18 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TOKEN_BUDGET = {"ask": 3072, "score": 1024, "trace": 1024, "variants": 1024, "run_many": 4096, "generate_many": 4096, "open": 16384}
+TOKEN_BUDGET = {
+    "ask": 3072,
+    "score": 1024,
+    "trace": 1024,
+    "variants": 1024,
+    "run_many": 4096,
+    "generate_many": 4096,
+    "open": 16384,
+    "together": 32768,
+}
 """Kind of work -> tokens of a pass that keep a processor busy. Answers grow one token at a time, so that more of them fit into a pass; how
-many images are opened together is the user's choice, which this only limits."""
+many images are opened, and asked, together is the user's choice, which this only limits."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 4, 256
 
@@ -50,18 +59,33 @@ class AdaptiveBatcher:
         Raises:
             torch.OutOfMemoryError, RuntimeError, MemoryError: one item alone does not fit.
         """
-        waiting = sorted(range(len(items)), key=lambda index: -sizes[index])
+        waiting = _largest_first(sizes)
         results: dict[int, Result] = {}
         while waiting:
-            largest = sizes[waiting[0]]
-            fitting = self.fitting(largest)
-            count = ceil(len(waiting) / ceil(len(waiting) / fitting))  # batches of one size, rather than full ones and a rest
-            batch = waiting[:count]
-            done = self.attempt([items[index] for index in batch], largest, work)
+            batch = self._next(waiting, sizes)
+            done = self.attempt([items[index] for index in batch], sizes[batch[0]], work)
             if done is not None:
                 results |= dict(zip(batch, done, strict=True))
-                waiting = waiting[count:]
+                waiting = waiting[len(batch) :]
         return [results[index] for index in range(len(items))]
+
+    def split(self, sizes: Sequence[int]) -> list[list[int]]:
+        """The indices of the items of each batch that `map` would make with the present limit.
+
+        >>> from probe.batcher import AdaptiveBatcher
+        >>> AdaptiveBatcher(8).split([2, 4, 4, 3])
+        [[1, 2], [3, 0]]
+        """
+        waiting, batches = _largest_first(sizes), []
+        while waiting:
+            batches.append(self._next(waiting, sizes))
+            waiting = waiting[len(batches[-1]) :]
+        return batches
+
+    def _next(self, waiting: list[int], sizes: Sequence[int]) -> list[int]:
+        """The next batch of items that wait, the largest first: batches of one size, rather than full ones and a rest."""
+        fitting = self.fitting(sizes[waiting[0]])
+        return waiting[: ceil(len(waiting) / ceil(len(waiting) / fitting))]
 
     def fitting(self, largest: int) -> int:
         """How many items a batch may have, the largest of which has so many tokens; at least one."""
@@ -104,6 +128,10 @@ class AdaptiveBatcher:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
+
+
+def _largest_first(sizes: Sequence[int]) -> list[int]:
+    return sorted(range(len(sizes)), key=lambda index: -sizes[index])
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 import torch
@@ -100,7 +101,8 @@ def run_lots(
 ) -> list[Result]:
     """The results of all items of all lots, in the order of their numbers.
 
-    Lots whose items fit into one pass share it, if their prefixes can be the rows of a batch; see `_joining`.
+    Lots share passes if their prefixes can be the rows of a batch, see `_joining`; each has as many items in one as it would have by itself.
+    If memory runs out, half as many lots are tried.
 
     Args:
         work: the kind of work, as `Runtime.batcher` knows it.
@@ -112,46 +114,51 @@ def run_lots(
     for lot in lots:
         if lot.prefix is None:
             results |= {number: alone(item, lot.edits) for number, item in zip(lot.numbers, lot.items, strict=True)}
-    for group in _groups(runtime, work, [lot for lot in lots if lot.prefix is not None], size):
-        results |= _run_group(runtime, work, group, together, size)
+
+    def run(group: Sequence[Lot[Item]]) -> list[list[Result]]:
+        if len(group) == 1:
+            return [batcher.map(group[0].items, _sizes(group[0], size), lambda items: together(_pass(runtime, group, [items])))]
+        return _run_joined(runtime, group, [batcher.split(_sizes(lot, size)) for lot in group], together)
+
+    for joined in _joining(runtime, [lot for lot in lots if lot.prefix is not None]):
+        batcher = runtime.batcher(joined[0].policy, work)
+        # A lot counts as its largest pass does.
+        largest = [min(batcher.limit, len(lot.items) * max(_sizes(lot, size))) for lot in joined]
+        for lot, done in zip(joined, runtime.batcher(joined[0].policy, "together").map(joined, largest, run), strict=True):
+            results |= dict(zip(lot.numbers, done, strict=True))
     return [results[number] for number in sorted(results)]
 
 
-def _run_group(
-    runtime: Runtime, work: str, group: Sequence[Lot[Item]], together: Callable[[Pass[Item]], list[Result]], size: Callable[[int], int]
-) -> dict[int, Result]:
-    """The results of lots that share a pass, or of one that may need several, by the numbers of their items."""
-    prefixes = [lot.prefix for lot in group if lot.prefix is not None]
-    items, of = [item for lot in group for item in lot.items], [place for place, lot in enumerate(group) for _ in lot.items]
-    sizes, batcher = _sizes(group, size), runtime.batcher(group[0].policy, work)
+def _run_joined(
+    runtime: Runtime, group: Sequence[Lot[Item]], batches: Sequence[list[list[int]]], together: Callable[[Pass[Item]], list[Result]]
+) -> list[list[Result]]:
+    """The results of several lots, whose first batches share a pass, then their second ones, and so on.
 
-    def run(batch: Sequence[Item]) -> list[Result]:
-        return together(Pass(runtime, group[0].policy, prefixes, of[: len(batch)], batch, group[0].edits))
-
-    done = batcher.map(items, sizes, run) if len(group) == 1 else batcher.attempt(items, max(sizes), run)
-    if done is None:  # memory ran out
-        halves = group[: len(group) // 2], group[len(group) // 2 :]
-        return {number: result for half in halves for number, result in _run_group(runtime, work, half, together, size).items()}
-    return dict(zip([number for lot in group for number in lot.numbers], done, strict=True))
-
-
-def _sizes(group: Sequence[Lot[Item]], size: Callable[[int], int]) -> list[int]:
-    """What each item of some lots counts as."""
-    return [size(len(tokens) - len(lot.prefix)) for lot in group if lot.prefix is not None for tokens in lot.tokens]
+    Args:
+        batches: of each lot the indices of the items of each batch, as it would run them by itself.
+    """
+    results: list[dict[int, Result]] = [{} for _ in group]
+    for turn in range(max(map(len, batches))):
+        places = [place for place, own in enumerate(batches) if turn < len(own)]
+        chosen = [batches[place][turn] for place in places]
+        lots = [group[place] for place in places]
+        items = [[lot.items[index] for index in own] for lot, own in zip(lots, chosen, strict=True)]
+        done = iter(together(_pass(runtime, lots, items)))
+        for place, own in zip(places, chosen, strict=True):
+            results[place] |= dict(zip(own, islice(done, len(own)), strict=True))
+    return [[own[index] for index in range(len(lot.items))] for lot, own in zip(group, results, strict=True)]
 
 
-def _groups(runtime: Runtime, work: str, lots: Sequence[Lot[Item]], size: Callable[[int], int]) -> Iterator[list[Lot[Item]]]:
-    """Lots that share passes: as many as fit into one, or a single one of any size."""
-    for joined in _joining(runtime, lots):
-        limit = runtime.batcher(joined[0].policy, work).limit
-        group: list[Lot[Item]] = []
-        for lot in joined:
-            sizes = _sizes([*group, lot], size)
-            if group and len(sizes) * max(sizes) > limit:
-                yield group
-                group = []
-            group = [*group, lot]
-        yield group
+def _pass(runtime: Runtime, lots: Sequence[Lot[Item]], items: Sequence[Sequence[Item]]) -> Pass[Item]:
+    """A pass over some items of each lot."""
+    of = [place for place, own in enumerate(items) for _ in own]
+    prefixes = [lot.prefix for lot in lots if lot.prefix is not None]
+    return Pass(runtime, lots[0].policy, prefixes, of, [item for own in items for item in own], lots[0].edits)
+
+
+def _sizes(lot: Lot[Item], size: Callable[[int], int]) -> list[int]:
+    """What each item of a lot counts as."""
+    return [] if lot.prefix is None else [size(len(tokens) - len(lot.prefix)) for tokens in lot.tokens]
 
 
 def _joining(runtime: Runtime, lots: Sequence[Lot[Item]]) -> Iterable[list[Lot[Item]]]:

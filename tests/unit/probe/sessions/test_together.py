@@ -151,14 +151,16 @@ def test_prefixes_of_other_lengths_run_apart(model: probe.Probe, images: list[pr
         assert ids([answers]) == ids([session.ask(QUESTIONS, max_new_tokens=4)])
 
 
-def test_images_whose_questions_fill_a_pass_run_apart(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
+def test_images_share_each_of_the_passes_that_one_needs(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
     sessions = [model.open(image) for image in images]
     expected = asked(sessions)
     own = max(answer.prompt_length for answer in expected) - sessions[0]._state.prefixes._length
-    model.runtime.batcher("packed", "ask").limit = 8 * (own + EXPECTED_ANSWER_TOKENS)  # of two images, each with three questions
+    model.runtime.batcher("packed", "ask").limit = 2 * (own + EXPECTED_ANSWER_TOKENS)  # two of an image's three questions
+    pairs = [*((session, question) for session in sessions[:2] for question in QUESTIONS), (sessions[2], QUESTIONS[0])]
     rows.clear()
-    assert ids([asked(sessions)]) == ids([expected])
-    assert rows == [2] * 8
+    found = probe.ask_together(pairs, max_new_tokens=4)
+    assert rows == [3] * 4 + [2] * 4
+    assert ids([found]) == [[*(one for own in ids(by_image(expected, 4)[:2]) for one in own), expected[2].tokens.ids]]
 
 
 def test_memory_that_runs_out_halves_the_pass(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
