@@ -79,7 +79,8 @@ def test_an_image_that_fails_fails_alone(model: probe.Probe, wide_image: Image.I
         complete(refusing())
 
 
-def test_an_image_whose_states_are_not_finite_does_not_stop_the_others(wide_image: Image.Image) -> None:
+@pytest.mark.slow
+def test_an_image_whose_states_are_not_finite_does_not_stop_the_others() -> None:
     segmenter = fseg.Segmenter()
     scenes = [fseg.glyphs.scene(number).image for number in (1, 2, 3)]
     prepared = segmenter.model.prepare(scenes[1])
@@ -89,3 +90,18 @@ def test_an_image_whose_states_are_not_finite_does_not_stop_the_others(wide_imag
     assert [type(one) for one in results] == [fseg.Result, fseg.Failure, fseg.Result]
     assert isinstance(results[1].error, NotFinite)
     assert [results[0], results[2]] == [segmenter(scene, ["cat", "star"]) for scene in (scenes[0], scenes[2])]
+
+
+@pytest.mark.slow
+def test_scenes_together_have_the_results_of_each() -> None:
+    segmenter, classes = fseg.Segmenter(), list(fseg.glyphs.CLASSES)
+    scenes = [fseg.glyphs.scene(number).image for number in range(5)]
+    alone, together = (list(segmenter.map(scenes, classes, batch=batch)) for batch in (1, 4))
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(one, fseg.Result)
+        assert isinstance(other, fseg.Result)
+        assert (one.labels == other.labels).all()
+        for mine, theirs in zip(one.evidence.values(), other.evidence.values(), strict=True):
+            assert (mine.answer, mine.present, mine.points, mine.box) == (theirs.answer, theirs.present, theirs.points, theirs.box)
+            for name, values in mine.maps().items():
+                torch.testing.assert_close(theirs.maps()[name], values, rtol=0, atol=1e-6)
