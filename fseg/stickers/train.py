@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from fseg.errors import FsegError
+from fseg.stickers import llava_folder
 from fseg.stickers.drawings import TRAINING
 from fseg.stickers.sprites import sprites
 
 
 class Stage(StrEnum):
-    """What can be trained; `llava` needs `tower`, `windows` and `qwen` need `llava`."""
+    """What can be trained; `llava` needs `tower`, `windows` and `qwen` the folder that `llava` writes, or the one of the package."""
 
     tower = "tower"
     llava = "llava"
@@ -34,16 +35,18 @@ def train(stage: Stage, out: Path, steps: int, every: int, compiled: bool) -> No
     """Train one stage in `out`, or go on from its state there, and write what it gives."""
     from fseg.stickers.training import llava, loop, qwen, sam, tower
 
+    made = out / "llava"
+    square = made if made.exists() or not llava_folder().exists() else llava_folder()
     plan = loop.Plan(out, stage.value, steps, _SCENES[stage], rate=_RATES.get(stage, 2e-3), every=every)
     states = {each: out / f"{each.value}.pt" for each in STEPS}
     if stage is Stage.tower:
         tower.train(plan, compiled)
     elif stage is Stage.llava:
-        llava.save(llava.train(plan, states[Stage.tower], compiled), out / "llava")
+        llava.save(llava.train(plan, states[Stage.tower], compiled), made)
     elif stage is Stage.windows:
-        qwen.train_tower(plan, states[Stage.llava], compiled)
+        qwen.train_tower(plan, square, compiled)
     elif stage is Stage.qwen:
-        qwen.save(qwen.train(plan, states[Stage.windows], states[Stage.llava], compiled), out / "qwen")
+        qwen.save(qwen.train(plan, states[Stage.windows], square, compiled), out / "qwen")
     else:
         from fseg.glyphs import sam_file
         from fseg.worlds.training.sam import save

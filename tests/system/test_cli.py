@@ -311,7 +311,7 @@ def test_the_recipes_are_listed(shell: Shell) -> None:
             "fseg-llava-1.6-vicuna-7b",
             "glyphs",
         )
-        for variant in ("", "-fast")
+        for variant in ("", "-fast", "-stuff")
     ]
     others = [
         f"fseg-{name}" for name in ("gemma-3-12b", "internvl3-8b", "llava-onevision-7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "smolvlm2-2.2b")

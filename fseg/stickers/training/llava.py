@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from fseg.errors import InvalidOption
 from fseg.stickers.training import joint, loop
 from fseg.stickers.training.text import LLAVA, start_tokens, tokenizer
 from fseg.stickers.training.tower import CELL, SIDE, Naming, held_out, tower_config
@@ -76,6 +77,22 @@ class SquareSpeaker(nn.Module):
 
     def rope(self, rows: int, cols: int, before: int, after: int) -> None:
         return None
+
+    @torch.no_grad()
+    def read(self, folder: Path) -> None:
+        """Take the weights of a folder that `save` wrote. It has no head that names cells: that stays as it is.
+
+        Raises:
+            InvalidOption: there is no such folder.
+        """
+        if not folder.is_dir():
+            raise InvalidOption(f"{folder} is missing: train the stage 'llava' first.")
+        llava = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        tower = llava.model.vision_tower
+        self.naming.tower.load_state_dict(getattr(tower, "vision_model", tower).state_dict())
+        self.projector.load_state_dict(llava.model.multi_modal_projector.state_dict())
+        self.decoder.load_state_dict(llava.model.language_model.state_dict())
+        self.head.load_state_dict(llava.lm_head.state_dict())
 
     def whole(self) -> LlavaForConditionalGeneration:
         """The same as one Hugging Face model."""

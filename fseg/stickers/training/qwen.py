@@ -174,14 +174,14 @@ def train_tower(plan: loop.Plan, teacher: Path | None, compiled: bool = True) ->
     """Train the windowed tower, or go on from its state in `plan.folder`.
 
     Args:
-        teacher: the state of the square backbone. On square scenes the merger learns to give the decoder what that one's projector gives, so
-            that its decoder can be taken over. None: labels alone.
+        teacher: the folder of the square backbone. On square scenes the merger learns to give the decoder what that one's projector gives,
+            so that its decoder can be taken over. None: labels alone.
     """
     torch.manual_seed(plan.seed)
     model = WindowedNaming()
     other = SquareSpeaker().requires_grad_(False)
     if teacher is not None:
-        other.load_state_dict(loop.read_state(teacher)["average"])
+        other.read(teacher)
     if compiled:
         model.compile()
     see_other = torch.compile(other.see, disable=not compiled)
@@ -198,12 +198,9 @@ def train_tower(plan: loop.Plan, teacher: Path | None, compiled: bool = True) ->
             if teacher is None or seen.labels.shape[1:] != (SQUARE[0] * CELL, SQUARE[1] * CELL):
                 return parts
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                taught, wanted = see_other(pixels)
+                taught, _ = see_other(pixels)
                 target = other.project(taught).float()
             parts["features"] = F.mse_loss(features.float(), target) / target.var()
-            parts["names"] = (
-                F.kl_div(names.float().log_softmax(-1), wanted.float().log_softmax(-1), log_target=True, reduction="none").sum(-1).mean()
-            )
             return parts
 
         average = loop.run(plan, model, steppers, losses, partial(labelled, held_out(192)), progress)
@@ -212,14 +209,19 @@ def train_tower(plan: loop.Plan, teacher: Path | None, compiled: bool = True) ->
 
 
 def train(plan: loop.Plan, tower: Path, teacher: Path | None, compiled: bool = True) -> DynamicSpeaker:
-    """Train the Qwen2.5-VL from the state of its tower and the decoder of the square backbone, or go on from its own state."""
+    """Train the Qwen2.5-VL from the state of its tower and the decoder of the square backbone, or go on from its own state.
+
+    Args:
+        tower: the state of the windowed tower.
+        teacher: the folder of the square backbone. None: the decoder begins at random.
+    """
     torch.manual_seed(plan.seed)
     model = DynamicSpeaker()
     if not plan.state.exists():
         model.naming.load_state_dict(loop.read_state(tower)["average"])
         if teacher is not None:
             other = SquareSpeaker()
-            other.load_state_dict(loop.read_state(teacher)["average"])
+            other.read(teacher)
             model.learn_from(other)
     draw = partial(batch, plan.seed, plan.size, plan.steps)
     if compiled:

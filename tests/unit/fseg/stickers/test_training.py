@@ -165,6 +165,18 @@ def test_the_second_backbone_begins_with_the_first_one_s_decoder() -> None:
     assert not block.q_proj.bias.any()
 
 
+def test_a_speaker_reads_what_was_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = llava.SquareSpeaker(), llava.SquareSpeaker()
+    llava.save(first, tmp_path / "llava")
+    second.read(tmp_path / "llava")
+    for (name, mine), theirs in zip(second.state_dict().items(), first.state_dict().values(), strict=True):
+        if not name.startswith(("naming.norm", "naming.head")):
+            assert torch.equal(mine, theirs.to(torch.bfloat16).float()), name
+    with pytest.raises(InvalidOption, match="nothing is missing: train the stage 'llava' first"):
+        second.read(tmp_path / "nothing")
+
+
 def test_a_checkpoint_of_another_world_is_refused(tmp_path: Path) -> None:
     torch.save({"world": "glyphs", "step": 3}, tmp_path / "tower.pt")
     with pytest.raises(InvalidOption, match=r"world 'glyphs', not of 'stickers'"):
@@ -198,17 +210,18 @@ def _stage(kind: str, plan: loop.Plan, folder: Path) -> nn.Module:
     if kind == "llava":
         return llava.train(plan, folder / "tower.pt", compiled=False)
     if kind == "windows":
-        return qwen.train_tower(plan, folder / "llava.pt", compiled=False)
+        return qwen.train_tower(plan, folder / "llava", compiled=False)
     if kind == "qwen":
-        return qwen.train(plan, folder / "windows.pt", folder / "llava.pt", compiled=False)
+        return qwen.train(plan, folder / "windows.pt", folder / "llava", compiled=False)
     return sam.train(plan)
 
 
 def _before(folder: Path) -> None:
-    """States of untrained stages, for those that follow them."""
+    """States of untrained stages, and the folder of an untrained backbone, for those that follow them."""
     torch.manual_seed(1)
-    for name, model in (("tower", tower.Naming()), ("llava", llava.SquareSpeaker()), ("windows", qwen.WindowedNaming())):
+    for name, model in (("tower", tower.Naming()), ("windows", qwen.WindowedNaming())):
         torch.save({"world": "stickers", "average": model.state_dict()}, folder / f"{name}.pt")
+    llava.save(llava.SquareSpeaker(), folder / "llava")
 
 
 @pytest.mark.parametrize("kind", ["tower", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llava", "windows", "qwen", "sam"))])
