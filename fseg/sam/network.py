@@ -199,4 +199,5 @@ def labelled_points(prompts: Sequence[SamPrompt], device: torch.device) -> tuple
     if not (first.points or first.negatives):
         return [], None
     labels = torch.tensor([1] * len(first.points) + [0] * len(first.negatives), dtype=torch.int, device=device)
-    return [[*prompt.points, *prompt.negatives] for prompt in prompts], labels.repeat(len(prompts), 1)
+    points = [[(float(x), float(y)) for x, y in (*prompt.points, *prompt.negatives)] for prompt in prompts]
+    return points, labels.repeat(len(prompts), 1)

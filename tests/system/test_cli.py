@@ -258,14 +258,14 @@ def test_both_figures_are_drawn(shell: Shell, models: tuple[str, str], picture: 
 def test_view_writes_the_page_of_a_result(shell: Shell, models: tuple[str, str], picture: str, tmp_path: Path) -> None:
     where = ("--backbone", models[0], "--sam", models[1])
     page = tmp_path / "result.html"
-    arguments = ("view", picture, "--classes", "cat,pottedplant", "--to", str(page), *where)
+    arguments = ("view", picture, "--classes", "cat,pottedplant", "--out", str(page), *where)
     code, out, _ = shell(fseg.cli, *arguments, "--assume-present")
     assert (code, out.startswith(f"{page}  0."), out.endswith("MB, cat, pottedplant\n")) == (0, True, True)
     assert '<td style="text-align: left">pottedplant</td>' in page.read_text(encoding="utf-8")  # without JavaScript, too
     code, _, err = shell(fseg.cli, *arguments)
     assert (code, "--overwrite" in err) == (2, True)
-    for to, message in ((picture, "which is an input"), ("", "is a folder. Name a file with --to")):
-        code, _, err = shell(fseg.cli, "view", picture, "--classes", "cat", "--to", to)
+    for to, message in ((picture, "which is an input"), ("", "is a folder. Name a file with --out")):
+        code, _, err = shell(fseg.cli, "view", picture, "--classes", "cat", "--out", to)
         assert (code, message in " ".join(err.split())) == (2, True)
 
 

@@ -23,7 +23,7 @@ from fseg.cli.options import (
 
 def view_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    to: Annotated[Path, typer.Option(help="The page: one HTML file.")] = Path("page.html"),
+    out: Annotated[Path, typer.Option(help="The page: one HTML file.")] = Path("page.html"),
     classes: ClassesOption = None,
     classes_file: ClassesFileOption = None,
     recipe: RecipeOption = "glyphs",
@@ -37,17 +37,17 @@ def view_command(
 ) -> None:
     """Write a page to look at in a browser: each step from answer to mask, with sliders for alpha and beta.
 
-    Example: fseg view street.jpg --classes "car,traffic light" --recipe fseg-llava-1.5-vicuna-7b --device cuda --to street.html
+    Example: fseg view street.jpg --classes "car,traffic light" --recipe fseg-llava-1.5-vicuna-7b --device cuda --out street.html
     """
     from fseg.cli.folders import refuse_existing, refuse_inputs
     from fseg.cli.models import open_segmenter
     from probe.disk.files import check_writable
 
     names = classes_of(classes, classes_file)
-    refuse_inputs([to], [image])
-    refuse_existing(to, "--to", overwrite=overwrite)
-    check_writable(to.absolute().parent)
+    refuse_inputs([out], [image])
+    refuse_existing(out, "--out", overwrite=overwrite)
+    check_writable(out.absolute().parent)
     segmenter = open_segmenter(recipe, imports, assume_present=assume_present, backbone=backbone, sam=sam, device=device, dtype=dtype)
     result = segmenter(image, names)
-    page = result.page(to, overwrite=overwrite)
+    page = result.page(out, overwrite=overwrite)
     typer.echo(f"{page}  {page.stat().st_size / 1e6:.2f} MB, {', '.join(result.present) or 'none of the classes'}")
