@@ -212,14 +212,14 @@ def test_images_that_share_passes_are_as_alone(
     with model.open(images[0], keep=KEPT, together=batch) as other, model.open(images[1], keep=KEPT, together=batch) as session:
         other.ask(QUESTIONS[:1], max_new_tokens=1)
         assert len(batch._begun) == (model.family not in READ_ALONE)
-        asked = [(other, QUESTIONS[2]), *((session, question) for question in QUESTIONS), (other, QUESTIONS[0])]
+        asked = [(other, QUESTIONS[2]), *((session, question) for question in QUESTIONS[:4]), (other, QUESTIONS[0])]
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             answers = probe.ask_together(asked, max_new_tokens=12)
             traces = probe.trace_together([(one, answer) for (one, _), answer in zip(asked, answers, strict=True)], _reads(model))
     assert batch._begun == []
     assert any("run image by image" in str(one.message) for one in warned) == (model.family in ASKED_ALONE)
-    assert_as_alone(model, alone, answers[1:-1], traces[1:-1])
+    assert_as_alone(model, alone[:4], answers[1:-1], traces[1:-1])
     with model.open(images[0], policy="none") as session:
         answers_of_other = session.ask([QUESTIONS[2], QUESTIONS[0]], max_new_tokens=12)
     expected = [(answer, model.run(answer, _reads(model))) for answer in answers_of_other]
