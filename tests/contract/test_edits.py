@@ -63,6 +63,6 @@ def test_blocked_keys_and_scaled_weights_equal_eager_attention_changed_by_hand(n
         return
     assert found.block == 0
     assert found.block_sdpa is not None
-    assert found.block_sdpa <= 2e-5  # float32 sums whose order is the kernel's and the processor's: 1.2e-5 was seen
+    assert found.block_sdpa <= (2e-5 if name == "qwen3_5" else 1e-5)  # 1.15e-5 was seen, by the order of sums
     assert found.weights is not None
     assert found.weights <= 1e-5

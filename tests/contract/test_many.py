@@ -1,7 +1,7 @@
 """Many inputs at once in every family: each is what it is alone, whatever its image's size and its prompt's length.
 
 Norm: the largest absolute difference, over the largest value of a tensor where that is above 1. float32: rows of a padded batch go through
-the same sums in products of other shapes, 3e-5. Generated tokens are equal; their log-probabilities add up over cached steps, 5e-5.
+the same sums in products of other shapes, 1e-5. Generated tokens are equal; their log-probabilities add up over cached steps, 5e-5.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from tests import families
 from tests.contract.test_encode import BUILT, REFUSED
 from tests.contract.test_newer_families import apertus1p5, hy_v4_vl
 
-TOLERANCE, SCORES = 3e-5, 5e-5
+TOLERANCE, SCORES = 1e-5, 5e-5
+WIDER = {"qwen3_5_moe": 3e-5}
+"""Recurrent states before routed experts: the order of sums depends on the processor, and 2.04e-5 was seen on one."""
 
 QUICK = ("llava", "gemma3", "qwen2_5_vl")  # one token a patch; image tokens that see ahead, and a window; positions by row and column
 ALL: Mapping[str, Callable[[], Any]] = {**BUILT, "hy_v4_vl": hy_v4_vl, "apertus1p5": apertus1p5}
@@ -101,7 +103,7 @@ def test_traces_are_those_of_each_input_alone(model: probe.Probe, encodings: lis
     attention = probe.Attention([block], query=-1, key=None)
     reads = readable(model, encodings[0], probe.Hidden("all"), probe.MLPOutput("all", at=-1), probe.Logits(at=(0, -1)), attention)
     assert any(isinstance(read, probe.Hidden) for read in reads)
-    assert compare(model, encodings, reads) <= TOLERANCE
+    assert compare(model, encodings, reads) <= WIDER.get(model.name, TOLERANCE)
     none, few = model.name in ALONE or model.name in EQUAL_SHAPES, model.name in TILES_ALONE
     assert batches == ([] if none else [2] if few else [3])
     assert ("one by one" in model.inspect()["batches"]) == (model.name in ALONE)
