@@ -28,7 +28,7 @@ from fseg.stages.segment import Sam
 from fseg.stages.tvr import Respond
 from fseg.stages.vgm import Refine
 from probe import edit
-from tests import processors
+from tests import processors, zoo
 from tests.processors import real
 from tests.processors.native import NATIVE
 from tests.unit.fseg.sams import tiny_sam
@@ -169,10 +169,7 @@ def test_the_projected_tokens_are_on_the_grid(model: probe.Probe) -> None:
 
 @pytest.mark.slow
 def test_the_command_runs_on_a_folder(model: probe.Probe, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    model.model.save_pretrained(folder)
-    assert model.processor is not None
-    model.processor.save_pretrained(folder)
+    folder = zoo.save((model.model, model.processor), tmp_path / "model")
     save_file(
         {name: tensor.contiguous() for name, tensor in tiny_sam().state_dict().items() if "pixel" not in name}, tmp_path / "sam.safetensors"
     )
