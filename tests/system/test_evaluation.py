@@ -187,7 +187,7 @@ def test_workers_that_are_still_importing_end_with_a_killed_run(place: Path, tmp
 
 
 PROGRAM = """
-import time
+import signal, time
 import fseg, probe, torch
 from fseg.cli import main
 
@@ -197,6 +197,7 @@ def nearness(e, *, layers=(1, 3)):
     return e.fold(torch.cosine_similarity(e.hidden("image"), e.hidden("class")[:, -1:], dim=-1).mean(0))
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without it
     main()
 """
 
