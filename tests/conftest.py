@@ -20,7 +20,7 @@ install()  # before the packages are imported
 import probe  # noqa: E402, F401  # before transformers, which imports torchvision: a test file may be run by itself
 
 # `pytest --hypothesis-profile=full` is the long form.
-settings.register_profile("short", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("full", max_examples=10_000, deadline=None)
 settings.load_profile("short")
 

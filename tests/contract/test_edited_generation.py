@@ -17,7 +17,7 @@ import probe
 from probe.sessions.policies import offered_policies
 from probe.tracing.attention import first_tensor, with_first_tensor
 from tests.contract.test_shared_prefix import SHARED, _opened
-from tests.families.daily import daily
+from tests.families.daily import FEW, daily
 
 LENGTH = 8
 QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?", "Why?"]
@@ -25,7 +25,7 @@ QUESTIONS = ["Is there a cat?", "What is on the table, and what lies below it?",
 
 # The hook that is written here by hand adds to one residual stream; test_edits compares edits of several.
 SEVERAL_STREAMS = ("qwen4_exp", "glm5_next", "gemma3n")
-ASKED = daily(name for name in SHARED if name not in SEVERAL_STREAMS)
+ASKED = daily((name for name in SHARED if name not in SEVERAL_STREAMS), FEW)
 
 
 @pytest.fixture(scope="module", params=ASKED)

@@ -18,7 +18,7 @@ from probe.sessions.variants.clean_run import CleanRun
 from probe.tracing.capturing.captured import Captured
 from tests import processors
 from tests.contract.test_shared_prefix import SHARED
-from tests.families.daily import daily
+from tests.families.daily import FEW, daily
 
 TOLERANCE = 1e-5
 edit = probe.edit
@@ -52,7 +52,7 @@ WHOLE_WITHIN_THE_IMAGE = {
 
 
 # The edits here are of parts that the blocks of nemotron_h_omni have in turns.
-ASKED = daily(name for name in (*SHARED, *ALONE) if name != "nemotron_h_omni")
+ASKED = daily((name for name in (*SHARED, *ALONE) if name != "nemotron_h_omni"), FEW)
 
 
 @pytest.fixture(scope="module", params=ASKED)

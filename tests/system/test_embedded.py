@@ -31,13 +31,11 @@ def segmenter() -> fseg.Segmenter:
 
 @pytest.fixture(scope="module")
 def measured(segmenter: fseg.Segmenter) -> dict[str, Any]:
-    base = segmenter.recipe
-    rows = {METHOD: base, "M_A": base.with_({"respond.fusion": "M_A"}), "M_v": base.with_({"refine.mask": "M_v"})}
-    return measure(segmenter, scenes=16, first_seed=1000, compared=rows)
+    return measure(segmenter, scenes=10, first_seed=1000)
 
 
 def test_classes_that_are_there_get_a_yes_and_others_a_no(measured: dict[str, Any]) -> None:
-    assert measured["presence"]["questions"] == 16 * len(CLASSES)
+    assert measured["presence"]["questions"] == 10 * len(CLASSES)
     assert measured["presence"]["sensitivity"] >= 0.88
     assert measured["presence"]["specificity"] >= 0.985
 
@@ -46,9 +44,13 @@ def test_the_label_map_agrees_with_the_truth(measured: dict[str, Any]) -> None:
     assert measured["miou"][METHOD] >= 0.78
 
 
-def test_attention_alone_is_worse_and_prototypes_alone_are_no_better(measured: dict[str, Any]) -> None:
-    assert measured["miou"][METHOD] > measured["miou"]["M_A"]
-    assert measured["miou"][METHOD] >= measured["miou"]["M_v"] - 0.005  # 0.007 ahead on 200 scenes, level on these
+@pytest.mark.slow
+def test_attention_alone_is_worse_and_prototypes_alone_are_no_better(segmenter: fseg.Segmenter) -> None:
+    base = segmenter.recipe
+    rows = {METHOD: base, "M_A": base.with_({"respond.fusion": "M_A"}), "M_v": base.with_({"refine.mask": "M_v"})}
+    miou = measure(segmenter, scenes=16, first_seed=1000, compared=rows)["miou"]
+    assert miou[METHOD] > miou["M_A"]
+    assert miou[METHOD] >= miou["M_v"] - 0.005  # 0.007 ahead on 200 scenes, level on these
 
 
 def test_sam_draws_what_true_prompts_point_at(measured: dict[str, Any]) -> None:

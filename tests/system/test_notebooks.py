@@ -11,7 +11,6 @@ from nbformat import NotebookNode
 
 from examples.execute import FOLDER, NOTEBOOKS, executed
 
-QUICK = {"logit_lens"}  # each takes seven to eleven seconds alone on one core
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
@@ -32,9 +31,8 @@ def test_the_readme_lists_the_notebooks_that_are_there() -> None:
     assert listed == [(path.name, path.name) for path in NOTEBOOKS] != []
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS]
-)
+@pytest.mark.slow
+@each_notebook
 def test_it_runs_and_ends_in_one_picture(path: Path) -> None:
     notebook = executed(path)  # raises where a cell fails
     assert_ends_in_one_picture(notebook)

@@ -84,6 +84,7 @@ def _returned(value: object) -> object:
     return value
 
 
+@pytest.mark.slow
 def test_a_round_trip_through_a_spawned_process_changes_nothing() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for value in (result(), failure()):

@@ -16,6 +16,7 @@ import probe
 from probe.tokens.spans import Span
 from probe.tracing.sites import StateAddress
 from tests import zoo
+from tests.families.daily import daily
 
 
 @pytest.fixture(scope="module")
@@ -177,20 +178,34 @@ def changed(parts: Parts) -> tuple[str, str, tuple[int, ...], Any, Parts]:
     return again.text, word, again.tokens.ids, trace.hidden("word", layer=2).numpy(), parts
 
 
-def test_they_can_be_copied_pickled_and_sent_to_another_process(model: probe.Probe, answer: probe.Answer, full: probe.Trace) -> None:
+def sent(parts: Parts) -> tuple[str, str, tuple[int, ...], Any, Parts]:
+    """What a process that is started for it makes of them."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(changed, [parts])
+
+
+COPIES = {
+    "pickled": lambda parts: changed(pickle.loads(pickle.dumps(parts))),
+    "copied": lambda parts: changed(copy.deepcopy(parts)),
+    "sent": sent,
+}
+
+
+@pytest.mark.parametrize("way", daily(COPIES, ("pickled", "copied")))
+def test_they_can_be_copied_pickled_and_sent_to_another_process(
+    model: probe.Probe, answer: probe.Answer, full: probe.Trace, way: str
+) -> None:
     encoding = model.encode(Image.new("RGB", (40, 40)), "Is there a cat?")
     parts = encoding, answer, full
     expected = changed(parts)
     assert expected[:2] == ("no, a cat.", "pottedplant")
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        sent = pool.apply(changed, [parts])
-    for found in (sent, changed(pickle.loads(pickle.dumps(parts))), changed(copy.deepcopy(parts))):
-        assert found[:3] == expected[:3]
-        assert (found[3] == expected[3]).all()
-        returned = found[4][2]
-        assert returned is not full
-        assert returned == full
-        assert returned.attention(query="word", key="image") == full.attention(query="word", key="image")
+    found = COPIES[way](parts)
+    assert found[:3] == expected[:3]
+    assert (found[3] == expected[3]).all()
+    returned = found[4][2]
+    assert returned is not full
+    assert returned == full
+    assert returned.attention(query="word", key="image") == full.attention(query="word", key="image")
     assert pickle.loads(pickle.dumps(answer.tokens)) == answer.tokens
     assert answer.tokens != encoding.tokens
 
