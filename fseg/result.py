@@ -25,6 +25,7 @@ from fseg.drawing.palette import class_palette
 from fseg.errors import InvalidClasses
 from fseg.evidence import Evidence
 from fseg.export import coco, detections, polygons, segments
+from fseg.export.archive import write_masks
 from fseg.export.masks import ClassMask
 from fseg.labels.values import BACKGROUND, IGNORED
 from fseg.recipe import Recipe
@@ -240,9 +241,10 @@ class Result:
         return {str(label): name for label, name in (names | ignored).items()}
 
     def save(self, folder: str | Path) -> Path:
-        """Write `labels.png`, `classes.json`, `overlay.png`, `result.json`, `evidence.safetensors` and `recipe.toml`.
+        """Write `labels.png`, `classes.json`, `masks.npz`, `overlay.png`, `result.json`, `evidence.safetensors` and `recipe.toml`.
 
         `labels.png` is a palette image whose pixel values are the labels, and `classes.json` names each label: `{"0": "background", ...}`.
+        `masks.npz`, for `numpy.load`, has the whole mask of each class that has one, bool (height, width), under the class's name.
         `evidence.safetensors` contains each class's maps under "<index>/<map>", with the index of the class in `classes`; its metadata has
         the names, and `result.json` the pixels that the maps' grid covers. Each file is written atomically.
 
@@ -254,7 +256,7 @@ class Result:
         >>> result = fseg.Segmenter()(fseg.glyphs.scene(1).image, ["cat"])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     print(sorted(path.name for path in result.save(folder).iterdir()))
-        ['classes.json', 'evidence.safetensors', 'labels.png', 'overlay.png', 'recipe.toml', 'result.json']
+        ['classes.json', 'evidence.safetensors', 'labels.png', 'masks.npz', 'overlay.png', 'recipe.toml', 'result.json']
         """
         target = Path(folder)
         described = strict_json.dump(self.to_dict(), indent=2)
@@ -267,6 +269,7 @@ class Result:
         write_atomically(target / RESULT, lambda file: file.write(described))
         save_labels(target / "labels.png", self.labels, self.classes)
         write_json(target / "classes.json", self._label_names())
+        write_atomically(target / "masks.npz", lambda file: write_masks(file, self._class_masks))
         write_atomically(target / "overlay.png", lambda file: self.overlay().save(file, "PNG"))
         write_atomically(
             target / "evidence.safetensors", lambda file: file.write(to_safetensors(maps, {"classes": json.dumps(list(self.classes))}))

@@ -54,9 +54,10 @@ def segment_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line for each image.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results, and the file of --coco.")] = False,
 ) -> None:
-    """Segment images: labels.png, classes.json, overlay.png, result.json, evidence.safetensors and recipe.toml for each.
+    """Segment images: labels.png, classes.json, masks.npz, overlay.png, result.json, evidence.safetensors and recipe.toml for each.
 
-    In labels.png 0 is background and i + 1 the i-th class given. A folder with files of others is never written to.
+    In labels.png 0 is background and i + 1 the i-th class given; masks.npz has whole masks, also where they overlap. A folder with files of
+    others is never written to.
 
     Example: fseg segment street.jpg --classes "car,traffic light" --recipe fseg-llava-1.5-vicuna-7b --sam sam_vit_h.pth --device cuda --out out
     """

@@ -117,6 +117,7 @@ def test_a_result_is_saved_with_all_that_made_it(model: probe.Probe, scene: Imag
         "classes.json",
         "evidence.safetensors",
         "labels.png",
+        "masks.npz",
         "overlay.png",
         "recipe.toml",
         "result.json",
