@@ -2,10 +2,26 @@
 
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array };
 
-/** The header and the arrays of packed data: base64 of a zlib stream. */
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+
+/** The bytes of a text in base 85: five digits are four bytes, and the last bytes have one digit more than they are. */
+function decoded(text) {
+  const digit = new Uint8Array(128);
+  [...DIGITS].forEach((letter, value) => (digit[letter.charCodeAt(0)] = value));
+  const words = Math.ceil(text.length / 5);
+  const whole = text.padEnd(5 * words, "~");
+  const view = new DataView(new ArrayBuffer(4 * words));
+  for (let word = 0; word < words; word++) {
+    let number = 0;
+    for (let at = 5 * word; at < 5 * word + 5; at++) number = 85 * number + digit[whole.charCodeAt(at)];
+    view.setUint32(4 * word, number);
+  }
+  return new Uint8Array(view.buffer, 0, Math.floor((4 * text.length) / 5));
+}
+
+/** The header and the arrays of packed data. */
 export async function unpack(packed) {
-  const bytes = Uint8Array.from(atob(packed.trim()), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([decoded(packed.trim())]).stream().pipeThrough(new DecompressionStream("deflate"));
   const buffer = await new Response(stream).arrayBuffer();
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));

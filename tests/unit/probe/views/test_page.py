@@ -17,6 +17,7 @@ from PIL import Image
 import probe
 from fseg.fusion_methods import attention as fseg_attention
 from probe.views.page.maps import STEPS, quantise, spatial_entropy
+from probe.views.page.packing import pack
 from tests import zoo
 
 WORDS = "yes, a cat <script>alert(1)</script>"
@@ -44,7 +45,7 @@ def trace(model: probe.Probe, answer: probe.Answer) -> probe.Trace:
 def unpacked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a page, read as `pack` describes them."""
     (data,) = re.findall(r'id="data">([^<]*)<', path.read_text(encoding="utf-8"))
-    content = zlib.decompress(base64.b64decode(data))
+    content = zlib.decompress(base64.b85decode(data.replace(",", "<")))
     length = int.from_bytes(content[:4], "little")
     header = json.loads(content[4 : 4 + length])
     arrays = {
@@ -94,6 +95,13 @@ def test_the_spatial_entropy_is_the_segmenters() -> None:
     maps = torch.rand(40, 7, 9, generator=torch.Generator().manual_seed(0)) ** 4
     maps[3] = 1.0
     torch.testing.assert_close(spatial_entropy(maps), fseg_attention.spatial_entropy(maps).float())
+
+
+def test_noise_takes_what_its_values_differ_by_and_runs_take_little() -> None:
+    # Half of the values are 0, a quarter 1, ...: two bits each. Five characters are four bytes.
+    noise = np.random.default_rng(0).geometric(0.5, 100_000).astype(np.uint8) - 1
+    assert len(pack({}, {"noise": noise})) == pytest.approx(100_000 * 2 / 8 * 5 / 4, rel=0.01)
+    assert len(pack({}, {"runs": np.arange(20, dtype=np.uint8).repeat(5_000)})) < 1_000
 
 
 def test_a_flat_map_is_its_value() -> None:
