@@ -47,6 +47,15 @@ def test_a_tutorial_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+def test_the_lines_of_the_gallery_make_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_code("gallery.md")
+    shown = re.findall(r"\]\(gallery/(\w+)\.png\)", (ROOT / "docs/gallery.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(path.stem for path in tmp_path.iterdir())  # pages are shown as screenshots
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "docs/gallery").iterdir())
+
+
+@pytest.mark.slow
 def test_results_are_exported_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     result = run_code("exports.md")["result"]
