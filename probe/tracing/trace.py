@@ -28,7 +28,9 @@ from probe.tracing.sites import BEFORE_NORM, StateAddress
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The activations of one forward. It holds no model, and can be pickled, copied and compared.
+    """The activations of one forward. It holds no model and no image, and can be pickled, copied and compared.
+
+    `probe.views.page` and `probe.views.widget` show it over the image that was encoded.
 
     A trace answers for every position that its reads include: after a read of every position, `hidden("image")` and `hidden("word")`
     are parts of it. Where the rows of a batch have spans of different lengths, a `RaggedActivation` is returned, whose `rows()` are each
