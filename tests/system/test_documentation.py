@@ -69,6 +69,8 @@ def test_results_are_exported_as_the_page_says(tmp_path: Path, monkeypatch: pyte
     assert [line for line in lines if line.startswith(("cat", "umbrella", "['"))] == [
         "cat True",  # as COCO decodes it
         "umbrella True",
+        "cat True",  # as NumPy reads them
+        "umbrella True",
         "cat True 1",  # as polygons
         "umbrella True 2",
         "['cat' 'umbrella']",  # as supervision's detections
