@@ -177,6 +177,12 @@ def test_a_speaker_reads_what_was_saved(tmp_path: Path) -> None:
         second.read(tmp_path / "nothing")
 
 
+def test_a_tower_is_measured_on_grids_of_several_shapes() -> None:
+    tests = qwen.held_out(6, 2)
+    assert len({each.labels.shape for each in tests}) == 3
+    assert all(0 <= figure <= 1 for figure in tower.labelled(tests, qwen.WindowedNaming()).values())
+
+
 def test_a_checkpoint_of_another_world_is_refused(tmp_path: Path) -> None:
     torch.save({"world": "glyphs", "step": 3}, tmp_path / "tower.pt")
     with pytest.raises(InvalidOption, match=r"world 'glyphs', not of 'stickers'"):
