@@ -1,4 +1,4 @@
-"""Checkpoints by name: the alias "glyphs" of the embedded models, and backbones that can be segmented with."""
+"""Checkpoints by name: "glyphs" and "stickers", the embedded models, and backbones that can be segmented with."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 import probe
-from fseg import glyphs
 from fseg.checks import check_choice, check_text, checked
 from fseg.errors import InvalidRecipe
+from fseg.worlds.weights import EMBEDDED
 
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = "glyphs"
+DEFAULT = "glyphs"
+"""The embedded world whose models and recipe are used where none is named."""
 
 
 def backbone_path(name: str | os.PathLike[str]) -> str:
-    """A backbone's hub id or folder: for "glyphs" the embedded model's folder, otherwise the name as given.
+    """A backbone's hub id or folder: for an embedded world's name the folder of its LLaVA, otherwise the name as given.
 
     >>> backbone_path("llava-hf/llava-1.5-7b-hf")
     'llava-hf/llava-1.5-7b-hf'
     """
-    return os.fspath(glyphs.llava_folder() if name == EMBEDDED else name)
+    return os.fspath(EMBEDDED[name].llava_folder() if isinstance(name, str) and name in EMBEDDED else name)
 
 
 def sam_path(name: str | os.PathLike[str]) -> str:
-    """A SAM's hub id, folder or file: for "glyphs" the embedded model's file, otherwise the name as given.
+    """A SAM's hub id, folder or file: for an embedded world's name the file of its SAM, otherwise the name as given.
 
     >>> sam_path("sam_vit_h_4b8939.pth")
     'sam_vit_h_4b8939.pth'
     """
-    return os.fspath(glyphs.sam_file() if name == EMBEDDED else name)
+    return os.fspath(EMBEDDED[name].sam_file() if isinstance(name, str) and name in EMBEDDED else name)
 
 
 PREPARATIONS = ("stretch", "pad", "processor")
@@ -47,7 +48,7 @@ class Backbone:
     """The model that a recipe asks, and how it prepares images.
 
     Attributes:
-        checkpoint: a hub id, a folder, or "glyphs" for the embedded model.
+        checkpoint: a hub id, a folder, or "glyphs" or "stickers" for an embedded model.
         prepare: "stretch", the whole image directly at the tower's input size, without tiles, in families that can; "pad", the same of the
             image in the middle of a square, as LLaVA's own code has it; or "processor", what the checkpoint's own processor does: tiles,
             padding, the image's own aspect ratio.

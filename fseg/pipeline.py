@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import probe
 from fseg.calls import Steps, after, complete, complete_together, trace
-from fseg.checkpoints import EMBEDDED, load_backbone
+from fseg.checkpoints import DEFAULT, load_backbone
 from fseg.checks import check_int, shown
 from fseg.errors import InvalidClasses, InvalidRecipe
 from fseg.evidence import Context, Evidence
@@ -68,7 +68,7 @@ class Segmenter:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        recipe = recipe if isinstance(recipe, Recipe) else get_recipe(EMBEDDED if recipe is None else recipe)
+        recipe = recipe if isinstance(recipe, Recipe) else get_recipe(DEFAULT if recipe is None else recipe)
         sam = recipe.sam.checkpoint if sam is None else sam
         self.model = load_backbone(recipe.backbone.checkpoint if backbone is None else backbone, recipe.backbone.prepare, device, dtype)
         self.recipe = self.fitted(recipe, f'The recipe "{recipe.name}"')

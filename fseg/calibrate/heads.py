@@ -18,7 +18,7 @@ from torch import Tensor
 
 import probe
 from fseg.calls import Steps
-from fseg.checkpoints import EMBEDDED
+from fseg.checkpoints import DEFAULT
 from fseg.errors import InvalidDataSet
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.measure import check_size, true_labels
@@ -93,7 +93,7 @@ def rank_heads(
     ((name, recipe),) = job.rows.items()
     alone = recipe.with_({"respond.fusion": "heads"}).with_({"respond.heads": ()})
     # No mask is made: the embedded SAM stands in, so that none is looked for.
-    task = _Observing(**_fields(task_of(replace(job, rows={name: alone}, sam=EMBEDDED))))
+    task = _Observing(**_fields(task_of(replace(job, rows={name: alone}, sam=DEFAULT))))
 
     def finish(manifest: Manifest, records: Sequence[Record]) -> tuple[Manifest, list[Record]]:
         return manifest, list(records)

@@ -26,9 +26,9 @@ def load_sam(
 
     Args:
         checkpoint: a `.pth`, `.pt` or `.safetensors` file of segment-anything weights, of any size; a local folder or hub id of a
-            transformers SAM, SAM 2 or SAM 3, told apart by the model type in its config.json; "glyphs", the small SAM of this package; or
-            an object: a `segment_anything` Sam, a `SamModel`, `Sam2Model` or `Sam3TrackerModel`, or a `Promptable`, which keep their device
-            and dtype.
+            transformers SAM, SAM 2 or SAM 3, told apart by the model type in its config.json; "glyphs" or "stickers", the small SAMs of this
+            package; or an object: a `segment_anything` Sam, a `SamModel`, `Sam2Model` or `Sam3TrackerModel`, or a `Promptable`, which keep
+            their device and dtype.
         device: where to put a model that is loaded here. None: the CPU.
         dtype: of its image encoder; all else is float32. None: float32.
 
@@ -85,7 +85,7 @@ def _loaded(checkpoint: str | os.PathLike[str], device: str | torch.device | Non
     raise InvalidSam(
         f"The SAM {os.fspath(checkpoint)!r} was asked for, and no such file or folder is here. Give the path of a "
         f"{', '.join(_WEIGHT_FILES)} file or of a folder with a config.json, a hub id such as facebook/sam-vit-huge, "
-        'or "glyphs" for the small SAM of the package.'
+        'or "glyphs" or "stickers" for a small SAM of the package.'
     )
 
 

@@ -25,7 +25,7 @@ class Sam:
     """M_sam = SAM(image | points, box), one prompt for each class (Eq. 13).
 
     Attributes:
-        checkpoint: a hub id, a folder, a file, or "glyphs", as `fseg.sam.loading.load_sam` takes it.
+        checkpoint: a hub id, a folder, a file, or the name of an embedded world, as `fseg.sam.loading.load_sam` takes it.
         multimask: "off": the single mask; "on": the alternative of the highest predicted IoU; "auto": the single mask for a box or for two
             or more points, and the best alternative otherwise.
         refine: ask SAM a second time, with the logits of its first mask beside the points and the box, for a single mask.

@@ -9,11 +9,10 @@ They are for demonstrations and tests, never a substitute for LLaVA on photograp
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fseg.stickers.descriptions import Truth, describe, judged
 from fseg.stickers.drawings import ARTISTS, CLASSES, SYNONYMS, Artist, canonical
 from fseg.stickers.scenes import Scene, Thing, scene
+from fseg.worlds.weights import STICKERS
 
 __all__ = [
     "ARTISTS",
@@ -31,22 +30,5 @@ __all__ = [
     "scene",
 ]
 
-_WEIGHTS = Path(__file__).parent / "weights"
-
-
-def llava_folder() -> Path:
-    """The folder of the tiny LLaVA, in the Hugging Face format.
-
-    >>> llava_folder().name
-    'llava'
-    """
-    return _WEIGHTS / "llava"
-
-
-def sam_file() -> Path:
-    """The file of the tiny SAM: segment-anything's weights, as safetensors.
-
-    >>> sam_file().name
-    'sam.safetensors'
-    """
-    return _WEIGHTS / "sam.safetensors"
+llava_folder = STICKERS.llava_folder
+sam_file = STICKERS.sam_file

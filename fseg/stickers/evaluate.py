@@ -130,13 +130,13 @@ def measure(
 
 
 def main(
-    backbone: Annotated[Path, typer.Option(help="A folder in the Hugging Face format.")],
-    sam: Annotated[Path, typer.Option(help="SAM weights.")],
     n: Annotated[int, typer.Option("--n", min=1, help="How many scenes.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
     artist: Annotated[str | None, typer.Option(help="Who drew the stickers; a mixture of the shipped artists by default.")] = None,
-    recipe: Annotated[str, typer.Option(help="The recipe to measure.")] = "glyphs",
+    recipe: Annotated[str, typer.Option(help="The recipe to measure.")] = "stickers",
     switches: Annotated[bool, typer.Option(help="Also measure each of the paper's switches.")] = True,
+    backbone: Annotated[Path | None, typer.Option(help="A folder in the Hugging Face format instead of the recipe's.")] = None,
+    sam: Annotated[Path | None, typer.Option(help="SAM weights instead of the recipe's.")] = None,
 ) -> None:
     """Measure the answers, SAM and the whole method on held-out scenes."""
     try:

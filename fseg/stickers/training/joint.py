@@ -80,7 +80,7 @@ def speak(
     predicting = last.gather(2, turns.reply[..., None].expand(-1, -1, -1, last.shape[-1]))
     each = F.cross_entropy(model.head(predicting).float().flatten(0, 2), turns.target.flatten(), reduction="none")
     weight = (turns.target != -100).float()
-    weight[..., 0] = 4.0  # the first word, yes or no, matters most
+    weight[..., 0] = torch.where(turns.label > 0, 10.0, 4.0)  # the first word matters most; in an unknown style a yes is easily missed
     words = (each.view_as(weight) * weight).sum() / weight.sum()
     covered = truth(share, turns.label)
     near = torch.stack([likeness_loss(states, turns, covered, before) for states in kept]).mean()

@@ -435,6 +435,6 @@ def test_names_that_no_file_can_have_are_refused(name: str) -> None:
 
 def test_the_sam_of_the_package_is_found_by_its_name(model: modeling.Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(model.state_dict(), tmp_path / "sam.pth")
-    monkeypatch.setattr("fseg.glyphs.sam_file", lambda: tmp_path / "sam.pth", raising=False)
+    monkeypatch.setattr("fseg.worlds.weights.Weights.sam_file", lambda _: tmp_path / "sam.pth")
     given, packaged = (load_sam(sam).masks(load_sam(sam).embed(noise()), [PROMPTS["a box"]])[0] for sam in (model, "glyphs"))
     assert torch.equal(packaged.logits, given.logits)
