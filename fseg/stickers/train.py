@@ -15,20 +15,20 @@ from fseg.stickers.sprites import sprites
 
 
 class Stage(StrEnum):
-    """What can be trained; `llava` needs `tower`, `windows` and `qwen` the folder that `llava` writes, or the one of the package."""
+    """What can be trained; `llava` needs `tower`, `dynamic` and `qwen` the folder that `llava` writes, or the one of the package."""
 
     tower = "tower"
     llava = "llava"
-    windows = "windows"
+    dynamic = "dynamic"
     qwen = "qwen"
     sam = "sam"
     all = "all"
 
 
-STEPS = {Stage.tower: 6000, Stage.llava: 3000, Stage.windows: 1500, Stage.qwen: 1200, Stage.sam: 2000}
+STEPS = {Stage.tower: 6000, Stage.llava: 3000, Stage.dynamic: 1500, Stage.qwen: 1200, Stage.sam: 2000}
 """Steps of each stage, in the order in which they are trained."""
-_SCENES = {Stage.tower: 32, Stage.llava: 16, Stage.windows: 32, Stage.qwen: 16, Stage.sam: 16}
-_RATES = {Stage.qwen: 1e-3, Stage.sam: 1e-3}  # these begin with what others have learnt
+_SCENES = {Stage.tower: 32, Stage.llava: 16, Stage.dynamic: 16, Stage.qwen: 16, Stage.sam: 16}
+_RATES = {Stage.dynamic: 1e-3, Stage.qwen: 1e-3, Stage.sam: 1e-3}  # these begin with what others have learnt
 
 
 def train(stage: Stage, out: Path, steps: int, every: int, compiled: bool) -> None:
@@ -43,10 +43,10 @@ def train(stage: Stage, out: Path, steps: int, every: int, compiled: bool) -> No
         tower.train(plan, compiled)
     elif stage is Stage.llava:
         llava.save(llava.train(plan, states[Stage.tower], compiled), made)
-    elif stage is Stage.windows:
+    elif stage is Stage.dynamic:
         qwen.train_tower(plan, square, compiled)
     elif stage is Stage.qwen:
-        qwen.save(qwen.train(plan, states[Stage.windows], square, compiled), out / "qwen")
+        qwen.save(qwen.train(plan, states[Stage.dynamic], square, compiled), out / "qwen")
     else:
         from fseg.glyphs import sam_file
         from fseg.worlds.training.sam import save

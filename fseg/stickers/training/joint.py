@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaModel, Qwen2_5_VLTextModel
+from transformers import LlamaModel, Qwen2VLTextModel
 
 from fseg.stickers.training import loop
 from fseg.stickers.training.text import Language, all_questions, choose, collate, tokenizer
@@ -26,8 +26,6 @@ NEAR = (2, 3, 4, 5)
 """hidden_states of the decoder in which an image cell is trained to be similar to the name of its class."""
 LOOK = (3, 4)
 """Decoder blocks in which the description's tokens are trained to attend to the thing described."""
-CELL = 12
-"""Pixels along a side of a cell, in both backbones."""
 REST = 0.3
 """The share of the steps in which the tower rests."""
 
@@ -36,6 +34,8 @@ class Speaker(Protocol):
     """A backbone in training: a tower that names cells, a projector, and a decoder."""
 
     language: Language
+    cell: int
+    """Pixels along a side of a cell."""
     start: Int64[Tensor, " token"]
     """The tokens before the image."""
 
@@ -52,7 +52,7 @@ class Speaker(Protocol):
         ...
 
     @property
-    def decoder(self) -> LlamaModel | Qwen2_5_VLTextModel:
+    def decoder(self) -> LlamaModel | Qwen2VLTextModel:
         """The language model without its head."""
         ...
 
@@ -105,7 +105,7 @@ def measured(tests: list[Views], model: nn.Module) -> dict[str, float]:
         predicted, cosine = _answered(speaker, test, turns)
         for said, label in zip(predicted.flatten().tolist(), turns.label.flatten().tolist(), strict=True):
             right[label > 0].append(said == (label > 0))
-        covered = truth(coverage(test.labels, CELL), turns.label)
+        covered = truth(coverage(test.labels, speaker.cell), turns.label)
         found, real = cosine > (0.75 * cosine.amax(-1, keepdim=True)).clamp(max=0.3), covered > 0.5
         iou = (found & real).sum(-1) / (found | real).sum(-1).clamp(min=1)
         ious += iou[turns.label > 0].tolist()
@@ -115,7 +115,7 @@ def measured(tests: list[Views], model: nn.Module) -> dict[str, float]:
 def _answered(model: Speaker, test: Views, turns: Asked) -> tuple[Tensor, Float[Tensor, "batch turn cell"]]:
     """Whether each answer begins with a yes, and the mean cosine of the cells to the answer's class name in layers 3 and 4."""
     height, width = test.labels.shape[1:]
-    grid = height // CELL, width // CELL
+    grid = height // model.cell, width // model.cell
     cells = grid[0] * grid[1]
     encode = tokenizer(model.language)
     yes, no = (encode(word, add_special_tokens=False)["input_ids"][0] for word in (model.language.yes, model.language.form.no))
@@ -171,8 +171,8 @@ def train(
         def losses(step: int) -> dict[str, Tensor]:
             frozen = step < rest * plan.steps
             views, rng = supply(step), np.random.default_rng([2, plan.seed, step])
-            share = coverage(views.labels, CELL)
-            grid = views.labels.shape[1] // CELL, views.labels.shape[2] // CELL
+            share = coverage(views.labels, speaker.cell)
+            grid = views.labels.shape[1] // speaker.cell, views.labels.shape[2] // speaker.cell
             with torch.autocast("cpu", torch.bfloat16):
                 with torch.set_grad_enabled(not frozen):
                     features, names = see(normalised(light(rng, views.images)))

@@ -56,6 +56,7 @@ class SquareSpeaker(nn.Module):
     """The LLaVA in training."""
 
     language = LLAVA
+    cell = CELL
 
     def __init__(self) -> None:
         super().__init__()

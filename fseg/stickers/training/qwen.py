@@ -1,7 +1,8 @@
-"""The backbone of dynamic size: Qwen2.5-VL's windowed tower with merged patches, and its decoder with M-RoPE."""
+"""The backbone of dynamic size: Qwen2-VL's tower with merged patches, and its decoder with M-RoPE."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,50 +11,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from fseg.stickers.drawings import CLASSES
 from fseg.stickers.training import joint, loop
 from fseg.stickers.training.llava import SquareSpeaker
-from fseg.stickers.training.text import LLAVA, QWEN, start_tokens, tokenizer
-from fseg.stickers.training.tower import HELD_OUT, labelled, normalised, patch_loss
+from fseg.stickers.training.text import QWEN, start_tokens, tokenizer
+from fseg.stickers.training.tower import HELD_OUT, SIDE, labelled, normalised, patch_loss
+from fseg.stickers.training.transfer import take_decoder, take_tower
 from fseg.stickers.training.views import CROWDED, PLAIN, VARIED, Supply, Views, coverage, light, views
-from fseg.worlds.training import windowed
+from fseg.worlds.training import merged
 from fseg.worlds.training.optimising import optimisers
 from fseg.worlds.training.speech import initialise_decoder
 
-PATCH, MERGE, WINDOW = 6, 2, 4  # pixels, patches, cells
+PATCH, MERGE = 12, 2  # pixels, patches
 CELL = PATCH * MERGE
-WIDTH, HIDDEN = 128, 128
-SQUARE = (14, 14)
-GRIDS = ((13, 15), (15, 13), (12, 16), (16, 12), (11, 17), (17, 11))
-"""Rows and columns of cells that the tower is trained on beside the square: what the processor makes of images up to 1.6 to 1."""
-SPOKEN = (SQUARE, (11, 17), (17, 11))
-"""Those that the decoder is trained on: the square and the longest, two numbers of cells."""
-WINDOWS = (12, 16)
-"""Grids are padded to one of these numbers of windows, so that few forwards are compiled."""
+WIDTH, HIDDEN = 192, 128
+SQUARE = (10, 10)
+GRIDS = (SQUARE, (9, 11), (11, 9), (8, 12), (12, 8), (7, 14), (14, 7))
+"""Rows and columns of cells that the tower is trained on: what the processor makes of images up to 2 to 1."""
+SPOKEN = (SQUARE, (8, 12), (12, 8))
+"""Those that the decoder is trained on: two numbers of cells."""
+PLACES = 100
+"""Grids are padded to this number of cells, so that one forward is compiled."""
 
 
-def qwen_config() -> Qwen2_5_VLConfig:
-    """Six blocks of width 128 in windows of 4 x 4 cells, the third and the last global; eight decoder blocks of width 128."""
+def qwen_config() -> Qwen2VLConfig:
+    """Six blocks of width 192 and a merger; seven decoder blocks of width 128."""
     tokens = tokenizer(QWEN)
     vision = {
         "depth": 6,
-        "hidden_size": WIDTH,
-        "intermediate_size": 2 * WIDTH,
-        "num_heads": 4,
+        "embed_dim": WIDTH,
+        "mlp_ratio": 2,
+        "num_heads": 3,
         "patch_size": PATCH,
         "spatial_merge_size": MERGE,
-        "window_size": WINDOW * CELL,
-        "out_hidden_size": HIDDEN,
-        "fullatt_block_indexes": [2, 5],
+        "hidden_size": HIDDEN,
         "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
     }
     language = {
         "vocab_size": len(tokens),
         "hidden_size": HIDDEN,
         "intermediate_size": 2 * HIDDEN,
-        "num_hidden_layers": 8,
+        "num_hidden_layers": 7,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "max_position_embeddings": 1024,
@@ -71,31 +71,29 @@ def qwen_config() -> Qwen2_5_VLConfig:
         "vision_end_token_id": "<|vision_end|>",
     }
     ids = {name: tokens.convert_tokens_to_ids(token) for name, token in named.items()}
-    return Qwen2_5_VLConfig(vision_config=vision, text_config=language, tie_word_embeddings=False, **ids)
+    return Qwen2VLConfig(vision_config=vision, text_config=language, tie_word_embeddings=False, **ids)
 
 
-class WindowedNaming(nn.Module):
-    """The windowed tower with a linear head that classifies each merged cell."""
+class MergedNaming(nn.Module):
+    """The tower with a linear head that classifies each merged cell."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tower = Qwen2_5_VLForConditionalGeneration(qwen_config()).model.visual
-        windowed.initialise_locally(self.tower)
+        self.tower = Qwen2VLForConditionalGeneration(qwen_config()).model.visual
         self.norm = nn.LayerNorm(HIDDEN)
         self.head = nn.Linear(HIDDEN, len(CLASSES) + 1)
-        self.forward_windows = windowed.forward
+        self.forward_places = merged.forward
 
     def compile(self) -> None:
-        """Compile what grids have in common: the forward of a number of windows."""
-        self.forward_windows = torch.compile(windowed.forward)
+        """Compile what all grids have in common."""
+        self.forward_places = torch.compile(merged.forward)
 
     def see(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, Tensor]:
         """The merged features of the cells, and their logits."""
         rows, cols = pixels.shape[2] // CELL, pixels.shape[3] // CELL
-        windows = next(count for count in WINDOWS if count >= -(-rows // WINDOW) * -(-cols // WINDOW))
-        places = windowed.arranged(rows, cols, WINDOW, MERGE, windows)
-        patches = windowed.cut(pixels, PATCH, places)
-        features = self.forward_windows(self.tower, patches, places.real, places.row, places.col)[:, places.back]
+        places = merged.arranged(rows, cols, MERGE, PLACES)
+        patches = merged.cut(pixels, PATCH, places)
+        features = self.forward_places(self.tower, patches, places.real, places.row, places.col)[:, : rows * cols]
         return features, self.head(self.norm(features))
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch cell label"]:
@@ -103,15 +101,16 @@ class WindowedNaming(nn.Module):
 
 
 class DynamicSpeaker(nn.Module):
-    """The Qwen2.5-VL in training."""
+    """The Qwen2-VL in training."""
 
     language = QWEN
+    cell = CELL
 
     def __init__(self) -> None:
         super().__init__()
         self.start = start_tokens(QWEN)
-        qwen = Qwen2_5_VLForConditionalGeneration(qwen_config())
-        self.naming = WindowedNaming()
+        qwen = Qwen2VLForConditionalGeneration(qwen_config())
+        self.naming = MergedNaming()
         self.decoder = qwen.model.language_model
         self.head = qwen.lm_head
         initialise_decoder(self.decoder)
@@ -123,25 +122,11 @@ class DynamicSpeaker(nn.Module):
         return features  # the merger is part of the tower
 
     def rope(self, rows: int, cols: int, before: int, after: int) -> tuple[Tensor, Tensor]:
-        return windowed.rope(self.decoder.config, before, rows, cols, after)
+        return merged.rope(self.decoder.config, before, rows, cols, after)
 
-    @torch.no_grad()
-    def learn_from(self, other: SquareSpeaker) -> None:
-        """Begin with the square backbone's decoder; embeddings go by the tokens' text. Biases, which it does not have, begin as 0."""
-        mine, theirs = tokenizer(QWEN).get_vocab(), tokenizer(LLAVA).get_vocab()
-        pairs = torch.tensor([(mine[token], theirs[token]) for token in mine if token in theirs])
-        for own, given in ((self.decoder.embed_tokens, other.decoder.embed_tokens), (self.head, other.head)):
-            own.weight[pairs[:, 0]] = given.weight[pairs[:, 1]]
-        left = self.decoder.load_state_dict(
-            {name: value for name, value in other.decoder.state_dict().items() if not name.startswith("embed_tokens")}, strict=False
-        )
-        for name in left.missing_keys:
-            if name.endswith("bias"):
-                self.decoder.get_parameter(name).zero_()
-
-    def whole(self) -> Qwen2_5_VLForConditionalGeneration:
+    def whole(self) -> Qwen2VLForConditionalGeneration:
         """The same as one Hugging Face model."""
-        qwen = Qwen2_5_VLForConditionalGeneration(qwen_config())
+        qwen = Qwen2VLForConditionalGeneration(qwen_config())
         qwen.model.visual.load_state_dict(self.naming.tower.state_dict())
         qwen.model.language_model.load_state_dict(self.decoder.state_dict())
         qwen.lm_head.load_state_dict(self.head.state_dict())
@@ -149,10 +134,10 @@ class DynamicSpeaker(nn.Module):
 
 
 def tower_batch(seed: int, size: int, steps: int, step: int) -> Views:
-    """The views of a step of the tower: a third of them square, for which there is a teacher."""
+    """The views of a step of the tower."""
     rng = np.random.default_rng([0x77696E, seed, step])
-    rows, cols = SQUARE if step % 3 == 0 else GRIDS[int(rng.integers(len(GRIDS)))]
-    return views(rng, CROWDED if step < 0.8 * steps else VARIED, size, rows * CELL, cols * CELL)
+    rows, cols = GRIDS[int(rng.integers(len(GRIDS)))]
+    return views(rng, CROWDED if step < 0.7 * steps else VARIED, size, rows * CELL, cols * CELL)
 
 
 def batch(seed: int, size: int, steps: int, step: int) -> Views:
@@ -170,18 +155,18 @@ def held_out(count: int, size: int = 32) -> list[Views]:
     ]
 
 
-def train_tower(plan: loop.Plan, teacher: Path | None, compiled: bool = True) -> WindowedNaming:
-    """Train the windowed tower, or go on from its state in `plan.folder`.
+def train_tower(plan: loop.Plan, teacher: Path, compiled: bool = True) -> MergedNaming:
+    """Train the tower from that of the square backbone, or go on from its state in `plan.folder`.
 
     Args:
-        teacher: the folder of the square backbone. On square scenes the merger learns to give the decoder what that one's projector gives,
-            so that its decoder can be taken over. None: labels alone.
+        teacher: the folder of the square backbone. The merger also learns to give the decoder what that one's projector gives, so that its
+            decoder can be taken over.
     """
     torch.manual_seed(plan.seed)
-    model = WindowedNaming()
-    other = SquareSpeaker().requires_grad_(False)
-    if teacher is not None:
-        other.read(teacher)
+    model, other = MergedNaming(), SquareSpeaker().requires_grad_(False)
+    other.read(teacher)
+    if not plan.state.exists():
+        take_tower(model.tower, other, tower_batch(plan.seed, 16, plan.steps, 0).images)
     if compiled:
         model.compile()
     see_other = torch.compile(other.see, disable=not compiled)
@@ -194,47 +179,51 @@ def train_tower(plan: loop.Plan, teacher: Path | None, compiled: bool = True) ->
             pixels = normalised(light(np.random.default_rng([3, plan.seed, step]), seen.images))
             with torch.autocast("cpu", torch.bfloat16):
                 features, names = model.see(pixels)
-            parts = {"patch": patch_loss(names, coverage(seen.labels, CELL))}
-            if teacher is None or seen.labels.shape[1:] != (SQUARE[0] * CELL, SQUARE[1] * CELL):
-                return parts
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                taught, _ = see_other(pixels)
-                target = other.project(taught).float()
-            parts["features"] = F.mse_loss(features.float(), target) / target.var()
-            return parts
+                target = _taught(other, see_other, pixels)
+            difference = F.mse_loss(features.float(), target) / target.var()
+            return {"patch": patch_loss(names, coverage(seen.labels, CELL)), "features": difference}
 
-        average = loop.run(plan, model, steppers, losses, partial(labelled, held_out(192)), progress)
-    assert isinstance(average, WindowedNaming)
+        average = loop.run(plan, model, steppers, losses, partial(labelled, held_out(96), cell=CELL), progress)
+    assert isinstance(average, MergedNaming)
     return average
 
 
-def train(plan: loop.Plan, tower: Path, teacher: Path | None, compiled: bool = True) -> DynamicSpeaker:
-    """Train the Qwen2.5-VL from the state of its tower and the decoder of the square backbone, or go on from its own state.
+@torch.no_grad()
+def _taught(
+    other: SquareSpeaker, see: Callable[[Tensor], tuple[Tensor, Tensor]], pixels: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch cell hidden"]:
+    """What the square backbone's projector gives of the same images, stretched to its size, for the cells of this one's grid."""
+    rows, cols = pixels.shape[2] // CELL, pixels.shape[3] // CELL
+    features, _ = see(F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True))
+    states = other.project(features).float().transpose(1, 2).unflatten(2, (SIDE // PATCH, SIDE // PATCH))
+    return F.interpolate(states, (rows, cols), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+
+
+def train(plan: loop.Plan, tower: Path, teacher: Path, compiled: bool = True) -> DynamicSpeaker:
+    """Train the Qwen2-VL from the state of its tower and the decoder of the square backbone, or go on from its own state.
 
     Args:
-        tower: the state of the windowed tower.
-        teacher: the folder of the square backbone. None: the decoder begins at random.
+        tower: the state of the tower.
+        teacher: the folder of the square backbone.
     """
     torch.manual_seed(plan.seed)
     model = DynamicSpeaker()
     if not plan.state.exists():
         model.naming.load_state_dict(loop.read_state(tower)["average"])
-        if teacher is not None:
-            other = SquareSpeaker()
-            other.read(teacher)
-            model.learn_from(other)
+        other = SquareSpeaker()
+        other.read(teacher)
+        take_decoder(model.decoder, model.head, other)
     draw = partial(batch, plan.seed, plan.size, plan.steps)
     if compiled:
         model.naming.compile()
-    rest = 0.1 if teacher else joint.REST
-    average = joint.train(plan, model, model.naming, model.see, draw, held_out(32, 8), compiled, rest)
+    average = joint.train(plan, model, model.naming, model.see, draw, held_out(32, 8), compiled, rest=0.1)
     assert isinstance(average, DynamicSpeaker)
     return average
 
 
 def save(model: DynamicSpeaker, folder: Path) -> None:
     """Write a Hugging Face folder: weights in bfloat16, tokenizer, processor, chat template, generation settings."""
-    from transformers import GenerationConfig, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    from transformers import GenerationConfig, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     tokens = tokenizer(QWEN)
     pixels = SQUARE[0] * SQUARE[1] * CELL**2
@@ -247,4 +236,4 @@ def save(model: DynamicSpeaker, folder: Path) -> None:
         eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, do_sample=False, max_new_tokens=64
     )
     qwen.save_pretrained(folder)
-    Qwen2_5_VLProcessor(images, tokens, videos, chat_template=QWEN.template).save_pretrained(folder)
+    Qwen2VLProcessor(images, tokens, videos, chat_template=QWEN.template).save_pretrained(folder)

@@ -85,14 +85,14 @@ def held_out(count: int) -> list[Views]:
 
 
 @torch.no_grad()
-def labelled(tests: list[Views], model: nn.Module) -> dict[str, float]:
+def labelled(tests: list[Views], model: nn.Module, cell: int = CELL) -> dict[str, float]:
     """Shares of object cells, objects and background cells that are named right: means over the tests, whose grids may differ."""
     found = []
     for test in tests:
         pixels = normalised(torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(pixels).float()
-        found.append(recognition(logits, coverage(test.labels, CELL)))
+        found.append(recognition(logits, coverage(test.labels, cell)))
     patches, objects, ground = np.mean(found, axis=0).tolist()
     return {"patches": patches, "objects": objects, "ground": ground}
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT
-    from transformers import CLIPVisionModel, LlamaModel, Qwen2_5_VLTextModel
+    from transformers import CLIPVisionModel, LlamaModel, Qwen2VLTextModel
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 
@@ -75,7 +75,7 @@ def rms_norm(weight: Tensor, states: Tensor, epsilon: float) -> Tensor:
 
 
 def decoder(
-    model: LlamaModel | Qwen2_5_VLTextModel,
+    model: LlamaModel | Qwen2VLTextModel,
     prefix: Float[Tensor, "batch position hidden"],
     turns: Float[Tensor, "batch turn token hidden"],
     keep: tuple[int, ...] = (),
@@ -85,8 +85,8 @@ def decoder(
     """A LlamaModel on embeddings: one prefix, and several turns that each attend to the prefix and to themselves, not to each other.
 
     Args:
-        rope: cosines and sines for the prefix and one turn, (1, 1, position + token, size), as `windowed.rope` gives them for a
-            Qwen2_5_VLTextModel. None: those of a LlamaModel.
+        rope: cosines and sines for the prefix and one turn, (1, 1, position + token, size), as `merged.rope` gives them for a
+            Qwen2VLTextModel. None: those of a LlamaModel.
 
     Returns:
         The turns' last states after the norm, (batch, turn, token, hidden); the states of all after each number of blocks in `keep`,

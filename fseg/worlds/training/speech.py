@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from transformers import LlamaModel, Qwen2_5_VLTextModel
+from transformers import LlamaModel, Qwen2VLTextModel
 
 
 @torch.no_grad()
-def initialise_decoder(model: LlamaModel | Qwen2_5_VLTextModel) -> None:
+def initialise_decoder(model: LlamaModel | Qwen2VLTextModel) -> None:
     """Embeddings far enough apart to be told from each other, and blocks that keep the size of the residual stream."""
     model.embed_tokens.weight.normal_(std=0.5)
     for name, weight in model.layers.named_parameters():
