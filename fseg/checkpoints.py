@@ -1,4 +1,4 @@
-"""Checkpoints by name: "glyphs" and "stickers", the embedded models, and backbones that can be segmented with."""
+"""Checkpoints by name, the embedded models among them, and backbones that can be segmented with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrs import field, frozen
 import probe
 from fseg.checks import check_choice, check_text, checked
 from fseg.errors import InvalidRecipe
-from fseg.worlds.weights import EMBEDDED
+from fseg.worlds.weights import embedded_backbones, embedded_sams
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +21,12 @@ DEFAULT = "glyphs"
 
 
 def backbone_path(name: str | os.PathLike[str]) -> str:
-    """A backbone's hub id or folder: for an embedded world's name the folder of its LLaVA, otherwise the name as given.
+    """A backbone's hub id or folder: for the name of an embedded backbone its folder, otherwise the name as given.
 
     >>> backbone_path("llava-hf/llava-1.5-7b-hf")
     'llava-hf/llava-1.5-7b-hf'
     """
-    return os.fspath(EMBEDDED[name].llava_folder() if isinstance(name, str) and name in EMBEDDED else name)
+    return os.fspath(embedded_backbones().get(os.fspath(name), name))
 
 
 def sam_path(name: str | os.PathLike[str]) -> str:
@@ -35,7 +35,7 @@ def sam_path(name: str | os.PathLike[str]) -> str:
     >>> sam_path("sam_vit_h_4b8939.pth")
     'sam_vit_h_4b8939.pth'
     """
-    return os.fspath(EMBEDDED[name].sam_file() if isinstance(name, str) and name in EMBEDDED else name)
+    return os.fspath(embedded_sams().get(os.fspath(name), name))
 
 
 PREPARATIONS = ("stretch", "pad", "processor")
@@ -48,7 +48,7 @@ class Backbone:
     """The model that a recipe asks, and how it prepares images.
 
     Attributes:
-        checkpoint: a hub id, a folder, or "glyphs" or "stickers" for an embedded model.
+        checkpoint: a hub id, a folder, or "glyphs", "stickers" or "stickers-dynamic" for an embedded model.
         prepare: "stretch", the whole image directly at the tower's input size, without tiles, in families that can; "pad", the same of the
             image in the middle of a square, as LLaVA's own code has it; or "processor", what the checkpoint's own processor does: tiles,
             padding, the image's own aspect ratio.

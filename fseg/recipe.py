@@ -59,7 +59,7 @@ class Recipe:
 
     Attributes:
         name: labels the results.
-        backbone: the model: a hub id, a folder, or "glyphs" or "stickers" for an embedded model; and how it prepares images.
+        backbone: the model: a hub id, a folder, or the name of an embedded model ("glyphs"); and how it prepares images.
         ask: which classes are there (QAP).
         respond: one response map for each class (TVR).
         refine: from responses to masks on the grid (VGM). By default its alpha and beta are those of `respond`.

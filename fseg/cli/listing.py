@@ -46,14 +46,14 @@ def datasets_command(root: Annotated[Path | None, typer.Option(help="Count the f
     """Show the files of each data set, and with --root how many of them exist."""
     from fseg.evaluation.datasets.declarations import BENCHMARKS, data_set
     from fseg.evaluation.datasets.readers import counted_tree, tree
-    from fseg.worlds.weights import EMBEDDED
+    from fseg.worlds.weights import WORLDS
 
     for name, declared in BENCHMARKS.items():
         images = f"{declared.count} images, " if declared.count else ""
         background = "label 0 is the background" if declared.background else "no background"
         typer.echo(f"{name}: {images}{declared.labels} labels, {background}")
         typer.echo(f"{tree(declared) if root is None else counted_tree(declared, root)}\n")
-    for world in EMBEDDED:
+    for world in (each.world for each in WORLDS):
         typer.echo(f"{world}: the tree of voc21, written by python -m fseg.{world}.make\n")
     typer.echo("folder: any images with labels of the same names; classes.txt names label n in line n, a first line `background` label 0")
     if root is not None and (root / "classes.txt").is_file():

@@ -26,9 +26,11 @@ __all__ = [
     "describe",
     "judged",
     "llava_folder",
+    "qwen_folder",
     "sam_file",
     "scene",
 ]
 
 llava_folder = STICKERS.llava_folder
+qwen_folder = STICKERS.qwen_folder
 sam_file = STICKERS.sam_file

@@ -20,9 +20,6 @@ from fseg.stickers.drawings import CLASSES
 from fseg.stickers.scenes import Scene, scene
 from fseg.worlds.measuring import Measured, measure_scenes, rounded, rows
 
-LAYERS = 9
-"""Layers of the embedded decoders, the embeddings included; Table 3's rows are these one by one."""
-
 Interval = tuple[float, float, float]
 """A figure, and its 95 % interval over resampled scenes; NaN where there is no case."""
 
@@ -134,7 +131,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="The first scene's seed.")] = 0,
     artist: Annotated[str | None, typer.Option(help="Who drew the stickers; a mixture of the shipped artists by default.")] = None,
     recipe: Annotated[str, typer.Option(help="The recipe to measure.")] = "stickers",
-    switches: Annotated[bool, typer.Option(help="Also measure each of the paper's switches.")] = True,
+    switches: Annotated[bool, typer.Option(help="Also measure each of the paper's switches, and each layer alone.")] = True,
     backbone: Annotated[Path | None, typer.Option(help="A folder in the Hugging Face format instead of the recipe's.")] = None,
     sam: Annotated[Path | None, typer.Option(help="SAM weights instead of the recipe's.")] = None,
 ) -> None:
@@ -144,7 +141,8 @@ def main(
     except InvalidOption as error:
         raise typer.BadParameter(str(error)) from error
     segmenter = Segmenter(recipe, backbone=backbone, sam=sam)
-    compared = rows(segmenter.recipe, [(layer, layer) for layer in range(LAYERS)]) if switches else None
+    layers = range(len(segmenter.model.modules.layers) + 1)  # the embeddings included
+    compared = rows(segmenter.recipe, [(layer, layer) for layer in layers]) if switches else None
     typer.echo(json.dumps(rounded(measure(segmenter, n, seed, artist, compared)), indent=1))
 
 

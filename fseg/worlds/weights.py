@@ -13,7 +13,7 @@ class Weights:
     """The weights that the package holds for a world.
 
     Attributes:
-        world: its name, which is also the name by which `fseg` loads its models.
+        world: its name, which is also the name by which `fseg` loads its LLaVA and its SAM.
 
     >>> GLYPHS.llava_folder().name, GLYPHS.sam_file().name
     ('llava', 'sam.safetensors')
@@ -30,6 +30,10 @@ class Weights:
         """The folder of the tiny LLaVA, in the Hugging Face format."""
         return self.folder / "llava"
 
+    def qwen_folder(self) -> Path:
+        """The folder of the tiny Qwen2-VL, in the Hugging Face format; the glyph world has none."""
+        return self.folder / "qwen"
+
     def sam_file(self) -> Path:
         """The file of the tiny SAM: segment-anything's weights, as safetensors."""
         return self.folder / "sam.safetensors"
@@ -37,5 +41,18 @@ class Weights:
 
 GLYPHS = Weights("glyphs")
 STICKERS = Weights("stickers")
-EMBEDDED = {each.world: each for each in (GLYPHS, STICKERS)}
-"""The weights by the name of their world."""
+WORLDS = (GLYPHS, STICKERS)
+
+
+def embedded_backbones() -> dict[str, Path]:
+    """The folders of the embedded backbones, by the names under which `fseg` loads them.
+
+    >>> list(embedded_backbones())
+    ['glyphs', 'stickers', 'stickers-dynamic']
+    """
+    return {**{each.world: each.llava_folder() for each in WORLDS}, "stickers-dynamic": STICKERS.qwen_folder()}
+
+
+def embedded_sams() -> dict[str, Path]:
+    """The files of the embedded SAMs, by the names of their worlds."""
+    return {each.world: each.sam_file() for each in WORLDS}

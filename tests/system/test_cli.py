@@ -323,7 +323,7 @@ def test_the_recipes_are_listed(shell: Shell) -> None:
         for fusion in (method, f"d-{method}")
     ]
     lines = {line.split()[0]: line for line in out.splitlines()}
-    assert list(lines) == sorted(["stickers", *tuned, *fusions, *others])
+    assert list(lines) == sorted(["stickers", "stickers-dynamic", *tuned, *fusions, *others])
     assert [name for name, line in lines.items() if line.endswith("(not calibrated)")] == others
     assert "table-3/7-17" in shell(fseg.cli, "recipes", "--ablations")[1]
 
