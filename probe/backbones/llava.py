@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +36,7 @@ class Llava(SquareTower):
         side, _ = tower_size(model)
         mean, std = _normalisation(processor.image_processor)
         shown = [padded_to_square(image, mean) if padded else (image, whole_box((image.height, image.width))) for image in images]
-        pixels = torch.stack([normalise(resize_directly(image, (side, side)), mean, std) for image, _ in shown])
+        pixels = normalise([resize_directly(image, (side, side)) for image, _ in shown], mean, std)
         sizes = [(image.height, image.width) for image in images]
         return {"pixel_values": pixels}, [single_view(model, size, (side, side), box) for size, (_, box) in zip(sizes, shown, strict=True)]
 

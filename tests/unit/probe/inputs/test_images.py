@@ -181,14 +181,14 @@ def test_an_image_is_padded_to_a_square_as_llavas_own_processor_does(size: tuple
     theirs = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
     mean, std = tuple(theirs.image_mean), tuple(theirs.image_std)
     square, (x0, y0, x1, y1) = padded_to_square(image, mean)
-    ours = normalise(resize_directly(square, (24, 24)), mean, std)
+    ours = normalise([resize_directly(square, (24, 24))], mean, std)[0]
     torch.testing.assert_close(ours, theirs(image, return_tensors="pt")["pixel_values"][0], atol=1e-6, rtol=0)
     assert (x1 - x0, y1 - y0) == square.size
     assert square.crop((-x0, -y0, -x0 + image.width, -y0 + image.height)).tobytes() == image.tobytes()
 
 
 def test_pixels_are_normalised_per_channel() -> None:
-    pixels = normalise(Image.new("RGB", (2, 2), (255, 0, 51)), (0.5, 0.5, 0.0), (0.5, 0.25, 1.0))
+    pixels = normalise([Image.new("RGB", (2, 2), (255, 0, 51))], (0.5, 0.5, 0.0), (0.5, 0.25, 1.0))[0]
     assert torch.allclose(pixels[:, 0, 0], torch.tensor([1.0, -2.0, 0.2]))
 
 
