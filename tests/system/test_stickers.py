@@ -36,11 +36,11 @@ def test_the_weights_are_ordinary_checkpoints_in_bfloat16_and_small() -> None:
 
 
 @pytest.mark.slow
-@BOTH
-def test_answers_maps_and_masks_keep_their_figures(recipe: str) -> None:
+@pytest.mark.parametrize(("recipe", "truthful"), [("stickers", 0.5), ("stickers-dynamic", 0.4)])
+def test_answers_maps_and_masks_keep_their_figures(recipe: str, truthful: float) -> None:
     found = measure(fseg.Segmenter(recipe), scenes=12, first_seed=1000)
     assert found["balanced"][0] >= 0.8
-    assert found["truthful"][0] >= 0.4
+    assert found["truthful"][0] >= truthful
     assert found["sam_iou"][0] >= 0.75
     assert found["miou"]["D * M_A, both masks, points and box"][0] >= 0.5
 

@@ -258,7 +258,7 @@ def test_a_killed_training_resumes_to_the_same_bits(kind: str, monkeypatch: pyte
     for module in (tower, llava, qwen):
         monkeypatch.setattr(module, "held_out", lambda *_: [])
     for module, name in ((tower, "labelled"), (qwen, "labelled"), (joint, "measured"), (sam, "_measured")):
-        monkeypatch.setattr(module, name, lambda *_: {})
+        monkeypatch.setattr(module, name, lambda *_, **__: {})
     follow, steps = loop._follow, 2
 
     def train_in(folder: Path) -> nn.Module:
