@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import nnsight
 import torch
-from nnsight.intervention.interleaver import OutOfOrderError
+from nnsight.intervention.interleaver import EarlyStopException, OutOfOrderError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -247,7 +247,7 @@ class Engine:
             output["forward"] = forward(given)
             return output["forward"]
 
-        model = self._nnsight
+        model, stops = self._nnsight, list[EarlyStopException]()
         with self.lock.traced(), model.trace(inputs, fn=kept) as tracer:
             for number in tracer.iter[:] if passes else range(1):
                 visits = passes(number) if passes else reader.visits
@@ -256,7 +256,13 @@ class Engine:
                 if not visits:
                     break
             if not run_to_end:
-                tracer.stop()
+                try:
+                    tracer.stop()
+                except EarlyStopException as stop:
+                    stops.append(stop)
+                    raise
+        while stops:
+            _drop_frames(stops.pop())
         return output.get("forward")
 
     def _envoy(self, path: str) -> nnsight.Envoy:
@@ -268,3 +274,13 @@ class Engine:
     def _did_not_run(self, error: OutOfOrderError, modules: Sequence[str]) -> InvalidRead:
         module = max((path for path in modules if path in str(error)), key=len, default="a module")
         return did_not_run(module, self._modules.vision)
+
+
+def _drop_frames(stop: EarlyStopException) -> None:
+    """Drop the frames of an error that was handled.
+
+    Some of them hold the error, which holds them all: this cycle, with the forward's tensors and the locals of every caller, would stay until
+    Python's garbage collector comes by.
+    """
+    vars(stop).clear()  # nnsight's copy of the traceback
+    stop.__traceback__ = stop.__context__ = None

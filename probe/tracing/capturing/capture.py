@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -141,7 +141,7 @@ class Capture:
                     f"{call.module_path} attends to {call.shape[1]} keys of its own, not to the sequence. Read Queries() of it."
                 )
         # One reduction over all tokens, not one for each position. Padding, which may hold anything, is left out only if this fails.
-        self._finite.add(partial(self._not_finite_states, address), states)
+        self._finite.add(partial(_not_finite_states, self.captured.states, address), states)
         for position in self._plan.states[address]:
             rows = select(states, self._places_of(position, states.device, by_key=adapter.by_key))
             if states.ndim == 4:
@@ -219,14 +219,6 @@ class Capture:
             for sequence, own in zip(sequences, split, strict=True)
         }
 
-    def _not_finite_states(self, address: StateAddress) -> str:
-        """The message about states; "" if they are finite at the positions that were read."""
-        for (other, position), rows in self.captured.states.items():
-            if other == address and not all(map(is_finite, rows)):
-                what = "Hidden states" if address.read == "Hidden" else address.read
-                return _not_finite(f"{what} of layer {address.layer}", position)
-        return ""
-
 
 def steps_over_all_states(
     modules: Modules, rows: RowIndices, slots: Sequence[SequenceSlot], check: FiniteCheck[str], *, with_vision: bool
@@ -255,6 +247,15 @@ def steps_over_all_states(
         name = f"hidden state {block + 1}, the output of decoder block {block}"
         site = state_site(StateAddress("Hidden(normed=False)", block + 1), modules).site if block + 1 == len(modules.layers) else None
         yield Step(site or hidden_site(modules, block + 1), partial(check_tokens, name))
+
+
+def _not_finite_states(captured: Mapping[tuple[StateAddress, Position | None], Sequence[Tensor]], address: StateAddress) -> str:
+    """The message about states; "" if they are finite at the positions that were read."""
+    for (other, position), rows in captured.items():
+        if other == address and not all(map(is_finite, rows)):
+            what = "Hidden states" if address.read == "Hidden" else address.read
+            return _not_finite(f"{what} of layer {address.layer}", position)
+    return ""
 
 
 def _not_finite(name: str, position: Position | None) -> str:
