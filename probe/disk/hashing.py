@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,10 @@ def hash_of_model(model: object) -> str | None:
     }
     if not tensors:
         return None
-    return hash_of_values({name: [str(tensor.dtype), list(tensor.shape), _hash_of_bytes(tensor)] for name, tensor in tensors.items()})
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        digests = pool.map(_hash_of_bytes, tensors.values())
+        described = zip(tensors.items(), digests, strict=True)
+        return hash_of_values({name: [str(tensor.dtype), list(tensor.shape), digest] for (name, tensor), digest in described})
 
 
 def _modules(model: object, path: str = "", depth: int = 2) -> Iterator[tuple[str, nn.Module]]:

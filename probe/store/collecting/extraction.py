@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from probe.store.format.manifest import DTYPES, StoredRead, column
 from probe.store.format.read_values import values_of_read
 from probe.tokens.spans import TokenMap
 from probe.tracing.activation import Activation
+from probe.tracing.capturing.finite import is_finite
 from probe.tracing.reads import Hidden, LayerRead, Read, Vision, VisionAttention
 from probe.tracing.trace import Trace
 
@@ -79,20 +80,23 @@ def extract(trace: Trace, reads: Sequence[Read], stored: Sequence[StoredRead], d
         NotFinite: a value that is finite and not so in the store's dtype.
         InvalidRead: an activation that has other axes than those of the first item.
     """
-    firsts, values = [], {}
+    firsts, values = list[Activation](), dict[str, Tensor]()
     for number, (read, kept) in enumerate(zip(reads, stored, strict=True)):
-        activation = _kept_of(trace[read], kept.pool, f"{name}, {read!r}")
-        data = _converted(activation.data, dtype, f"{name}, {read!r}")
-        layered = kept.layers != (None,)
-        first = activation.isel(layer=0) if layered else activation
-        width = first.data.shape[-1] if first.dims[-1:] == ("feature",) else None
-        if first.dims != kept.dims or width != kept.width:
-            raise InvalidRead(
-                f"{name}, {read!r}: {first!r}, where the first item has axes {', '.join(kept.dims)} and {kept.width} features."
-            )
-        for index, layer in enumerate(kept.layers):
-            values[column(number, layer)] = (data[index] if layered else data).contiguous()
-        firsts.append(first)
+        of_read = f"{name}, {read!r}"
+        for layer in kept.layers:  # one by one, so that the states of all layers are not held twice
+            activation = _at_layer(trace, read, layer, kept.pool, of_read)
+            width = activation.data.shape[-1] if activation.dims[-1:] == ("feature",) else None
+            if activation.dims != kept.dims or width != kept.width:
+                raise InvalidRead(
+                    f"{of_read}: {activation!r}, where the first item has axes {', '.join(kept.dims)} and {kept.width} features."
+                )
+            if number == len(firsts):
+                firsts.append(activation)
+            if activation.shape != firsts[number].shape:
+                raise InvalidRead(
+                    f"{of_read}: layer {layer} is {activation!r}, the first one {firsts[number]!r}. Collect them as reads of their own."
+                )
+            values[column(number, layer)] = _converted(activation.data, dtype, of_read).contiguous()
     (tokens,) = trace.tokens
     return Extracted(tokens, tuple(firsts), values)
 
@@ -146,10 +150,27 @@ def _kept_of(activation: Activation, pool: Pool, name: str) -> Activation:
     return pooled(activation, name) if pool == "mean" else activation
 
 
+def _at_layer(trace: Trace, read: Read, layer: int | None, pool: Pool, name: str) -> Activation:
+    """What is kept of a read at one layer, without the `layer` axis; None: the read has no layers."""
+    if layer is None or not isinstance(read, LayerRead):
+        return _kept_of(trace[read], pool, name)
+    return _kept_of(trace[replace(read, layers=(layer,))], pool, name).isel(layer=0)
+
+
 def _converted(data: Tensor, dtype: str, name: str) -> Tensor:
     converted = data.detach().to(DTYPES[dtype])
-    if converted.dtype != data.dtype and bool((converted.isinf() & data.isfinite()).any()):
+    if converted.dtype != data.dtype and _overflows(data.detach(), DTYPES[dtype]):
         raise NotFinite(
             f"{name}: values up to {float(data.abs().max()):.3g} are beyond {dtype}. Collect with dtype='bfloat16' or 'float32'."
         )
     return converted.cpu()
+
+
+def _overflows(data: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a finite value becomes infinite. Rounding keeps the order, so that the smallest and the largest tell it of all."""
+    if not data.numel():
+        return False
+    ends = torch.stack(torch.aminmax(data))
+    if not is_finite(ends):  # the model's own infinity, such as the logit of a banned token
+        ends = data[data.isfinite()]
+    return not is_finite(ends.to(dtype))

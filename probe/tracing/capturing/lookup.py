@@ -40,6 +40,8 @@ class CapturedByPosition:
             SpanNotFound, GridMismatch.
         """
         each = [self._indices_of(position) for position in requested]
+        if len(each) == 1:
+            return each[0]
         return tuple(tuple(index for rows in each for index in rows[row]) for row in range(len(self.tokens)))
 
     def layers(self, read: str, position: Position | None) -> set[int]:
@@ -153,10 +155,10 @@ class CapturedByPosition:
     def _states(self, read: Mapping[Position | None, list[Tensor]], requested: RequestedPositions) -> list[Tensor]:
         """States ([head,] token, feature) at the requested positions, for each row of the batch."""
         sources = [(self._sources(read, position), self.indices([position])) for position in requested]
-        return [torch.cat([self._part(read, source, indices, row) for source, indices in sources], -2) for row in range(len(self.tokens))]
+        return [_joined([self._part(read, source, indices, row) for source, indices in sources]) for row in range(len(self.tokens))]
 
     def _part(self, read: Mapping[Position | None, list[Tensor]], source: RequestedPositions, indices: RowIndices, row: int) -> Tensor:
-        states = torch.cat([read[position][row] for position in source], -2)
+        states = _joined([read[position][row] for position in source])
         return _select(states, -2, self.indices(source)[row], indices[row])
 
     def includes(self, selection: AttentionSelection, query: tuple[Position, ...] | None, key: tuple[Position, ...] | None) -> bool:
@@ -168,6 +170,11 @@ class CapturedByPosition:
 
 def _covers(read: RowIndices, requested: RowIndices) -> bool:
     return all(set(indices) <= set(available) for available, indices in zip(read, requested, strict=True))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts one after the other along the tokens; a single one without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -2)
 
 
 def _select(values: Tensor, axis: int, read: Indices, requested: Indices) -> Tensor:
