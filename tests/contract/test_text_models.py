@@ -39,7 +39,7 @@ QUICK = ("llama", "gpt2", "mixtral", "mamba")  # a dense one, one of another sha
 
 @pytest.fixture(scope="module", params=daily(text_models.TEXT_MODELS, QUICK))
 def model(request: pytest.FixtureRequest) -> probe.Probe:
-    tokenizer = copy.deepcopy(zoo.tokenizer())
+    tokenizer = zoo.copied(zoo.tokenizer())
     tokenizer.chat_template = TEMPLATE
     return probe.load(model=text_models.build(request.param), processor=tokenizer)
 
@@ -238,7 +238,7 @@ def test_images_for_a_model_of_text_are_refused() -> None:
         model.run(model.encode(None, "Hello", chat=False), probe.Vision(0))
     with pytest.raises(probe.errors.InvalidRead, match=r"verify\(\) puts an image into the input, and llama takes none"):
         probe.verify(model)
-    chatty = copy.deepcopy(zoo.tokenizer())
+    chatty = zoo.copied(zoo.tokenizer())
     chatty.chat_template = TEMPLATE
     with pytest.raises(probe.errors.TemplateError, match="a part of the type 'image', and a tokenizer reads text alone"):
         probe.load(model=model.model, processor=chatty).encode(None, [{"role": "user", "content": [{"type": "image"}]}])

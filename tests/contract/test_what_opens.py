@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -54,7 +53,7 @@ def test_a_model_of_text_opens_by_name_with_its_tokenizer(name: str, tmp_path: P
 
 def test_a_model_that_hears_opens_by_name_and_reads_text_with_its_own_processor(tmp_path: Path) -> None:
     hf, sound = text_models.build("qwen2_audio"), WhisperFeatureExtractor(feature_size=16)
-    model = probe.load(saved(tmp_path, hf, Qwen2AudioProcessor(sound, copy.deepcopy(zoo.tokenizer()), audio_token="<unk>")))
+    model = probe.load(saved(tmp_path, hf, Qwen2AudioProcessor(sound, zoo.copied(zoo.tokenizer(), to_extend=True), audio_token="<unk>")))
     assert type(model.model) is type(hf)
     x = model.encode(None, "Is there a cat?", chat=False)
     assert sorted(x.inputs) == ["attention_mask", "input_ids"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,9 +36,14 @@ def template(image: str) -> str:
 
 def tokenizer(*tokens: str, **named: str) -> Any:
     """Mistral-7B's vocabulary with more special tokens; the named ones become attributes too, as `tokenizer.boi_token`."""
-    built = copy.deepcopy(zoo.tokenizer())
-    built.add_special_tokens({"additional_special_tokens": [*tokens, *named.values()]}, replace_extra_special_tokens=False)
-    built._set_model_specific_special_tokens(named)
+    return zoo.copied(_extended(tokens, tuple(named.items())))
+
+
+@cache
+def _extended(tokens: tuple[str, ...], named: tuple[tuple[str, str], ...]) -> Any:
+    built = zoo.copied(zoo.tokenizer(), to_extend=True)
+    built.add_special_tokens({"additional_special_tokens": [*tokens, *dict(named).values()]}, replace_extra_special_tokens=False)
+    built._set_model_specific_special_tokens(dict(named))
     return built
 
 
