@@ -162,6 +162,10 @@ class _Observer:
     task: _Observing
     segmenter: Segmenter
 
+    @property
+    def together(self) -> int:
+        return self.segmenter.images_together(self.task.batch)
+
     def model_names(self) -> dict[str, str]:
         return self.segmenter.model_names()
 
@@ -186,7 +190,7 @@ class _Observer:
             write_atomically(files / f"{sample.name}.safetensors", lambda file: file.write(content))
             return Record(sample.name, truth)
 
-        return records_together(self.segmenter, self.task, samples, count)
+        return records_together(self.segmenter, self.together, samples, count)
 
 
 def _observed(recipe: Recipe, evidence: Sequence[Evidence]) -> dict[str, Tensor]:

@@ -65,6 +65,10 @@ class _Observer:
     task: Observing
     segmenter: Segmenter
 
+    @property
+    def together(self) -> int:
+        return self.segmenter.images_together(self.task.batch)
+
     def model_names(self) -> dict[str, str]:
         return self.segmenter.model_names()
 
@@ -81,7 +85,7 @@ class _Observer:
             save_observation(files / f"{sample.name}.safetensors", observe(recipe, evidence))
             return Record(sample.name, true_labels(self.task.declared, read.truth))
 
-        return records_together(self.segmenter, self.task, samples, count)
+        return records_together(self.segmenter, self.together, samples, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +161,7 @@ def finishing_task(
 class _Finisher:
     task: Finishing
     sam: AnySam
+    together = 1
 
     def model_names(self) -> dict[str, str]:
         return dict(self.task.models)

@@ -264,7 +264,7 @@ def test_actors_of_a_cluster_count_what_one_worker_counts_and_one_that_is_killed
     place: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    more = ("--engine", "ray", "--workers", "2", "--threads", "1", "--save-masks")
+    more = ("--engine", "ray", "--workers", "2", "--threads", "1", "--batch", "2", "--save-masks")
     run = subprocess.Popen(command(place, out, *more), stderr=subprocess.DEVNULL)
     while len(records(out)) < 2 and run.poll() is None:
         time.sleep(0.002)
@@ -316,13 +316,13 @@ def test_an_image_of_which_every_worker_dies_is_a_failure_and_the_rest_goes_on(
     monkeypatch.setattr(ray_workers, "ATTEMPTS", 2)  # each costs a process that imports torch
     recipe = fseg.get_recipe(place / "tiny.toml")
     job = Job("folder", place / "set", {recipe.name: recipe}, backbone=str(place / "llava"), sam=str(place / "sam.safetensors"), limit=2)
-    task = task_of(job)
+    task = replace(task_of(job), batch=2)  # the worker that has both dies first; then each image has workers of its own
     deadly = replace(task.samples[0], image=EndsItsReader())
     opened: list[Any] = []
     done = list(run_on_cluster(task, [deadly, task.samples[1]], tmp_path, LOCAL, 1, opened.append, threads=1))
     assert [(record.image, record.error is None) for record in done] == [("00", False), ("01", True)]
     assert "2 workers ended while they did this image" in str(done[0].error)
-    assert len(opened) == 3  # two that died and one for the rest
+    assert len(opened) == 4  # three that died and one for the rest
 
 
 @pytest.mark.slow

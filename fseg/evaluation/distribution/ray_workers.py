@@ -1,4 +1,4 @@
-"""Workers as Ray actors, on a cluster of machines. A dead worker is replaced, and its image is done again."""
+"""Workers as Ray actors, on a cluster of machines. A dead worker is replaced, and its images are done again."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Worker:
         torch.set_num_threads(threads)
         self._task = task
 
-    def open(self, expected: Mapping[str, str]) -> dict[str, str]:
-        """Open the models, and return their names.
+    def open(self, expected: Mapping[str, str]) -> tuple[dict[str, str], int]:
+        """Open the models; returns their names, and how many images the work takes at once.
 
         Args:
             expected: the versions of the machine that started the run.
@@ -54,13 +54,13 @@ class Worker:
         if differing:
             raise RunMismatch(f"{socket.gethostname()} is not installed like the machine that started the run: {'; '.join(differing)}.")
         self._work = self._task.open(self._task.job.device)
-        return self._work.model_names()
+        return self._work.model_names(), self._work.together
 
-    def do(self, sample: Sample) -> tuple[Record, dict[str, bytes]]:
-        """Do an image: its record, and its files by name."""
+    def do(self, samples: Sequence[Sample]) -> tuple[list[Record], dict[str, bytes]]:
+        """Do images: their records, and their files by name."""
         with TemporaryDirectory() as folder:
-            (record,) = self._work.records([sample], Path(folder))
-            return record, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+            records = list(self._work.records(samples, Path(folder)))
+            return records, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def run_on_cluster(
@@ -96,15 +96,16 @@ def run_on_cluster(
         file = RecordFile(out / FOLDER / "cluster.jsonl")
         try:
             while actors.left:
-                sample, outcome = actors.next()
-                if sample is None:
+                samples_done, outcome = actors.next()
+                if not samples_done:
                     ready(outcome)
                     continue
-                record, files = outcome
+                records, files = outcome
                 for name, content in files.items():
                     _write(out / task.folder / name, content)
-                file.append(record)
-                yield record
+                for record in records:
+                    file.append(record)
+                    yield record
         finally:
             file.close()
             actors.dismiss()
@@ -115,24 +116,24 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class _Actors:
-    """The actors of a run, and the image that each works on."""
+    """The actors of a run, and the images that each works on; none while it opens the models."""
 
     def __init__(self, task: Task, samples: Sequence[Sample], size: int, threads: int) -> None:
         self.left = len(samples)
         self._needs = needs_of_workers(task.job.device, size, threads)
         self._new = lambda: ray.remote(Worker).options(**self._needs).remote(task, Path.cwd(), threads)
-        self._size = size
-        self._waiting = deque(samples)
+        self._size, self._together = size, 1
+        self._waiting, self._alone = deque(samples), set[str]()
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Sample | None]] = {}
+        self._busy: dict[Any, tuple[Any, tuple[Sample, ...]]] = {}
         self._deaths: Counter[str | None] = Counter()
 
-    def next(self) -> tuple[Sample | None, Any]:
-        """The next finished image, with what the worker made of it, or None with the models that a new worker opened."""
+    def next(self) -> tuple[tuple[Sample, ...], Any]:
+        """The next finished images, with what the worker made of them; or no image, with the names of the models that a new worker opened."""
         while True:
             self._assign()
             (done,), _ = ray.wait(list(self._busy), num_returns=1)
-            actor, sample = self._busy.pop(done)
+            actor, samples = self._busy.pop(done)
             try:
                 outcome = ray.get(done)
             except RayTaskError as error:
@@ -140,18 +141,18 @@ class _Actors:
                     raise WorkerDied(f"A worker cannot go on. {type(error.cause).__name__}: {error.cause}") from error
                 raise
             except RayError as error:
-                ray.kill(actor)  # one that cannot be reached may live: its image is done again elsewhere
-                failed = self._lost(sample, error)
+                ray.kill(actor)  # one that cannot be reached may live: its images are done again elsewhere
+                failed = self._lost(samples, error)
                 if failed is None:
                     continue
-                outcome = (failed, {})
+                outcome = ([failed], {})
             else:
                 self._idle.append(actor)
-            if sample is None:
+            if not samples:
                 del self._deaths[None]
-            else:
-                self.left -= 1
-            return sample, outcome
+                outcome, self._together = outcome
+            self.left -= len(samples)
+            return samples, outcome
 
     def dismiss(self) -> None:
         """Kill all actors."""
@@ -159,20 +160,31 @@ class _Actors:
             ray.kill(actor)
 
     def _assign(self) -> None:
-        """Replace dead actors while there is work for them, and give idle ones an image."""
+        """Replace dead actors while there is work for them, and give idle ones images."""
         while len(self._idle) + len(self._busy) < min(self._size, self.left):
             actor = self._new()
-            self._busy[actor.open.remote(versions())] = (actor, None)
+            self._busy[actor.open.remote(versions())] = (actor, ())
         while self._idle and self._waiting:
-            actor, sample = self._idle.pop(), self._waiting.popleft()
-            self._busy[actor.do.remote(sample)] = (actor, sample)
+            actor, samples = self._idle.pop(), self._taken()
+            self._busy[actor.do.remote(samples)] = (actor, samples)
 
-    def _lost(self, sample: Sample | None, error: RayError) -> Record | None:
-        """Put the image of a dead worker back in the queue; the record of a failure if that has happened too often."""
-        name = sample.name if sample is not None else None
+    def _taken(self) -> tuple[Sample, ...]:
+        """The next images of one pass. One of which a worker died among others has its next worker alone."""
+        taken = [self._waiting.popleft()]
+        while self._waiting and len(taken) < self._together and not {taken[0].name, self._waiting[0].name} & self._alone:
+            taken.append(self._waiting.popleft())
+        return tuple(taken)
+
+    def _lost(self, samples: tuple[Sample, ...], error: RayError) -> Record | None:
+        """Put the images of a dead worker back in the queue; the record of a failure if that has happened too often to one."""
+        if len(samples) > 1:
+            self._alone |= {sample.name for sample in samples}
+            self._waiting.extendleft(reversed(samples))
+            return None
+        name = samples[0].name if samples else None
         self._deaths[name] += 1
         reason = str(error).strip().partition("\n")[0]
-        if sample is None:
+        if name is None:
             if self._deaths[name] == ATTEMPTS:
                 raise WorkerDied(
                     f"{ATTEMPTS} workers in a row ended before they had opened the models ({reason}), often for want of memory. "
@@ -180,6 +192,6 @@ class _Actors:
                 ) from error
             return None
         if self._deaths[name] == ATTEMPTS:
-            return Record(sample.name, error=f"WorkerDied: {ATTEMPTS} workers ended while they did this image ({reason}).")
-        self._waiting.appendleft(sample)
+            return Record(name, error=f"WorkerDied: {ATTEMPTS} workers ended while they did this image ({reason}).")
+        self._waiting.extendleft(samples)
         return None

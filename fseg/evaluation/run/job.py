@@ -114,6 +114,10 @@ class Job:
 class Work(Protocol):
     """The work on the images of a task, with its models opened."""
 
+    @property
+    def together(self) -> int:
+        """How many images share passes of the model."""
+
     def model_names(self) -> dict[str, str]:
         """The names of the models, as `Segmenter.model_names` gives them."""
 
@@ -232,11 +236,15 @@ class _Evaluation:
     task: Task
     sweep: Sweep
 
+    @property
+    def together(self) -> int:
+        return self.sweep.segmenter.images_together(self.task.batch)
+
     def model_names(self) -> dict[str, str]:
         return self.sweep.segmenter.model_names()
 
     def records(self, samples: Iterable[Sample], files: Path) -> Iterator[Record]:
-        return records_together(self.sweep.segmenter, self.task, samples, partial(self._count, files=files))
+        return records_together(self.sweep.segmenter, self.together, samples, partial(self._count, files=files))
 
     def _count(self, sample: Sample, read: Prepared[probe.PreparedImages], *, together: probe.ImageBatch, files: Path) -> Steps[Record]:
         results = yield from self.sweep.steps(read.image, self.task.classes, together=together)
@@ -255,9 +263,8 @@ class CountImage(Protocol):
         """The record of an image; `together`: the images of its batch."""
 
 
-def records_together(segmenter: Segmenter, task: Task, samples: Iterable[Sample], count: CountImage) -> Iterator[Record]:
-    """What `records_of` yields, of images whose calls of the model share passes: as many as the task says."""
-    batch = segmenter.images_together(task.batch)
+def records_together(segmenter: Segmenter, batch: int, samples: Iterable[Sample], count: CountImage) -> Iterator[Record]:
+    """What `records_of` yields, of images whose calls of the model share passes, so many at a time."""
     for group in groups(prefetch(partial(prepare, segmenter.model.prepare), samples, max(_THREADS, batch)), batch):
         together = probe.ImageBatch([read.image for read in succeeded(prepared for _, prepared in group)])
         work = [after(prepared, partial(_with_content, partial(count, sample, together=together))) for sample, prepared in group]

@@ -16,7 +16,7 @@ from attrs import evolve
 from tqdm import tqdm
 
 from fseg.checks import check_int
-from fseg.errors import ClusterNotFound, InvalidOption, InvalidRecipe
+from fseg.errors import ClusterNotFound, InvalidRecipe
 from fseg.evaluation.datasets.readers import Sample
 from fseg.evaluation.distribution.workers import run_workers
 from fseg.evaluation.measure import headline
@@ -57,7 +57,7 @@ def evaluate(
         batch: so many images go through the language model together, in each worker: the vision tower and their part of the prompt, their
             questions, and what is read of the answers; None: found from the device. A run may go on with another one. What was said of
             threads holds here: on the CPU, the embedded model's figures were the same in every bit; in half precision, and on a GPU, runs
-            that have to agree in every pixel need batch=1. An actor of a cluster has one image at a time.
+            that have to agree in every pixel need batch=1.
         retry_failed: do images that failed in an earlier run again.
         cluster: the address of a Ray cluster whose actors are the workers, "local" for one of this machine, started for the run; see
             `fseg.evaluation.distribution.ray_workers`. None: processes of this machine.
@@ -66,7 +66,7 @@ def evaluate(
         the content of `results.json`.
 
     Raises:
-        InvalidOption: `workers`, `threads` or `batch` is not a whole number of at least 1; or a batch of several for actors of a cluster.
+        InvalidOption: `workers`, `threads` or `batch` is not a whole number of at least 1.
         InvalidDataSet, MissingFiles, InvalidClasses, InvalidRecipe: before anything is done.
         OutputError, RunLocked, RunMismatch: the folder cannot be written, is in use, or holds another run.
         ClusterNotFound: Ray is not installed, or does not answer.
@@ -107,10 +107,6 @@ def run(
         check_int("threads", threads, at_least=1)
     if batch is not None:
         check_int("batch", batch, at_least=1)
-    if cluster is not None and batch not in (None, 1):
-        raise InvalidOption(
-            f"batch={batch}: an actor of a Ray cluster is given one image at a time. Leave the batch out, or use workers of this machine."
-        )
     task = replace(task, batch=batch)
     if (workers > 1 or cluster is not None) and not all(isinstance(model, (str, Path, NoneType)) for model in (job.backbone, job.sam)):
         raise InvalidRecipe(

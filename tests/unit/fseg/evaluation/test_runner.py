@@ -88,18 +88,12 @@ def test_images_together_count_what_each_counts_alone(job: Job, models: tuple[pr
 
 
 @pytest.mark.parametrize(
-    ("batch", "cluster", "message"),
-    [
-        (0, None, "batch=0: takes a whole number of at least 1"),
-        (True, None, "batch=True: takes a whole number"),
-        (4, "local", "batch=4: an actor of a Ray cluster is given one image at a time"),
-    ],
+    ("batch", "message"),
+    [(0, "batch=0: takes a whole number of at least 1"), (True, "batch=True: takes a whole number")],
 )
-def test_a_batch_that_cannot_be_is_refused_before_anything_is_written(
-    job: Job, tmp_path: Path, batch: Any, cluster: str | None, message: str
-) -> None:
+def test_a_batch_that_cannot_be_is_refused_before_anything_is_written(job: Job, tmp_path: Path, batch: Any, message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
-        evaluate(job, tmp_path / "out", batch=batch, cluster=cluster)
+        evaluate(job, tmp_path / "out", batch=batch)
     assert not (tmp_path / "out").exists()
 
 
