@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -35,7 +36,11 @@ def executed(path: Path) -> NotebookNode:
             extra_arguments=["--log-level=ERROR"],  # it would warn that it is reached by TCP, which never leaves this machine
             resources={"metadata": {"path": folder}},
         )
-        client.execute(env=environment(folder))
+        try:
+            client.execute(env=environment(folder))
+        finally:
+            if kernel.has_kernel:
+                run_sync(kernel.shutdown_kernel)(now=True)  # the client leaves one that it did not make itself
     for index, cell in enumerate(notebook.cells):
         cell.id = f"{path.stem.replace('_', '-')}-{index}"
         cell.metadata = NotebookNode()

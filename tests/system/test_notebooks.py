@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat import NotebookNode
 
@@ -37,6 +38,7 @@ def test_it_runs_and_ends_in_one_picture(path: Path) -> None:
     notebook = executed(path)  # raises where a cell fails
     assert_ends_in_one_picture(notebook)
     assert [output.text for cell in code_cells(notebook) for output in cell.outputs if output.get("name") == "stderr"] == []
+    assert [child for child in psutil.Process().children() if "ipykernel_launcher" in child.cmdline()] == []
 
 
 @each_notebook
