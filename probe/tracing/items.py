@@ -252,7 +252,8 @@ class Items:
         shapes = sorted({tuple(rows[0].shape) for rows in states})
         if len(shapes) > 1:
             raise NotRead(f"Layers {', '.join(map(str, coords['layer']))} have different shapes: {shapes}. Ask for them one by one.")
-        rows = [stack_layers(row) for row in zip(*states, strict=True)]
+        # A single layer is not copied here: the rows of the batch are.
+        rows = [row[0][None] if len(row) == 1 else stack_layers(row) for row in zip(*states, strict=True)]
         return activation_of_rows(rows, ("layer", *dims), self.lookup.tokens, indices, coords, normed)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -59,10 +60,14 @@ def header_of(tensors: Sequence[tuple[str, torch.dtype, Sequence[int]]]) -> byte
 def write_parts(file: IO[bytes], header: bytes, parts: Iterable[bytes | Path]) -> tuple[int, str]:
     """Write the header and the tensors' bytes, some of which lie in files; returns how many bytes that is, and their sha256."""
     digest, size = hashlib.sha256(), 0
-    for chunk in _chunks(header, parts):
-        file.write(chunk)
-        digest.update(chunk)
-        size += len(chunk)
+    with ThreadPoolExecutor(1) as other:
+        hashed = other.submit(digest.update, b"")
+        for chunk in _chunks(header, parts):
+            hashed.result()  # one chunk is hashed while it is written and the next is read
+            hashed = other.submit(digest.update, chunk)
+            file.write(chunk)
+            size += len(chunk)
+        hashed.result()
     return size, digest.hexdigest()
 
 
