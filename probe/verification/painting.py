@@ -39,13 +39,15 @@ def grid_title(grid: Grid) -> str:
 
 def inner_cells(grid: Grid, rng: np.random.Generator, count: int) -> list[Cell]:
     """Random cells that lie on the image, with at least two pixels a side."""
-    height, width = grid.image_size
 
-    def inside(row: int, col: int) -> bool:
-        x0, y0, x1, y1 = grid.cell_box(row, col)
-        return x0 >= -0.5 and y0 >= -0.5 and x1 <= width + 0.5 and y1 <= height + 0.5 and min(x1 - x0, y1 - y0) >= 2
+    def inside(axis: int) -> list[int]:
+        length = grid.image_size[axis]
+        return [
+            cell for cell, (start, end) in enumerate(grid.intervals(axis)) if start >= -0.5 and end <= length + 0.5 and end - start >= 2
+        ]
 
-    fitting = [(row, col) for row in range(grid.rows) for col in range(grid.cols) if inside(row, col)]
+    rows, cols = inside(0), inside(1)
+    fitting = [(row, col) for row in rows for col in cols]
     return [fitting[i] for i in rng.permutation(len(fitting))[:count]]
 
 
