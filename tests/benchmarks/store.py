@@ -21,10 +21,10 @@ from tests.benchmarks.models import Size, opened, picture
 QUESTION = "Is there a cat in the image?"
 
 
-def collecting(size: Size, items: int | None = None, repeats: int = 3) -> list[dict[str, object]]:
+def collecting(size: Size, items: int | None = None, repeats: int = 5) -> list[dict[str, object]]:
     """The image tokens' states of the last layer, kept whole and pooled, and of every layer."""
     model = opened(size)
-    count = items or {"embedded": 100, "mid": 12, "full": 3}[size]
+    count = items or {"embedded": 100, "mid": 24, "full": 3}[size]
     last = len(model.modules.layers)
     return [
         _collecting(size, model, count, repeats, name, read, pool)

@@ -19,7 +19,7 @@ import probe
 from probe.errors import ImageError, PackageNeeded, ProbeError, TemplateError
 from tests import families, processors
 from tests.contract.parity import hidden_difference
-from tests.families.daily import daily
+from tests.families.daily import DAILY, daily
 from tests.processors.encoded import ENCODED
 from tests.processors.native import NATIVE
 
@@ -118,7 +118,7 @@ def test_two_images_of_different_sizes_are_told_apart(name: str) -> None:
     assert len(moved) > len(second) / 2  # all but newlines and other separators
 
 
-@pytest.mark.parametrize("name", [*ONE_IMAGE, "vision-encoder-decoder"])
+@pytest.mark.parametrize("name", daily([*ONE_IMAGE, "vision-encoder-decoder"], (*DAILY, "vision-encoder-decoder")))
 def test_a_family_of_one_image_refuses_two(name: str) -> None:
     with pytest.raises(ImageError, match="takes one image a prompt, 2 were given"):
         opened(name).encode([picture(WIDE), picture(TALL)], question(name))

@@ -117,7 +117,7 @@ def test_each_of_two_images_has_its_own_tokens(name: str) -> None:
     assert float(moved[cells].min()) > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(set(ONE_VIEW) - {"lfm2_vl", "fast_vlm", "chameleon"}))
+@pytest.mark.parametrize("name", daily(sorted(set(ONE_VIEW) - {"lfm2_vl", "fast_vlm", "chameleon"})))
 def test_painting_a_cell_moves_its_own_patches_in_the_tower(name: str) -> None:
     model, image = opened(name), noise_image(ONE_VIEW[name], times=4 if name == "got_ocr2" else 1)
 
@@ -136,7 +136,7 @@ def test_painting_a_cell_moves_its_own_patches_in_the_tower(name: str) -> None:
         assert y0 < (top + bottom) / 2 < y1
 
 
-@pytest.mark.parametrize("name", processors.FAMILIES)
+@pytest.mark.parametrize("name", daily(processors.FAMILIES))
 def test_an_answer_is_read_as_it_was_generated(name: str) -> None:
     model = opened(name)
     answer = model.generate(model.encode(noise_image("small"), "What is this?"), max_new_tokens=4, min_new_tokens=4)

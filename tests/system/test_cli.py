@@ -16,6 +16,7 @@ import fseg.cli
 import probe.cli
 from tests import zoo
 from tests.planted import plant
+from tests.system.shell import Shell
 from tests.unit.fseg.sams import tiny_sam
 
 
@@ -37,21 +38,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("pictures") / "street.png"
     image.save(path)
     return str(path)
-
-
-class Shell:
-    """Runs a console script in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, module: object, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        self._monkeypatch.setattr("sys.argv", ["command", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            module.main()  # type: ignore[attr-defined]
-        out, err = self._capsys.readouterr()
-        return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fseg.cli
 from fseg.fusion_methods import registry
 from fseg.glyphs import CLASSES, scene
 from fseg.plugins import import_named
+from tests.system.shell import Shell
 
 EXAMPLE = Path(__file__).parents[2] / "examples/my_fusion.py"
-RUN = [sys.executable, "-c", "from fseg.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +33,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def segment(folder: Path, out: str, *more: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def arguments(folder: Path, out: str, *more: str) -> list[str]:
     classes = ",".join(scene(1).classes)
-    command = [*RUN, "segment", str(folder / "scene.png"), "--classes", classes, "--recipe", str(folder / "saved.toml")]
+    given = [str(folder / "scene.png"), "--classes", classes, "--recipe", str(folder / "saved.toml"), "--out", str(folder / out)]
+    return ["segment", *given, *more]
+
+
+def elsewhere(given: list[str], path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`fseg` in a process of its own, with this folder among its modules."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, os.environ.get("PYTHONPATH")))))}
-    return subprocess.run([*command, "--out", str(folder / out), *more], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-c", "from fseg.cli import main; main()", *given]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-@pytest.mark.slow  # three processes that each load the models
-def test_the_saved_recipe_is_replayed_by_import_and_by_entry_point(folder: Path, tmp_path: Path) -> None:
-    refused = segment(folder, "refused")
-    assert refused.returncode != 0
-    assert 'No fusion "my-sharp"' in refused.stderr
-    assert "--import MODULE_OR_FILE.py" in refused.stderr
+@pytest.mark.slow  # two processes that each load the models
+def test_the_saved_recipe_is_replayed_by_import_and_by_entry_point(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(monkeypatch, capsys)
+    code, _, printed = shell(fseg.cli, *arguments(folder, "refused"))
+    assert code != 0
+    assert 'No fusion "my-sharp"' in printed
+    assert "--import MODULE_OR_FILE.py" in printed
 
-    assert segment(folder, "imported", "--import", str(EXAMPLE)).returncode == 0
+    assert elsewhere(arguments(folder, "imported", "--import", str(EXAMPLE))).returncode == 0
 
     installed = tmp_path / "installed"  # what pip leaves of a package with that entry point
     (installed / "my_fusion-1.0.dist-info").mkdir(parents=True)
     (installed / "my_fusion-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: my-fusion\nVersion: 1.0\n")
     (installed / "my_fusion-1.0.dist-info" / "entry_points.txt").write_text("[fseg.recipes]\nmy-sharp = my_fusion:recipe\n")
     (installed / "my_fusion.py").write_text(EXAMPLE.read_text())
-    ended = segment(folder, "installed", path=installed)
+    ended = elsewhere(arguments(folder, "installed"), installed)
     assert ended.returncode == 0, ended.stderr
 
     labels = [np.asarray(Image.open(folder / out / "scene" / "labels.png")) for out in ("imported", "installed")]

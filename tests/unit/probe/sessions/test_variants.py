@@ -22,7 +22,7 @@ TOLERANCE = 1e-5  # float32, max abs over states of size 1 to 10: the same sums 
 LAYERS = 4
 
 
-@pytest.fixture(scope="module", params=["llava", "llava_next"])
+@pytest.fixture(scope="module", params=["llava", pytest.param("llava_next", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> probe.Probe:
     built, processor = {"llava": zoo.llava, "llava_next": zoo.llava_next}[request.param](layers=LAYERS)
     return probe.load(model=built, processor=processor)

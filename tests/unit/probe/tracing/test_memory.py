@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,21 +28,25 @@ def model() -> probe.Probe:
     return probe.load(model=hf, processor=processor, resize="stretch")
 
 
-@contextmanager
-def cyclic_garbage() -> Iterator[list[object]]:
-    """What only the garbage collector frees of what the block made."""
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """The garbage collector, which comes only when it is called, and does not look at what was there before."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
-    found: list[object] = []
-    try:
-        yield found
-        gc.collect()
-        found += gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+    yield
+    gc.set_debug(0)
+    gc.enable()
+    gc.unfreeze()
+
+
+def shapes_of_garbage() -> list[tuple[int, ...]]:
+    """Of the tensors that only the garbage collector frees; it forgets them."""
+    gc.collect()
+    found = [tuple(one.shape) for one in gc.garbage if isinstance(one, torch.Tensor)]
+    gc.garbage.clear()
+    return found
 
 
 def work(model: probe.Probe, wide_image: Image.Image) -> dict[str, Callable[[], object]]:
@@ -58,22 +61,23 @@ def work(model: probe.Probe, wide_image: Image.Image) -> dict[str, Callable[[], 
     }
 
 
+@pytest.mark.usefixtures("collector")
 def test_no_tensor_of_a_run_waits_for_the_garbage_collector(model: probe.Probe, wide_image: Image.Image) -> None:
     for name, do in work(model, wide_image).items():
         do()  # what is made once and kept, such as the order of the modules
-        with cyclic_garbage() as found:
-            do()
-        assert [tuple(one.shape) for one in found if isinstance(one, torch.Tensor)] == [], name
+        shapes_of_garbage()
+        do()
+        assert shapes_of_garbage() == [], name
 
 
+@pytest.mark.usefixtures("collector")
 def test_the_callers_of_a_run_are_freed_with_it(model: probe.Probe, wide_image: Image.Image) -> None:
-    x = model.encode(wide_image, "cat")
-
     def caller() -> None:
         held = torch.zeros(3)
         model.run(x, READS["states"])
         assert held.sum() == 0
 
-    with cyclic_garbage() as found:
-        caller()
-    assert not any(isinstance(one, torch.Tensor) for one in found)
+    x = model.encode(wide_image, "cat")
+    shapes_of_garbage()
+    caller()
+    assert shapes_of_garbage() == []
