@@ -53,10 +53,12 @@ def tokenizer() -> Any:
 
 
 def copied(thing: Any, *, to_extend: bool = False) -> Any:
-    """A copy of a tokenizer, or of a processor with its tokenizer. It shares the vocabulary, which takes half a second to copy.
+    """A copy of a tokenizer, or of a processor with its tokenizer, that shares the vocabulary.
+
+    Copying that takes half a second.
 
     Args:
-        to_extend: whether tokens will be added to the copy. Then it shares less.
+        to_extend: whether tokens will be added to the copy. Then it has a backend of its own.
     """
     words = vars(getattr(thing, "tokenizer", thing))
     shared = [words[name] for name in ("_vocab", "_merges", *(() if to_extend else ("_tokenizer",))) if name in words]

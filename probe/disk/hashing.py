@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from probe.disk import strict_json
 
+_THREADS = 8
+"""Tensors that are hashed at once, at most. Each is copied to the CPU first."""
+
 
 def hash_of_model(model: object) -> str | None:
     """A hash of the names, dtypes, shapes and bytes of a model's tensors; None if it has none."""
@@ -22,7 +25,7 @@ def hash_of_model(model: object) -> str | None:
     }
     if not tensors:
         return None
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(min(_THREADS, torch.get_num_threads())) as pool:
         digests = pool.map(_hash_of_bytes, tensors.values())
         described = zip(tensors.items(), digests, strict=True)
         return hash_of_values({name: [str(tensor.dtype), list(tensor.shape), digest] for (name, tensor), digest in described})

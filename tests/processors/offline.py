@@ -36,7 +36,7 @@ def template(image: str) -> str:
 
 def tokenizer(*tokens: str, **named: str) -> Any:
     """Mistral-7B's vocabulary with more special tokens; the named ones become attributes too, as `tokenizer.boi_token`."""
-    return zoo.copied(_extended(tokens, tuple(named.items())))
+    return zoo.copied(_extended(tokens, tuple(named.items())), to_extend=True)  # some processors add tokens
 
 
 @cache

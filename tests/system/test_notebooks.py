@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -32,13 +33,22 @@ def test_the_readme_lists_the_notebooks_that_are_there() -> None:
     assert listed == [(path.name, path.name) for path in NOTEBOOKS] != []
 
 
+def kernels() -> list[psutil.Process]:
+    """The notebook kernels among this process's children."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # such as the zombie of another test
+            found += [child] if "ipykernel_launcher" in child.cmdline() else []
+    return found
+
+
 @pytest.mark.slow
 @each_notebook
 def test_it_runs_and_ends_in_one_picture(path: Path) -> None:
     notebook = executed(path)  # raises where a cell fails
     assert_ends_in_one_picture(notebook)
     assert [output.text for cell in code_cells(notebook) for output in cell.outputs if output.get("name") == "stderr"] == []
-    assert [child for child in psutil.Process().children() if "ipykernel_launcher" in child.cmdline()] == []
+    assert kernels() == []
 
 
 @each_notebook

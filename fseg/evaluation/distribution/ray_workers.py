@@ -28,7 +28,10 @@ from probe.workers.processes import threads_of_each
 from probe.workers.ray_cluster import connected, needs_of_workers
 
 ATTEMPTS = 3
-"""So many workers may die on one image before it counts as failed, or in a row before they have opened the models."""
+"""So many workers may die on one image before it counts as failed, or in a row before they have opened the models.
+
+Deaths among several images do not count: after one, each of these images is done alone, and fewer are done together.
+"""
 
 
 class Worker:
@@ -122,14 +125,17 @@ class _Actors:
         self.left = len(samples)
         self._needs = needs_of_workers(task.job.device, size, threads)
         self._new = lambda: ray.remote(Worker).options(**self._needs).remote(task, Path.cwd(), threads)
-        self._size, self._together = size, 1
+        self._size, self._together, self._most = size, 1, len(samples)
         self._waiting, self._alone = deque(samples), set[str]()
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, tuple[Sample, ...]]] = {}
         self._deaths: Counter[str | None] = Counter()
 
     def next(self) -> tuple[tuple[Sample, ...], Any]:
-        """The next finished images, with what the worker made of them; or no image, with the names of the models that a new worker opened."""
+        """The next finished images, and what the worker made of them.
+
+        Without images: the names of the models that a new worker has opened.
+        """
         while True:
             self._assign()
             (done,), _ = ray.wait(list(self._busy), num_returns=1)
@@ -160,24 +166,27 @@ class _Actors:
             ray.kill(actor)
 
     def _assign(self) -> None:
-        """Replace dead actors while there is work for them, and give idle ones images."""
-        while len(self._idle) + len(self._busy) < min(self._size, self.left):
-            actor = self._new()
+        """Replace dead actors while images wait for them, and give idle ones images."""
+        opening = sum(not samples for _, samples in self._busy.values())
+        while len(self._idle) + len(self._busy) < self._size and len(self._idle) + opening < len(self._waiting):
+            actor, opening = self._new(), opening + 1
             self._busy[actor.open.remote(versions())] = (actor, ())
         while self._idle and self._waiting:
             actor, samples = self._idle.pop(), self._taken()
             self._busy[actor.do.remote(samples)] = (actor, samples)
 
     def _taken(self) -> tuple[Sample, ...]:
-        """The next images of one pass. One of which a worker died among others has its next worker alone."""
+        """The next images of one pass: no more than each worker's share. An image whose worker died while it had several is done alone."""
+        most = min(self._together, self._most, -(-len(self._waiting) // self._size))
         taken = [self._waiting.popleft()]
-        while self._waiting and len(taken) < self._together and not {taken[0].name, self._waiting[0].name} & self._alone:
+        while self._waiting and len(taken) < most and not {taken[0].name, self._waiting[0].name} & self._alone:
             taken.append(self._waiting.popleft())
         return tuple(taken)
 
     def _lost(self, samples: tuple[Sample, ...], error: RayError) -> Record | None:
-        """Put the images of a dead worker back in the queue; the record of a failure if that has happened too often to one."""
+        """Put the images of a dead worker back in the queue; a failure's record if that has happened too often to one."""
         if len(samples) > 1:
+            self._most = len(samples) // 2
             self._alone |= {sample.name for sample in samples}
             self._waiting.extendleft(reversed(samples))
             return None

@@ -78,7 +78,8 @@ def extract(trace: Trace, reads: Sequence[Read], stored: Sequence[StoredRead], d
     Raises:
         SpanNotFound: a pool of no position.
         NotFinite: a value that is finite and not so in the store's dtype.
-        InvalidRead: an activation that has other axes than those of the first item.
+        InvalidRead: an activation that has other axes than those of the first item, or another shape than that of the first layer.
+        NotRead: the item has no such layer.
     """
     firsts, values = list[Activation](), dict[str, Tensor]()
     for number, (read, kept) in enumerate(zip(reads, stored, strict=True)):
@@ -167,7 +168,7 @@ def _converted(data: Tensor, dtype: str, name: str) -> Tensor:
 
 
 def _overflows(data: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a finite value becomes infinite. Rounding keeps the order, so that the smallest and the largest tell it of all."""
+    """Whether a finite value becomes infinite. Rounding is monotonic, so that the smallest and the largest tell."""
     if not data.numel():
         return False
     ends = torch.stack(torch.aminmax(data))

@@ -60,11 +60,11 @@ def header_of(tensors: Sequence[tuple[str, torch.dtype, Sequence[int]]]) -> byte
 def write_parts(file: IO[bytes], header: bytes, parts: Iterable[bytes | Path]) -> tuple[int, str]:
     """Write the header and the tensors' bytes, some of which lie in files; returns how many bytes that is, and their sha256."""
     digest, size = hashlib.sha256(), 0
-    with ThreadPoolExecutor(1) as other:
-        hashed = other.submit(digest.update, b"")
+    with ThreadPoolExecutor(1) as hasher:
+        hashed = hasher.submit(digest.update, b"")
         for chunk in _chunks(header, parts):
             hashed.result()  # one chunk is hashed while it is written and the next is read
-            hashed = other.submit(digest.update, chunk)
+            hashed = hasher.submit(digest.update, chunk)
             file.write(chunk)
             size += len(chunk)
         hashed.result()
