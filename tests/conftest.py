@@ -5,7 +5,7 @@ import os
 # Before torch is imported, here and in the processes that tests start: tiny models gain nothing from a second thread, and two that wait
 # for each other on a busy machine take many times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray's workers give way to every other process: beside two other test processes, one got a twentieth of a core.
+# Ray gives its workers niceness 15, so that they wait for the other test processes: tests of clusters took minutes.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # No test needs the network. Without this, a name that is nothing here is asked of the hub for 20 seconds.
 os.environ["HF_HUB_OFFLINE"] = "1"
