@@ -59,6 +59,7 @@ class Continuations:
         self._cache, self._layers = fork(in_rows, most * min(steps, _TOKENS_A_GROWTH))
         self._lengths = [0] * len(of)
         self._reaches = mask_reaches(runtime.model.config)
+        self._device = runtime.model.device  # Hugging Face looks for it among the parameters each time
         self._position = self._tensor([[prefix.position] for prefix in in_rows])
         # For each row and key in the cache: the sequence that it belongs to, and its index there.
         self._owner = self._tensor([[_PREFIX] * self._shared] * len(in_rows))
@@ -92,7 +93,7 @@ class Continuations:
             starts[sequence] = len(rows[row].ids)
             rows[row].add(sequence, new, before[sequence])
         self._width = max(len(row.ids) for row in rows)
-        ids, asking, index, owner = (self._tensor(values) for values in zip(*(row.padded(self._width) for row in rows), strict=True))
+        ids, asking, index, owner = self._tensor([row.padded(self._width) for row in rows]).unbind(1)
         self._owner, self._index = torch.cat([self._owner, owner], 1), torch.cat([self._index, index], 1)
         own = (self._owner[:, None] == asking[:, :, None]) | (self._owner == _PREFIX)[:, None]
         visible = self._visible(own, index, self._index)
@@ -193,7 +194,7 @@ class Continuations:
         return {kind: None if reach is None else causal & reach.seen(query + first, key + first) for kind, reach in self._reaches.items()}
 
     def _tensor(self, values: Any) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._runtime.model.device)
+        return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
 class _Row:

@@ -38,15 +38,21 @@ class SequenceSlot:
 
     def keys(self, positions: Sequence[int]) -> tuple[int, ...]:
         """Key-axis indices of the positions."""
-        if self.own_keys is None:
-            return tuple(position if position < self.shared else self.start + position for position in positions)
-        return tuple(position if position < self.shared else self.own_keys[position - self.shared] for position in positions)
+        return _keys(self, tuple(positions))
 
 
 @lru_cache(maxsize=256)  # every block of a forward asks for the same positions
 def _numbered(first: int, offset: int, positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     numbers = tuple(number for number, position in enumerate(positions) if position >= first)
     return numbers, tuple(positions[number] + offset for number in numbers)
+
+
+@lru_cache(maxsize=256)
+def _keys(slot: SequenceSlot, positions: tuple[int, ...]) -> tuple[int, ...]:
+    shared, own = slot.shared, slot.own_keys
+    if own is None:
+        return tuple(position if position < shared else slot.start + position for position in positions)
+    return tuple(position if position < shared else own[position - shared] for position in positions)
 
 
 def as_indices(indices: Sequence[int], device: torch.device) -> Tensor:

@@ -126,16 +126,15 @@ class Decoding:
             how many of the drafted tokens were right.
         """
         right = 0
-        self.drafting += Drafting(steps=1, drafted=len(verified))
         for number, token in enumerate(chosen):
             self.added.append(token)
-            self.ids += (token,)
             self.remaining = 0 if token in ends else self.remaining - 1
             if not self.remaining or number == len(verified) or token != verified[number]:
                 break
             right += 1
+        self.ids += tuple(chosen[: right + 1])
         self.unread = self.ids[-1:]
-        self.drafting += Drafting(tokens=right + 1, accepted=right)
+        self.drafting += Drafting(tokens=right + 1, steps=1, drafted=len(verified), accepted=right)
         return right
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -95,7 +95,7 @@ def _margins(begun: Sequence[Begun], gate: Choice, edits: tuple[Edit, ...]) -> l
 
     def together(batch: Pass[Encoding]) -> list[float]:
         packed = batch.continuations().next_inputs([prompt.tokens.ids[batch.shared :] for prompt in batch.items])
-        plan = _plan(runtime, batch.edits, list(map(_before_answer, batch.items)))
+        plan = _plan(runtime, batch.edits, map(_before_answer, batch.items))
         return margins(batch.items, last_logits(runtime, packed, plan), batch.edits)
 
     return run_lots(runtime, "score", lots_of([(one.state, one.prompt) for one in begun], lot_of), alone, together)
@@ -119,7 +119,7 @@ def _generate(begun: Sequence[Begun], max_new_tokens: int, edits: tuple[Edit, ..
 
     def together(batch: Pass[Begun]) -> list[Answer]:
         def next_logits(packed: PackedInputs, active: Sequence[Decoding], counts: Sequence[int]) -> Tensor:
-            return last_logits(runtime, packed, _plan(runtime, batch.edits, [one.tokens_so_far for one in active]), counts)
+            return last_logits(runtime, packed, _plan(runtime, batch.edits, (one.tokens_so_far for one in active)), counts)
 
         sequences = [one.decoding(batch.shared, max_new_tokens) for one in batch.items]
         with completing_not_finite(runtime, [one.start for one in batch.items], batch.edits):
@@ -134,7 +134,7 @@ def _generate(begun: Sequence[Begun], max_new_tokens: int, edits: tuple[Edit, ..
     return run_lots(runtime, "ask", lots_of([(one.state, one) for one in begun], lot_of), alone, together, size)
 
 
-def _plan(runtime: Runtime, edits: tuple[Edit, ...], tokens: Sequence[TokenMap]) -> EditPlan | None:
+def _plan(runtime: Runtime, edits: tuple[Edit, ...], tokens: Iterable[TokenMap]) -> EditPlan | None:
     """The edits of a pass after the prefix; None: it has none."""
     after = after_image(edits)
     return runtime.resolve_edits(after, tuple(tokens)) if after else None
