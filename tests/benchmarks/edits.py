@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import probe
-from tests.benchmarks.models import Size, opened
+from tests.benchmarks.models import Size, many_if_short, opened
 from tests.benchmarks.reads import _of_length
 from tests.benchmarks.timing import quotient, turns
 
@@ -19,7 +19,7 @@ from tests.benchmarks.timing import quotient, turns
 def measure(size: Size, repeats: int = 9) -> list[dict[str, object]]:
     """The image tokens of every block: what its attention and its MLP add, read; and a vector added to its output."""
     model, encoding = opened(size), _of_length(opened(size), 700)
-    repeats = max(repeats, 100) if size == "embedded" else repeats  # 0.1 s each: a disturbed run weighs much
+    repeats = many_if_short(size, repeats)
     image = torch.tensor(encoding.tokens.span("image").positions, device=model.model.device)
     return [_parts(model, encoding, image, size, repeats), _edits(model, encoding, image, size, repeats)]
 

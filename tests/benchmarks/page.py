@@ -12,11 +12,12 @@ from tests.benchmarks.timing import table
 
 INTRODUCTION = """# Speed and memory
 
-Every figure is taken beside what a user would otherwise do, in one process, in turns; times are medians after a warm-up. The models are
-LLaVA-1.5 with 576 image tokens and random weights: `mid` is 512 wide with 16 blocks, in float32; `full` has LLaVA-1.5-7B's dimensions, in
-bfloat16, and its answers' words are forced, since in that precision another order of sums would choose others among random ones. `embedded` is
-the tiny model of the package. Without a GPU the full size is measured shortly: three repeats of a forward, one run of all else without a
-warm-up, and no 2,900 tokens, at which eager attention alone would hold 17 GB. Run them again:
+Every figure is taken beside what a user would otherwise do, in one process, in turns; times are medians after a warm-up. Ratios of single
+forwards are the medians of the quotients in the same repeat; the small model has 100 repeats of them. The models are LLaVA-1.5 with 576
+image tokens and random weights: `mid` is 512 wide with 16 blocks, in float32; `full` has LLaVA-1.5-7B's dimensions, in bfloat16, and its
+answers' words are forced, since in that precision another order of sums would choose others among random ones. `embedded` is the tiny
+model of the package. Without a GPU the full size is measured shortly: three repeats of a forward, one run of all else without a warm-up,
+and no 2,900 tokens, at which eager attention alone would hold 17 GB. Run them again:
 
 ```bash
 python -m tests.benchmarks --size embedded --size mid --size full --page docs/speed.md
@@ -42,8 +43,7 @@ SECTIONS = {
     "edits": (
         "Parts of a block, and edits",
         "700 tokens, the image's 576 of every block: `probe.AttentionOutput` and `probe.MLPOutput` read, and a vector added by `probe.edit.add`; "
-        "against forward hooks that do the same. Tensors and logits are equal to the bit. A ratio is the median of the quotients in the same "
-        "repeat, of which the small model has 100.",
+        "against forward hooks that do the same. Tensors and logits are equal to the bit.",
     ),
     "questions": (
         "Many questions about one image",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import probe
-from tests.benchmarks.models import Size, opened, picture
-from tests.benchmarks.timing import seconds
+from tests.benchmarks.models import Size, many_if_short, opened, picture
+from tests.benchmarks.timing import quotient, turns
 
 QUERIES = 10
 
@@ -30,15 +31,16 @@ def _rows(size: Size, length: int, repeats: int) -> dict[str, object]:
         "rows": lambda: model.run(encoding, read),
         "eager": lambda: _eager(model, encoding),
     }
-    took = seconds(ways, repeats)
+    times = turns(ways, many_if_short(size, repeats) if length < 1000 else repeats)
+    took = {name: median(values) for name, values in times.items()}
     made: dict[str, object] = {
         "size": size,
         "tokens": length,
         "plain, s": took["plain"],
         "rows, s": took["rows"],
         "eager, s": took["eager"],
-        "rows / plain": took["rows"] / took["plain"],
-        "eager / plain": took["eager"] / took["plain"],
+        "rows / plain": quotient(times["rows"], times["plain"]),
+        "eager / plain": quotient(times["eager"], times["plain"]),
         "held by rows, MB": held["rows"] / 1e6,
         "held by eager, MB": held["eager"] / 1e6,
         "eager / rows held": held["eager"] / held["rows"],
@@ -56,17 +58,17 @@ def overhead(size: Size, repeats: int = 9) -> list[dict[str, object]]:
     ours = model.run(encoding, read).hidden().data[:, 0]
     for theirs in (_hooked(model, encoding, image), _listed(model, encoding, image)):
         assert torch.equal(ours, torch.stack(theirs))
-    took = seconds(
+    times = turns(
         {
             "plain": lambda: _plain(model, encoding),
             "probe": lambda: model.run(encoding, read),
             "hooks": lambda: _hooked(model, encoding, image),
             "output_hidden_states": lambda: _listed(model, encoding, image),
         },
-        repeats,
+        many_if_short(size, repeats),
     )
-    shown: dict[str, object] = {f"{name}, s": value for name, value in took.items()}
-    return [{"size": size, **shown, "probe / hooks": took["probe"] / took["hooks"], "probe / plain": took["probe"] / took["plain"]}]
+    shown: dict[str, object] = {f"{name}, s": median(values) for name, values in times.items()}
+    return [{"size": size, **shown, **{f"probe / {other}": quotient(times["probe"], times[other]) for other in ("hooks", "plain")}}]
 
 
 def _of_length(model: probe.Probe, length: int) -> probe.Encoding:
