@@ -200,7 +200,7 @@ def test_a_speaker_reads_what_was_saved(tmp_path: Path) -> None:
         second.read(tmp_path / "nothing")
 
 
-def test_a_tower_is_measured_on_grids_of_several_shapes() -> None:
+def test_a_tower_is_measured_on_grids_of_several_shapes(all_artists: None) -> None:
     tests = qwen.held_out(6, 2)
     assert len({each.labels.shape for each in tests}) == 3
     assert all(0 <= figure <= 1 for figure in tower.labelled(tests, qwen.MergedNaming(), qwen.CELL).values())
