@@ -46,12 +46,21 @@ def equal_fields(one: _Dataclass, other: _Dataclass) -> bool:
 
 
 def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Whether two tensors agree to what the order of sums may change in their dtype."""
+    """Whether two tensors agree to what the order of sums may change in their dtype, or in float32 if that is coarser.
+
+    Most models compute rotary angles, norms and routers in float32, whatever their dtype.
+
+    Example:
+        >>> from probe.tokens.equality import near
+        >>> ours = torch.ones(2, dtype=torch.float64)
+        >>> near(ours, ours + 1e-6), near(ours, ours + 1e-2), near(ours.bfloat16(), (ours + 1e-2).bfloat16())
+        (True, False, True)
+    """
     if ours.shape != theirs.shape:
         return False
     if not theirs.numel():
         return True
-    tolerance = max(1.0, float(theirs.float().abs().max())) * torch.finfo(theirs.dtype).eps ** 0.5
+    tolerance = max(1.0, float(theirs.float().abs().max())) * max(torch.finfo(theirs.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     return float((ours.float() - theirs.float()).abs().max()) <= tolerance
 
 
