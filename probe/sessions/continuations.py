@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
 import torch
@@ -46,24 +47,26 @@ class Continuations:
 
     Args:
         policy: "packed" puts all sequences of a prefix into one row, "batched" each into a row of its own.
-        prefixes: of equal length; several of them only if their caches hold keys and values alone.
+        prefixes: several of them only if their caches hold keys and values alone.
         of: for each sequence the number of its prefix. Each prefix has at least one.
         steps: how many tokens each sequence may get one at a time, after those of the first `next_inputs`.
     """
 
     def __init__(self, runtime: Runtime, policy: str, prefixes: Sequence[Prefix], of: Sequence[int], steps: int = 0) -> None:
-        self._runtime, self._inputs_before, self._shared = runtime, prefixes[0].inputs, len(prefixes[0])
+        self._runtime, self._inputs_before = runtime, prefixes[0].inputs
         in_rows = list(prefixes) if policy == PACKED else [prefixes[number] for number in of]
+        self._shared = list(map(len, in_rows))  # of each row, the length of its prefix
+        self._padding = [max(self._shared) - length for length in self._shared]  # keys before a shorter one
         self._rows = list(of) if policy == PACKED else list(range(len(of)))  # of each sequence
         most = max(map(self._rows.count, range(len(in_rows))))
         self._cache, self._layers = fork(in_rows, most * min(steps, _TOKENS_A_GROWTH))
         self._lengths = [0] * len(of)
         self._reaches = mask_reaches(runtime.model.config)
         self._device = runtime.model.device  # Hugging Face looks for it among the parameters each time
-        self._position = self._tensor([[prefix.position] for prefix in in_rows])
+        self._position, self._first = self._tensor([[[prefix.position], [len(prefix)]] for prefix in in_rows]).unbind(1)
         # For each row and key in the cache: the sequence that it belongs to, and its index there.
-        self._owner = self._tensor([[_PREFIX] * self._shared] * len(in_rows))
-        self._index = self._tensor(range(-self._shared, 0)).repeat(len(in_rows), 1)
+        self._owner = self._tensor([[_DROPPED] * more + [_PREFIX] * own for more, own in zip(self._padding, self._shared, strict=True)])
+        self._index = self._tensor(range(-max(self._shared), 0)).repeat(len(in_rows), 1)
         self._ends: list[int] = []  # of each sequence's tokens in the last pass, on the token axis
         self._width = 0  # of the last pass
 
@@ -99,7 +102,14 @@ class Continuations:
         visible = self._visible(own, index, self._index)
         self._ends = [start + len(new) for start, new in zip(starts, tokens, strict=True)]
         slots = tuple(
-            SequenceSlot(row, start - length, self._shared, length, self._keys_of(sequence) if length and with_keys else None)
+            SequenceSlot(
+                row,
+                start - length,
+                self._shared[row],
+                length,
+                self._keys_of(sequence) if length and with_keys else None,
+                self._padding[row],
+            )
             for sequence, (row, start, length) in enumerate(zip(self._rows, starts, before, strict=True))
         )
         return PackedInputs(
@@ -137,24 +147,27 @@ class Continuations:
         self._rows, rows = [kept.index(row) for row in self._rows], self._tensor(kept)
         for layer in self._layers:
             layer.reorder_cache(rows)
-        self._owner, self._index, self._position = self._owner[rows], self._index[rows], self._position[rows]
+        self._owner, self._index = self._owner[rows], self._index[rows]
+        self._position, self._first = self._position[rows], self._first[rows]
+        self._shared, self._padding = [self._shared[row] for row in kept], [self._padding[row] for row in kept]
 
     def _drop_keys(self) -> None:
         """Move the keys together that are still seen, if that costs less than masking the others."""
-        length = self._owner.shape[1]
-        own = max(
-            sum(self._lengths[sequence] for sequence in range(len(self._rows)) if self._rows[sequence] == row) for row in set(self._rows)
-        )
-        if 2 * own > length - self._shared:
+        length, own = self._owner.shape[1], [0] * len(self._shared)
+        for row, tokens in zip(self._rows, self._lengths, strict=True):
+            own[row] += tokens
+        if 2 * max(own) > length - max(self._shared):
             return
         growing = [layer for layer in self._layers if isinstance(layer, GrowingLayer) and layer.is_initialized]
         if not only_keys(self._layers) or any(layer.keys.shape[-2] != length for layer in growing):
             return  # an indexer has keys of its own, and a block of cross-attention has those of the image
-        alive = (self._owner == _DROPPED).byte().argsort(dim=1, stable=True)[:, : self._shared + own]
+        most = max(map(add, self._shared, own))
+        alive = (self._owner == _DROPPED).byte().argsort(dim=1, stable=True)[:, :most]
         for layer in growing:
             indices = alive.to(layer.keys.device)  # a model may lie on several devices
             layer.hold(_columns(layer.keys, indices), _columns(layer.values, indices))
         self._owner, self._index = self._owner.gather(1, alive), self._index.gather(1, alive)
+        self._padding = [0] * len(self._padding)
 
     def _keys_of(self, sequence: int) -> tuple[int, ...]:
         """The key-axis indices of a sequence's own tokens, in order."""
@@ -190,8 +203,8 @@ class Continuations:
             query, key: indices within the sequences.
         """
         causal = own & (query[:, :, None] >= key[:, None, :])
-        first = self._shared
-        return {kind: None if reach is None else causal & reach.seen(query + first, key + first) for kind, reach in self._reaches.items()}
+        query, key = query + self._first, key + self._first
+        return {kind: None if reach is None else causal & reach.seen(query, key) for kind, reach in self._reaches.items()}
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)

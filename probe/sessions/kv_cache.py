@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import (
     CacheLayerMixin,
@@ -99,15 +100,21 @@ def forked_rows(layers: Sequence[CacheLayerMixin], capacity: int) -> CacheLayerM
     """A layer that goes on from these, each of one row, and leaves them as they are.
 
     Args:
-        layers: one layer as often as it is to have rows, or several of keys and values alone.
+        layers: one layer as often as it is to have rows, or several of keys and values alone. Shorter ones get zeros before theirs.
         capacity: see `forked`.
     """
     fork = forked(layers[0], capacity)
     if all(layer is layers[0] for layer in layers):
         _repeat_row(fork, len(layers))
     elif isinstance(fork, GrowingLayer) and fork.is_initialized:
-        fork.hold(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]))
+        fork.hold(_as_rows([layer.keys for layer in layers]), _as_rows([layer.values for layer in layers]))
     return fork
+
+
+def _as_rows(states: Sequence[Tensor]) -> Tensor:
+    """States of one row each as rows of one tensor, those of fewer tokens behind zeros."""
+    longest = max(one.shape[-2] for one in states)
+    return torch.cat([one if one.shape[-2] == longest else pad(one, (0, 0, longest - one.shape[-2], 0)) for one in states])
 
 
 def _repeat_row(layer: CacheLayerMixin, rows: int) -> None:

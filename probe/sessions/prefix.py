@@ -48,9 +48,14 @@ class Prefix:
 
     @property
     def shapes(self) -> tuple[int | tuple[int, ...] | None, ...]:
-        """Its length, and the shape of the keys of each block; None: it has none."""
+        """What prefixes have in common whose caches can be rows of one: heads and features of the keys of each block; None: it has none.
+
+        Where blocks have keys of something else than its tokens, its length, too, and the numbers of these.
+        """
         keys = [getattr(layer, "keys", None) for layer in self.cache.layers]
-        return (len(self), *(None if one is None else tuple(one.shape) for one in keys))
+        own = all(one is None or one.shape[-2] == len(self) for one in keys)
+        shapes = [None if one is None else (one.shape[1], one.shape[-1]) if own else tuple(one.shape) for one in keys]
+        return (None if own else len(self), *shapes)
 
     def with_images_of(self, encoding: Encoding) -> Prefix:
         """The same prefix with the image tensors of a prompt that has the same images."""

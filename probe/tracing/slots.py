@@ -20,6 +20,7 @@ class SequenceSlot:
         shared: length of its prefix that is already in the KV cache. Prefix positions are the first keys, and have no states here.
         passed: how many tokens after the prefix earlier passes have run: they have keys, and no states here.
         own_keys: key-axis indices of the positions after the prefix, where these are not consecutive from `start` on.
+        padding: how many keys are before the prefix, which is shorter than that of another row.
     """
 
     row: int
@@ -27,6 +28,7 @@ class SequenceSlot:
     shared: int = 0
     passed: int = 0
     own_keys: tuple[int, ...] | None = None
+    padding: int = 0
 
     def tokens(self, positions: Sequence[int]) -> tuple[int, ...]:
         """Token-axis indices of the positions that are in this pass."""
@@ -49,10 +51,10 @@ def _numbered(first: int, offset: int, positions: tuple[int, ...]) -> tuple[tupl
 
 @lru_cache(maxsize=256)
 def _keys(slot: SequenceSlot, positions: tuple[int, ...]) -> tuple[int, ...]:
-    shared, own = slot.shared, slot.own_keys
+    shared, padding, own = slot.shared, slot.padding, slot.own_keys
     if own is None:
-        return tuple(position if position < shared else slot.start + position for position in positions)
-    return tuple(position if position < shared else own[position - shared] for position in positions)
+        return tuple(padding + position if position < shared else padding + slot.start + position for position in positions)
+    return tuple(padding + position if position < shared else own[position - shared] for position in positions)
 
 
 def as_indices(indices: Sequence[int], device: torch.device) -> Tensor:

@@ -94,7 +94,9 @@ def _margins(begun: Sequence[Begun], gate: Choice, edits: tuple[Edit, ...]) -> l
         return margins([prompt], runtime.next_logits(prompt, changes)[None], changes)[0]
 
     def together(batch: Pass[Encoding]) -> list[float]:
-        packed = batch.continuations().next_inputs([prompt.tokens.ids[batch.shared :] for prompt in batch.items])
+        packed = batch.continuations().next_inputs(
+            [prompt.tokens.ids[shared:] for prompt, shared in zip(batch.items, batch.shared, strict=True)]
+        )
         plan = _plan(runtime, batch.edits, map(_before_answer, batch.items))
         return margins(batch.items, last_logits(runtime, packed, plan), batch.edits)
 
@@ -121,7 +123,7 @@ def _generate(begun: Sequence[Begun], max_new_tokens: int, edits: tuple[Edit, ..
         def next_logits(packed: PackedInputs, active: Sequence[Decoding], counts: Sequence[int]) -> Tensor:
             return last_logits(runtime, packed, _plan(runtime, batch.edits, (one.tokens_so_far for one in active)), counts)
 
-        sequences = [one.decoding(batch.shared, max_new_tokens) for one in batch.items]
+        sequences = [one.decoding(shared, max_new_tokens) for one, shared in zip(batch.items, batch.shared, strict=True)]
         with completing_not_finite(runtime, [one.start for one in batch.items], batch.edits):
             added = decode(batch.continuations(max_new_tokens), sequences, next_logits, rules, with_keys=bool(batch.edits))
         for one, sequence in zip(batch.items, sequences, strict=True):

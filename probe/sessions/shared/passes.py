@@ -56,7 +56,7 @@ class Pass(Generic[Item]):
 
     Attributes:
         policy: how the sequences of a prefix share it.
-        prefixes: of equal length.
+        prefixes: one or more.
         of: for each item the number of its prefix, in ascending order.
         edits: in force for all of them.
     """
@@ -69,9 +69,9 @@ class Pass(Generic[Item]):
     edits: tuple[Edit, ...]
 
     @property
-    def shared(self) -> int:
-        """The length of each prefix."""
-        return len(self.prefixes[0])
+    def shared(self) -> list[int]:
+        """For each item the length of its prefix."""
+        return [len(self.prefixes[number]) for number in self.of]
 
     def continuations(self, steps: int = 0) -> Continuations:
         """The items as sequences after their prefixes; see `Continuations`."""
@@ -162,7 +162,7 @@ def _sizes(lot: Lot[Item], size: Callable[[int], int]) -> list[int]:
 
 
 def _joining(runtime: Runtime, lots: Sequence[Lot[Item]]) -> Iterable[list[Lot[Item]]]:
-    """Lots whose prefixes can be rows of one batch: of equal length and shape, in a model whose rows do not change each other."""
+    """Lots whose prefixes can be rows of one batch: of similar length and equal kind, in a model whose rows do not change each other."""
     if len(lots) < 2:
         return [[lot] for lot in lots]
     by_kind: dict[Hashable, list[Lot[Item]]] = {}
@@ -174,8 +174,19 @@ def _joining(runtime: Runtime, lots: Sequence[Lot[Item]]) -> Iterable[list[Lot[I
     return [
         part
         for kind in by_kind.values()
-        for part in ([kind] if len(kind) < 2 or _rows_are_exact(runtime, kind) else [[lot] for lot in kind])
+        for similar in _by_length(kind)
+        for part in ([similar] if len(similar) < 2 or _rows_are_exact(runtime, similar) else [[lot] for lot in similar])
     ]
+
+
+def _by_length(lots: Iterable[Lot[Item]]) -> list[list[Lot[Item]]]:
+    """Lots in groups, the shortest prefix first, none of them shorter than half of the longest: padding would cost more than is saved."""
+    groups: list[list[Lot[Item]]] = []
+    for lot in sorted(lots, key=lambda lot: len(lot.prefix or ())):
+        if not groups or 2 * len(groups[-1][0].prefix or ()) < len(lot.prefix or ()):
+            groups.append([])
+        groups[-1].append(lot)
+    return groups
 
 
 def _alone_reason(runtime: Runtime, prefix: Prefix, edits: Sequence[Edit]) -> str:
@@ -193,13 +204,14 @@ def _alone_reason(runtime: Runtime, prefix: Prefix, edits: Sequence[Edit]) -> st
 
 
 _REASONS: weakref.WeakKeyDictionary[Runtime, dict[Hashable, str]] = weakref.WeakKeyDictionary()
-"""Why prefixes of a model run one by one, by policy and kernel, as a first comparison found out; "" if they need not."""
+"""Why prefixes of a model run one by one, by policy, kernel and whether their lengths differ, as a first comparison found out; "": they need not."""
 
 
 def _rows_are_exact(runtime: Runtime, lots: Sequence[Lot[Item]]) -> bool:
     """Whether several prefixes in one batch give the logits that each gives alone, but for the order of sums. Compared once."""
     known = _REASONS.setdefault(runtime, {})
-    key = (lots[0].policy, runtime.model.config._attn_implementation)
+    padded = len({len(lot.prefix or ()) for lot in lots}) > 1
+    key = (lots[0].policy, runtime.model.config._attn_implementation, padded)
     if key not in known:
         agree = _agree(runtime, lots)
         if agree is None:

@@ -18,7 +18,7 @@ from probe.tokens.spans import Span, TokenMap
 from probe.tracing.capturing.captured import Captured
 from probe.tracing.edits import Edit
 from probe.tracing.edits.stepwise import after_image
-from probe.tracing.reads import Read
+from probe.tracing.reads import Position, Read
 from probe.tracing.resolving import Indices, ReadPlan, RowIndices
 from probe.tracing.sites import StateAddress
 from probe.tracing.trace import Trace
@@ -70,7 +70,7 @@ def _trace_after(batch: Pass[Answer], reads: Sequence[Read]) -> list[Trace]:
     own = _plan_after(plan, batch.shared)
     captured = Captured()
     if own.states or own.attention or own.logits:
-        packed = batch.continuations().next_inputs([one.ids[batch.shared :] for one in tokens])
+        packed = batch.continuations().next_inputs([one.ids[shared:] for one, shared in zip(tokens, batch.shared, strict=True)])
         captured = runtime.engine.run(lambda inputs: runtime.model(**inputs), packed.inputs, own, packed.slots, edits=changes)
     return [
         _trace_of(runtime, batch.prefixes[of], plan, captured, number, one, reads)
@@ -122,12 +122,17 @@ def _positions_within(positions: Indices, length: int) -> Indices:
     return tuple(position for position in positions if position < length)
 
 
-def _plan_after(plan: ReadPlan, length: int) -> ReadPlan:
-    """The plan without what lies within the prefix alone, so that the pass ends as early as it can."""
-    states = {
-        address: [position for position in asked if not all(row and max(row) < length for row in plan.positions[position])]
-        for address, asked in plan.states.items()
-    }
+def _plan_after(plan: ReadPlan, lengths: Sequence[int]) -> ReadPlan:
+    """The plan without what lies within the prefixes alone, so that the pass ends as early as it can.
+
+    Args:
+        lengths: for each sequence that of its prefix.
+    """
+
+    def within(position: Position | None) -> bool:
+        return all(row and max(row) < length for row, length in zip(plan.positions[position], lengths, strict=True))
+
+    states = {address: [position for position in asked if not within(position)] for address, asked in plan.states.items()}
     return replace(plan, states={address: asked for address, asked in states.items() if asked}, vision=())
 
 

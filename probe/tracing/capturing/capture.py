@@ -280,7 +280,7 @@ def _select_keys(
     rows: Tensor, call: AttentionCall | AttentionWeights, selection: AttentionSelection, slot: SequenceSlot, keys: Indices
 ) -> Tensor:
     queries, width = call.shape
-    tokens = queries + slot.shared
+    tokens = queries + slot.shared + slot.padding
     if width == tokens:
         return rows.index_select(-1, as_indices(slot.keys(keys), rows.device))
     if selection.key is None:  # cross-attention: its keys are not the sequence's positions, and all of them are kept

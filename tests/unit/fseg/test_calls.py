@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -93,9 +94,12 @@ def test_an_image_whose_states_are_not_finite_does_not_stop_the_others() -> None
 
 
 @pytest.mark.slow
-def test_scenes_together_have_the_results_of_each() -> None:
-    segmenter, classes = fseg.Segmenter(), list(fseg.glyphs.CLASSES)
-    scenes = [fseg.glyphs.scene(number).image for number in range(5)]
+@pytest.mark.parametrize(
+    ("recipe", "world"), [("glyphs", fseg.glyphs), ("stickers-dynamic", fseg.stickers)], ids=["glyphs", "stickers of several sizes"]
+)
+def test_scenes_together_have_the_results_of_each(recipe: str, world: ModuleType) -> None:
+    segmenter, classes = fseg.Segmenter(recipe), list(world.CLASSES)
+    scenes = [world.scene(number).image for number in range(5)]
     alone, together = (list(segmenter.map(scenes, classes, batch=batch)) for batch in (1, 4))
     for one, other in zip(alone, together, strict=True):
         assert isinstance(one, fseg.Result)

@@ -17,7 +17,8 @@ from probe.sessions.shared.asking import EXPECTED_ANSWER_TOKENS
 from tests import zoo
 
 QUESTIONS = ["Is there a cat?", "What is to the left of the large red dog?", "Why?"]
-READS = (probe.Hidden("all", at=("image", "answer")), probe.Attention("all", query="answer", key="image"), probe.Logits(at="answer"))
+KEYS = probe.Keys([1, 3], at=("image", "answer"))
+READS = (probe.Hidden("all", at=("image", "answer")), probe.Attention("all", query="answer", key="image"), probe.Logits(at="answer"), KEYS)
 GATE = probe.Choice(yes=("yes", "Yes"), no=("no", "No"), threshold=-10.0)
 TOLERANCE = 1e-5  # float32, max abs: products of other shapes
 
@@ -70,6 +71,15 @@ def ids(answers: list[list[probe.Answer]]) -> list[list[tuple[int, ...]]]:
     return [[answer.tokens.ids for answer in own] for own in answers]
 
 
+def assert_as_runs(model: probe.Probe, traces: list[probe.Trace], answers: list[probe.Answer]) -> None:
+    for trace, answer in zip(traces, answers, strict=True):
+        theirs = model.run(answer, READS)
+        pairs = [(trace.hidden(at), theirs.hidden(at)) for at in ("image", "answer")]
+        pairs += [(trace.attention(), theirs.attention()), (trace.logits(), theirs.logits()), (trace[KEYS], theirs[KEYS])]
+        for one, other in pairs:
+            torch.testing.assert_close(one.data, other.data, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize(("policy", "whole"), [("packed", 3), ("batched", 9)])
 def test_each_step_of_all_images_is_one_pass(
     model: probe.Probe, images: list[probe.PreparedImages], rows: list[int], policy: str, whole: int
@@ -88,12 +98,7 @@ def test_each_step_of_all_images_is_one_pass(
     assert len({answer.tokens.ids for answer in found}) > 3
     for ours, theirs in zip(by_image(found, 3), expected, strict=True):
         assert [answer.margin for answer in ours] == pytest.approx([answer.margin for answer in theirs], abs=TOLERANCE)
-    for own, answers in zip(by_image(traces, 3), by_image(found, 3), strict=True):
-        for trace, answer in zip(own, answers, strict=True):
-            theirs = model.run(answer, READS)
-            pairs = [(trace.hidden(at), theirs.hidden(at)) for at in ("image", "answer")]
-            for one, other in (*pairs, (trace.attention(), theirs.attention()), (trace.logits(), theirs.logits())):
-                torch.testing.assert_close(one.data, other.data, rtol=0, atol=TOLERANCE)
+    assert_as_runs(model, traces, found)
 
 
 def test_prefixes_that_ran_together_are_taken_by_the_sessions_that_are_asked_together(
@@ -110,8 +115,11 @@ def test_prefixes_that_ran_together_are_taken_by_the_sessions_that_are_asked_tog
     assert ids(by_image(found, 3)) == ids(alone(model, images[:3]))
 
 
-def test_images_leave_the_batch_as_their_answers_end(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
-    sessions = [model.open(image) for image in images[:3]]
+@pytest.mark.parametrize("other", [None, "Look here: <image>\n{question} B:"], ids=["equal lengths", "padded"])
+def test_images_leave_the_batch_as_their_answers_end(
+    model: probe.Probe, images: list[probe.PreparedImages], rows: list[int], other: str | None
+) -> None:
+    sessions = [model.open(image, template=template) for image, template in zip(images, (other, None, other), strict=False)]
     asked(sessions)
     pairs = [(sessions[0], QUESTIONS[0]), *((sessions[1], question) for question in QUESTIONS), (sessions[2], QUESTIONS[1])]
     plain = probe.ask_together(pairs, max_new_tokens=8)
@@ -139,16 +147,27 @@ def test_drafts_are_verified_and_counted_as_in_each_session_alone(model: probe.P
     assert sessions[0].drafting.accepted > 0
 
 
-def test_prefixes_of_other_lengths_run_apart(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
-    sessions = [model.open(images[0]), model.open(images[1], template="A: <image>\n{question} B:"), model.open(images[2])]
+@pytest.mark.parametrize("policy", ["packed", "batched"])
+@pytest.mark.parametrize(("words", "joins"), [("Look at this picture, please", True), ("Look here " * 20, False)], ids=["similar", "twice"])
+def test_prefixes_of_similar_lengths_share_passes(
+    model: probe.Probe, images: list[probe.PreparedImages], rows: list[int], policy: str, words: str, joins: bool
+) -> None:
+    templates = (None, words + ": <image>\n{question} B:", None, "A: <image>\n{question} B:")
+    sessions = [model.open(image, template=template, policy=policy) for image, template in zip(images, templates, strict=True)]
     asked(sessions)
     rows.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = asked(sessions)
-    assert sorted(rows) == [1] * 4 + [2] * 4
-    for session, answers in zip(sessions, by_image(found, 3), strict=True):
+        traces = probe.trace_together(list(zip(sessions * 3, found, strict=True)), READS)
+    each = 3 if policy == "batched" else 1
+    whole, apart = 4 * each, 3 * each
+    assert len({session._state.prefixes._length for session in sessions}) == 3
+    # Four tokens; each prefix once more, for its states; the traces.
+    assert rows == ([whole] * 4 + [1] * 4 + [whole] if joins else [apart] * 4 + [each] * 4 + [1] * 3 + [apart, 1, each])
+    for session, answers in zip(sessions, by_image(found, 4), strict=True):
         assert ids([answers]) == ids([session.ask(QUESTIONS, max_new_tokens=4)])
+    assert_as_runs(model, traces, found)
 
 
 def test_images_share_each_of_the_passes_that_one_needs(model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]) -> None:
