@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,14 +16,15 @@ from torch.utils.data import DataLoader
 
 import probe
 from tests.benchmarks.models import Size, opened, picture
+from tests.benchmarks.timing import quotient, turns
 
 QUESTION = "Is there a cat in the image?"
 
 
-def collecting(size: Size, items: int | None = None, repeats: int = 5) -> list[dict[str, object]]:
+def collecting(size: Size, items: int | None = None, repeats: int = 3) -> list[dict[str, object]]:
     """The image tokens' states of the last layer, kept whole and pooled, and of every layer."""
     model = opened(size)
-    count = items or {"embedded": 100, "mid": 24, "full": 3}[size]
+    count = items or {"embedded": 100, "mid": 48, "full": 3}[size]
     last = len(model.modules.layers)
     return [
         _collecting(size, model, count, repeats, name, read, pool)
@@ -45,33 +45,26 @@ def _collecting(
         items = [probe.Item(f"{number}", folder / "image.png", QUESTION) for number in range(count)]
         encodings = [model.encode(picture(), QUESTION)] * count
         numbers = iter(range(10**6))
-        held: list[float] = []
 
         def collect() -> None:
-            with _memory(held):
-                probe.collect(model, items, read, to=folder / f"store-{next(numbers)}", pool=pool, dtype="float16")
+            probe.collect(model, items, read, to=folder / f"store-{next(numbers)}", pool=pool, dtype="float16")
 
         ways: dict[str, Callable[[], None]] = {
             "plain": lambda: _plain(model, encodings),
             "collect": collect,
             "torch.save": lambda: _saved(model, folder, count, read, pool),
         }
-        took: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(repeats + 1):
-            for way, work in ways.items():
-                start = time.perf_counter()
-                work()
-                if turn:  # the first is a warm-up
-                    took[way].append(time.perf_counter() - start)
+        took = turns(ways, repeats)
+        held = _growth(collect)  # apart: what watches the memory takes a moment of a core that computes
     rates = {way: count / median(times) for way, times in took.items()}
     return {
         "size": size,
         "kept": name,
         "items": count,
         **{f"{way}, items/s": rate for way, rate in rates.items()},
-        "collect / plain": median(plain / ours for plain, ours in zip(took["plain"], took["collect"], strict=True)),
-        "collect / torch.save": median(theirs / ours for theirs, ours in zip(took["torch.save"], took["collect"], strict=True)),
-        "beyond the model, MB": max(held) / 1e6,
+        "collect / plain": quotient(took["plain"], took["collect"]),
+        "collect / torch.save": quotient(took["torch.save"], took["collect"]),
+        "beyond the model, MB": held / 1e6,
     }
 
 
@@ -93,9 +86,8 @@ def _saved(model: probe.Probe, folder: Path, count: int, read: probe.Hidden, poo
         torch.save((rows.mean(1) if pool else rows).half().cpu(), folder / f"{number}.pt")
 
 
-@contextmanager
-def _memory(held: list[float]) -> Iterator[None]:
-    """Note how much the resident memory of this process grows at most during the block."""
+def _growth(work: Callable[[], None]) -> int:
+    """By how many bytes the resident memory of this process grows at most during the work."""
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
     peak = [before]
@@ -107,11 +99,11 @@ def _memory(held: list[float]) -> Iterator[None]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield
+        work()
     finally:
         done.set()
         watcher.join()
-        held.append(peak[0] - before)
+    return peak[0] - before
 
 
 def reading(gigabytes: float = 1.0) -> list[dict[str, object]]:

@@ -64,11 +64,12 @@ def blocks(size: tuple[int, int], seed: int, edge: int = 4) -> Image.Image:
 
 def painted(image: Image.Image, boxes: list[tuple[float, float, float, float]]) -> Image.Image:
     """The pixels in these boxes a fifth of the way to their opposites: little enough that tokens move as far as they see of it."""
-    pixels = np.array(image, dtype=np.float64)
+    pixels = np.array(image)
     for box in boxes:
         left, top, right, bottom = (max(round(edge), 0) for edge in box)
-        pixels[top:bottom, left:right] += 0.2 * (255 - 2 * pixels[top:bottom, left:right])
-    return Image.fromarray(pixels.round().astype(np.uint8))
+        inside = pixels[top:bottom, left:right].astype(np.float64)
+        pixels[top:bottom, left:right] = (inside + 0.2 * (255 - 2 * inside)).round()
+    return Image.fromarray(pixels)
 
 
 def astray(model: probe.Probe, size: tuple[int, int], starts: int | None, images: int) -> Iterator[str]:

@@ -43,7 +43,7 @@ _CHANGES: Mapping[str, dict[str, Any]] = MappingProxyType(
         "granite": {},
         "smollm3": {},
         "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-        "falcon_h1": {},
+        "falcon_h1": {"mamba_chunk_size": 8},
         "qwen3_next": {
             "head_dim": 12,
             "num_experts": 4,

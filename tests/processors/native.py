@@ -60,6 +60,7 @@ def native(
     ids: dict[str, Any] | None = None,
     table: dict[str, Callable[[], Pair]] = NATIVE,
     smooth: bool = False,
+    grows: bool = False,
     **parts: Callable[[], Any],
 ) -> None:
     """List a family.
@@ -72,12 +73,13 @@ def native(
         ids: tokens under other names of the configuration's, and what else differs there.
         table: where to list it.
         smooth: whether the model's convolutions are `smoothed`.
+        grows: whether the processor adds tokens.
         parts: the processor's parts and settings other than the tokenizer, each with its own defaults.
     """
 
     def build() -> Pair:
         skip_if_lacking(name)
-        words, made = tokenizer(**tokens), {part: make() for part, make in parts.items()}
+        words, made = tokenizer(**tokens, grows=grows), {part: make() for part, make in parts.items()}
         patch = getattr(made["image_processor"], "patch_size", None)
         tower = {**({"patch_size": patch} if patch else {}), **(vision or {})}
         small = model(name, words, vision_config=tower, **_ids(name, tokens), **(ids or {}))
@@ -194,6 +196,7 @@ native(
     "gemma4",
     "Gemma4Processor",
     GEMMA,
+    grows=True,
     written="<image_soft_token>",
     vision={"position_embedding_size": 10240, "pooling_kernel_size": 3},
     ids={"text_config": {"vocab_size_per_layer_input": 33000}},
@@ -205,6 +208,7 @@ native(
     "gemma4_unified",
     "Gemma4UnifiedProcessor",
     GEMMA,
+    grows=True,
     written="<image_soft_token>",
     vision={"pooling_kernel_size": 3, "mm_posemb_size": 1120},
     image_processor=hf.Gemma4UnifiedImageProcessor,

@@ -34,17 +34,23 @@ def template(image: str) -> str:
     )
 
 
-def tokenizer(*tokens: str, **named: str) -> Any:
-    """Mistral-7B's vocabulary with more special tokens; the named ones become attributes too, as `tokenizer.boi_token`."""
-    return zoo.copied(_extended(tokens, tuple(named.items())), to_extend=True)  # some processors add tokens
+def tokenizer(*tokens: str, grows: bool = False, **named: str) -> Any:
+    """Mistral-7B's vocabulary with more special tokens; the named ones become attributes too, as `tokenizer.boi_token`.
+
+    Args:
+        grows: whether the processor adds tokens of its own. Then it gets a vocabulary of its own, whose copy takes long.
+    """
+    words, size = _extended(tokens, tuple(named.items()))
+    assert len(words) == size, "something added tokens to a vocabulary that is shared: give it one that grows"
+    return zoo.copied(words, to_extend=grows)
 
 
 @cache
-def _extended(tokens: tuple[str, ...], named: tuple[tuple[str, str], ...]) -> Any:
+def _extended(tokens: tuple[str, ...], named: tuple[tuple[str, str], ...]) -> tuple[Any, int]:
     built = zoo.copied(zoo.tokenizer(), to_extend=True)
     built.add_special_tokens({"additional_special_tokens": [*tokens, *dict(named).values()]}, replace_extra_special_tokens=False)
     built._set_model_specific_special_tokens(dict(named))
-    return built
+    return built, len(built)
 
 
 def model(name: str, words: Any, *, tile: int | None = None, **ids: Any) -> Any:

@@ -52,6 +52,7 @@ square(
     "paligemma",
     "PaliGemmaProcessor",
     IMAGE,
+    grows=True,
     vision={"image_size": 224, "patch_size": 14},
     image_processor=lambda: hf.SiglipImageProcessor(size={"height": 224, "width": 224}, image_seq_length=256),
 )

@@ -94,7 +94,7 @@ def pixtral() -> Pair:
 
 @listed
 def paligemma(tile: int = TILE) -> Pair:
-    words = tokenizer(image_token="<image>")
+    words = tokenizer(image_token="<image>", grows=True)
     images = hf.SiglipImageProcessor(size={"height": tile, "width": tile}, image_seq_length=16)
     processor = hf.PaliGemmaProcessor(images, words, chat_template=template("<image>"))
     return model("paligemma", words, tile=tile, image_token_index="<image>"), processor

@@ -28,7 +28,7 @@ def idefics(name: str) -> Pair:
 
 @encoded("kosmos-2")
 def kosmos_2(name: str) -> Pair:
-    words = tokenizer()
+    words = tokenizer(grows=True)
     processor = hf.Kosmos2Processor(square(), words, 4)
     return model(name, words, latent_query_num=64), processor
 
@@ -49,7 +49,7 @@ def kosmos_2_5(name: str) -> Pair:
 
 @encoded("instructblipvideo")
 def instructblipvideo(name: str) -> Pair:
-    words = tokenizer()
+    words = tokenizer(grows=True)
     processor = hf.InstructBlipVideoProcessor(hf.InstructBlipVideoVideoProcessor(size=SQUARE), words, tokenizer(), num_query_tokens=4)
     return model(
         name, words, video_token_index=words.convert_tokens_to_ids("<video>"), qformer_config={"vocab_size": len(words)}
@@ -136,7 +136,7 @@ def gemma3(name: str) -> Pair:
 
 @encoded("diffusion_gemma")
 def diffusion_gemma(name: str) -> Pair:
-    words = tokenizer(**GEMMA)
+    words = tokenizer(**GEMMA, grows=True)
     processor = hf.Gemma4Processor(
         hf.Gemma4AudioFeatureExtractor(),
         hf.Gemma4ImageProcessor(patch_size=4, pooling_kernel_size=2),
