@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -21,6 +22,10 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 Given = TypeVar("Given", contravariant=True)
 Advanced = TypeVar("Advanced", covariant=True)
+
+
+_HEAD_START = 0.1
+"""Seconds: longer than it takes to prepare a batch for a small model, and nothing beside what a large one computes."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,8 @@ class Failure:
 class _Batches(Generic[Item, Value, Result]):
     """Runs one batch after the other, each while the next is prepared."""
 
-    def __init__(self, items: Iterable[Item], work: Work[Item, Value, Result], batcher: AdaptiveBatcher) -> None:
-        self._work, self._batcher = work, batcher
+    def __init__(self, items: Iterable[Item], work: Work[Item, Value, Result], batcher: AdaptiveBatcher, head_start: float) -> None:
+        self._work, self._batcher, self._head_start = work, batcher, head_start
         self._source = _Source(items, work.prepare, batcher)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"probe-{work.name}")
         self._preparing: Future[list[_Numbered[Value]]] | None = None
@@ -147,6 +152,7 @@ class _Batches(Generic[Item, Value, Result]):
             if not self._batch:
                 return None
             self._preparing = self._executor.submit(self._source.next_batch)
+            wait([self._preparing], self._head_start)
         largest = max(one.size for one in self._batch)
         batch = self._batch[: self._batcher.fitting(largest)]
         results = self._results(batch, largest)
@@ -225,9 +231,22 @@ class InOrder(Iterator[Result]):
         self.close()
 
 
-def in_order(items: Iterable[Item], work: Work[Item, Value, Result], batcher: AdaptiveBatcher) -> InOrder[Result]:
-    """The results of `work` on items, in order, in batches as large as the batcher finds."""
-    return InOrder(_Batches(items, work, batcher))
+def in_order(items: Iterable[Item], work: Work[Item, Value, Result], batcher: AdaptiveBatcher, head_start: float = 0.0) -> InOrder[Result]:
+    """The results of `work` on items, in order, in batches as large as the batcher finds.
+
+    Args:
+        head_start: seconds for which a batch waits for the next one to be prepared, before it runs beside that.
+    """
+    return InOrder(_Batches(items, work, batcher, head_start))
+
+
+def head_start(device: torch.device) -> float:
+    """The head start of a preparation before a model on this device computes; none where that leaves a core to it.
+
+    A forward on the CPU shares its work evenly among its threads, and waits for the slowest: what runs beside it delays it by more than it takes.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _HEAD_START if device.type == "cpu" and torch.get_num_threads() >= cores else 0.0
 
 
 def _failure(index: int, error: Exception, name: str, size: int = 0) -> Failure:

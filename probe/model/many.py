@@ -9,7 +9,7 @@ from torch import Tensor
 from probe.encoder import Encoder
 from probe.inputs.encoding import Answer, Encoding
 from probe.many.generating import Generations
-from probe.many.ordered import InOrder, in_order
+from probe.many.ordered import InOrder, head_start, in_order
 from probe.many.running import Runs
 from probe.runtime import Runtime
 from probe.tracing.edits import Edit
@@ -59,7 +59,8 @@ class Many:
         """
         asked, changes = tuple(as_reads(reads)), check_edits(edits)
         self.runtime.resolve(asked)
-        return in_order(encodings, Runs(self.runtime, asked, changes), self.runtime.batcher("rows", "run_many"))
+        work = Runs(self.runtime, asked, changes)
+        return in_order(encodings, work, self.runtime.batcher("rows", "run_many"), head_start(self.runtime.model.device))
 
     def generate_many(
         self,
@@ -95,4 +96,4 @@ class Many:
         """
         self.runtime.require_decoder("generate_many")
         work = Generations(self.runtime, self.encoder, begin=begin, edits=check_edits(edits), scores=scores, options=options)
-        return in_order(encodings, work, self.runtime.batcher("rows", "generate_many"))
+        return in_order(encodings, work, self.runtime.batcher("rows", "generate_many"), head_start(self.runtime.model.device))

@@ -11,7 +11,7 @@ import torch
 
 from probe.batcher import AdaptiveBatcher
 from probe.errors import InvalidRead
-from probe.many.ordered import Prepared, in_order
+from probe.many.ordered import Prepared, head_start, in_order
 
 
 class Doubling:
@@ -88,6 +88,32 @@ def test_the_next_batch_is_prepared_while_one_runs() -> None:
             return super().run(batch)
 
     assert list(in_order([2, 4, 6, 8], Waiting(), AdaptiveBatcher(4))) == [4, 8, 12, 16]
+
+
+@pytest.mark.parametrize(("waits", "ready"), [(10.0, True), (0.0, False)])
+def test_a_batch_with_a_head_start_runs_when_the_next_one_is_prepared(waits: float, ready: bool) -> None:
+    seen: list[bool] = []
+
+    class Slow(Doubling):
+        def prepare(self, item: int) -> Prepared[int]:
+            if item == 6:
+                time.sleep(0.2)
+            return super().prepare(item)
+
+        def run(self, batch: Sequence[int]) -> list[int]:
+            seen.append(6 in self.prepared)
+            return super().run(batch)
+
+    assert list(in_order([2, 4, 6, 8], Slow(), AdaptiveBatcher(4), waits)) == [4, 8, 12, 16]
+    assert seen == [ready, True]
+
+
+def test_a_model_that_takes_all_cores_gives_a_head_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 10**6)
+    assert head_start(torch.device("cpu")) > 0
+    assert head_start(torch.device("cuda")) == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
+    assert head_start(torch.device("cpu")) == 0
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_later_ones_grow_again() -> None:
