@@ -43,7 +43,7 @@ class PackedInputs:
 class Continuations:
     """Sequences that continue prefixes, in the rows of one batch. Each sees its own prefix and its own tokens, by a mask.
 
-    Rows with fewer tokens than others are padded on the right.
+    Rows with fewer new tokens than others are padded behind them, those with a shorter prefix before it.
 
     Args:
         policy: "packed" puts all sequences of a prefix into one row, "batched" each into a row of its own.
@@ -96,7 +96,7 @@ class Continuations:
             starts[sequence] = len(rows[row].ids)
             rows[row].add(sequence, new, before[sequence])
         self._width = max(len(row.ids) for row in rows)
-        ids, asking, index, owner = self._tensor([row.padded(self._width) for row in rows]).unbind(1)
+        ids, asking, index, owner = self._tensor(list(zip(*(row.padded(self._width) for row in rows), strict=True)))
         self._owner, self._index = torch.cat([self._owner, owner], 1), torch.cat([self._index, index], 1)
         own = (self._owner[:, None] == asking[:, :, None]) | (self._owner == _PREFIX)[:, None]
         visible = self._visible(own, index, self._index)
@@ -162,6 +162,8 @@ class Continuations:
         if not only_keys(self._layers) or any(layer.keys.shape[-2] != length for layer in growing):
             return  # an indexer has keys of its own, and a block of cross-attention has those of the image
         most = max(map(add, self._shared, own))
+        if most == length:
+            return
         alive = (self._owner == _DROPPED).byte().argsort(dim=1, stable=True)[:, :most]
         for layer in growing:
             indices = alive.to(layer.keys.device)  # a model may lie on several devices

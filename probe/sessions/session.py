@@ -162,8 +162,8 @@ def ask_together(
 ) -> list[Answer]:
     """Greedy answers to questions about the images of several sessions of one model, in order, each as `Session.ask` gives it.
 
-    Questions about an image are answered after its own prefix, those of several images in shared passes, if none of their prefixes is
-    shorter than half of the longest. Each has as many questions in a pass as it would have alone. If memory runs out, half as many images
+    Questions about an image are answered after its own prefix, those of several images in shared passes, where no prefix is
+    shorter than half of the longest there. Each has as many questions in a pass as it would have alone. If memory runs out, half as many images
     are tried. The first such pass is compared with images alone; a warning says if they have to run one by one. Where rows of a batch
     change each other, where blocks hold states beside keys and values, and under edits, they run so anyway.
 

@@ -17,7 +17,8 @@ class SequenceSlot:
     Attributes:
         row: index in the batch.
         start: index of the sequence's first new token on the token axis.
-        shared: length of its prefix that is already in the KV cache. Prefix positions are the first keys, and have no states here.
+        shared: length of its prefix that is already in the KV cache. Prefix positions are the first keys behind `padding`, and have no
+            states here.
         passed: how many tokens after the prefix earlier passes have run: they have keys, and no states here.
         own_keys: key-axis indices of the positions after the prefix, where these are not consecutive from `start` on.
         padding: how many keys are before the prefix, which is shorter than that of another row.

@@ -54,8 +54,8 @@ def _collecting(
             "collect": collect,
             "torch.save": lambda: _saved(model, folder, count, read, pool),
         }
+        held = _growth(collect)  # apart, and first: what watches takes a moment of a core, and later there is memory to use again
         took = turns(ways, repeats)
-        held = _growth(collect)  # apart: what watches the memory takes a moment of a core that computes
     rates = {way: count / median(times) for way, times in took.items()}
     return {
         "size": size,

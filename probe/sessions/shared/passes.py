@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Generic, TypeVar
 
 import torch
@@ -171,22 +171,29 @@ def _joining(runtime: Runtime, lots: Sequence[Lot[Item]]) -> Iterable[list[Lot[I
         reason = _alone_reason(runtime, lot.prefix, lot.edits)
         _say(reason)
         by_kind.setdefault(number if reason else (lot.policy, lot.prefix.shapes), []).append(lot)
-    return [
-        part
-        for kind in by_kind.values()
-        for similar in _by_length(kind)
-        for part in ([similar] if len(similar) < 2 or _rows_are_exact(runtime, similar) else [[lot] for lot in similar])
-    ]
+    return [part for kind in by_kind.values() for similar in _by_length(kind) for part in _exact_parts(runtime, similar)]
 
 
 def _by_length(lots: Iterable[Lot[Item]]) -> list[list[Lot[Item]]]:
     """Lots in groups, the shortest prefix first, none of them shorter than half of the longest: padding would cost more than is saved."""
     groups: list[list[Lot[Item]]] = []
-    for lot in sorted(lots, key=lambda lot: len(lot.prefix or ())):
-        if not groups or 2 * len(groups[-1][0].prefix or ()) < len(lot.prefix or ()):
+    for lot in sorted(lots, key=_length):
+        if not groups or 2 * _length(groups[-1][0]) < _length(lot):
             groups.append([])
         groups[-1].append(lot)
     return groups
+
+
+def _length(lot: Lot[Item]) -> int:
+    return len(lot.prefix or ())
+
+
+def _exact_parts(runtime: Runtime, lots: list[Lot[Item]]) -> list[list[Lot[Item]]]:
+    """Lots, the shortest prefix first, in parts that change nothing of each other: all, or those of equal length, or each by itself."""
+    if len(lots) < 2 or _rows_are_exact(runtime, lots):
+        return [lots]
+    equal = [list(same) for _, same in groupby(lots, key=_length)]
+    return [part for same in equal for part in _exact_parts(runtime, same)] if len(equal) > 1 else [[lot] for lot in lots]
 
 
 def _alone_reason(runtime: Runtime, prefix: Prefix, edits: Sequence[Edit]) -> str:
@@ -210,39 +217,38 @@ _REASONS: weakref.WeakKeyDictionary[Runtime, dict[Hashable, str]] = weakref.Weak
 def _rows_are_exact(runtime: Runtime, lots: Sequence[Lot[Item]]) -> bool:
     """Whether several prefixes in one batch give the logits that each gives alone, but for the order of sums. Compared once."""
     known = _REASONS.setdefault(runtime, {})
-    padded = len({len(lot.prefix or ()) for lot in lots}) > 1
+    padded = _length(lots[0]) < _length(lots[-1])
     key = (lots[0].policy, runtime.model.config._attn_implementation, padded)
     if key not in known:
-        agree = _agree(runtime, lots)
+        agree = _agree(runtime, lots[0], lots[-1])
         if agree is None:
             return False
-        known[key] = "" if agree else "other rows of a batch change what this model computes"
-    _say(known[key])
+        known[key] = "" if agree else f"{'padding changes' if padded else 'other rows of a batch change'} what this model computes"
+    _say(known[key], "apart where their prefixes have other lengths" if padded else "image by image")
     return not known[key]
 
 
-def _agree(runtime: Runtime, lots: Sequence[Lot[Item]]) -> bool | None:
-    """Whether the first and the last of several lots have their own logits in a batch; None: not known, for these are not finite."""
-    # Two sequences of the first one, where it has them, so that the row of the last is padded.
-    chosen = [(place, tokens) for place, lot in enumerate(lots) for tokens in lot.tokens[: 1 if place else 2]]
-    prefixes = [lot.prefix for lot in lots if lot.prefix is not None]
+def _agree(runtime: Runtime, one: Lot[Item], other: Lot[Item]) -> bool | None:
+    """Whether two lots have their own logits in a batch of both; None: not known, for these are not finite."""
+    # Two sequences of the first one, where it has them, so that the row of the other is padded.
+    chosen = [(place, tokens) for place, lot in enumerate((one, other)) for tokens in lot.tokens[: 1 if place else 2]]
+    prefixes = [lot.prefix for lot in (one, other) if lot.prefix is not None]
 
     def logits(places: Sequence[int]) -> torch.Tensor:
         entries = [(places.index(place), tokens.ids[len(prefixes[place]) :]) for place, tokens in chosen if place in places]
-        rows = Continuations(runtime, lots[0].policy, [prefixes[place] for place in places], [row for row, _ in entries])
+        rows = Continuations(runtime, one.policy, [prefixes[place] for place in places], [row for row, _ in entries])
         return last_logits(runtime, rows.next_inputs([ids for _, ids in entries]))
 
-    first, last, every = logits([0]), logits([len(lots) - 1]), logits(range(len(lots)))
-    ours, theirs = torch.cat([every[: len(first)], every[-len(last) :]]), torch.cat([first, last])
+    ours, theirs = logits([0, 1]), torch.cat([logits([0]), logits([1])])
     if not theirs.amax(-1).isfinite().all():
         return None
     possible = theirs > torch.finfo(theirs.dtype).min / 2  # some models ban tokens by the smallest number, or by -inf
     return near(ours[possible], theirs[possible])
 
 
-def _say(reason: str) -> None:
+def _say(reason: str, how: str = "image by image") -> None:
     if reason:
-        warnings.warn(f"Questions about several images run image by image: {reason}.", stacklevel=2)
+        warnings.warn(f"Questions about several images run {how}: {reason}.", stacklevel=2)
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def key_indices(slot: SequenceSlot, positions: Indices, call: AttentionCall) -> 
     A cache with a sliding window has the keys of the last tokens alone.
     """
     rows, width = call.shape
-    dropped = max(0, slot.shared + rows - width) if slot.own_keys is None and slot.shared else 0
+    dropped = max(0, slot.padding + slot.shared + rows - width) if slot.own_keys is None and slot.shared else 0
     reached = [(number, position) for number, position in enumerate(positions) if slot.own_keys is None or _known(slot, position)]
     indices = slot.keys([position for _, position in reached])
     return [(number, index - dropped) for (number, _), index in zip(reached, indices, strict=True) if 0 <= index - dropped < width]

@@ -215,6 +215,33 @@ def test_a_model_that_other_rows_change_is_found_out(model: probe.Probe, images:
     assert set(rows) == {1}
 
 
+def test_prefixes_of_equal_length_share_passes_where_padding_changes_the_model(
+    model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]
+) -> None:
+    templates = (None, "Look at this picture, please: <image>\n{question} B:", None)
+    expected = []
+    for image, template in zip(images, templates, strict=False):
+        with model.open(image, template=template) as session:
+            expected.append(session.ask(QUESTIONS, max_new_tokens=4))
+    # What stands for a model that sees the padding: it adds to all keys of a row that has some, which have been zeros.
+    attention = model.model.get_submodule(str(model.modules.attention[1]))
+
+    def see(_: object, __: object, given: dict[str, Any]) -> None:
+        keys = given["past_key_values"].layers[1].keys
+        if keys is not None and len(keys) > 1:
+            keys += (keys == 0).all((1, 3))[:, None, :1, None] * 3.0
+
+    attention.register_forward_pre_hook(see, with_kwargs=True)
+    sessions = [model.open(image, template=template) for image, template in zip(images, templates, strict=False)]
+    with pytest.warns(UserWarning, match="run apart where their prefixes have other lengths: padding changes what this model computes"):
+        found = asked(sessions)
+    assert ids(by_image(found, 3)) == ids(expected)
+    rows.clear()
+    with pytest.warns(UserWarning, match="run apart where their prefixes have other lengths"):
+        asked(sessions)
+    assert rows == [2] * 4 + [1] * 4
+
+
 def test_an_image_at_fault_is_named_and_says_nothing_of_the_model(
     model: probe.Probe, images: list[probe.PreparedImages], rows: list[int]
 ) -> None:
