@@ -147,6 +147,8 @@ class _Batches(Generic[Item, Value, Result]):
     def advance(self) -> list[Result | Failure] | None:
         """What the next batch gives, or as much of it as fits into memory: none if less of it has to be tried. None: all items are done."""
         if not self._batch:
+            if self._preparing is None and self._head_start:
+                _leave_cores(self._executor)
             preparing = self._preparing or self._executor.submit(self._source.next_batch)
             self._batch = preparing.result()
             if not self._batch:
@@ -238,6 +240,22 @@ def in_order(items: Iterable[Item], work: Work[Item, Value, Result], batcher: Ad
         head_start: seconds for which a batch waits for the next one to be prepared, before it runs beside that.
     """
     return InOrder(_Batches(items, work, batcher, head_start))
+
+
+def _leave_cores(executor: ThreadPoolExecutor) -> None:
+    """Let torch use one core in the only thread of an executor, and as many as before in all others.
+
+    If two threads have operators that start threads, there are more of these than cores. OpenMP then lets each sleep at the end of every
+    operator, in the model's forward as well: a small model's answers took half as long again.
+    """
+    cores = torch.get_num_threads()
+    executor.submit(_use_one_core).result()
+    torch.set_num_threads(cores)  # a part of what it sets is the process's
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # a thread's first call takes over the process's number, and would do so later
+    torch.set_num_threads(1)
 
 
 def head_start(device: torch.device) -> float:

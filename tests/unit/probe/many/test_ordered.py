@@ -108,6 +108,24 @@ def test_a_batch_with_a_head_start_runs_when_the_next_one_is_prepared(waits: flo
     assert seen == [ready, True]
 
 
+def test_only_the_preparing_thread_is_left_one_core() -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    class Counting(Doubling):
+        def prepare(self, item: int) -> Prepared[int]:
+            seen.append(torch.get_num_threads())
+            return super().prepare(item)
+
+    torch.set_num_threads(3)
+    try:
+        assert list(in_order([2, 4, 6], Counting(), AdaptiveBatcher(4), 0.1)) == [4, 8, 12]
+        assert list(in_order([2], Counting(), AdaptiveBatcher(4))) == [4]
+        assert torch.get_num_threads() == 3
+        assert seen == [1, 1, 1, 3]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_model_that_takes_all_cores_gives_a_head_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 10**6)
     assert head_start(torch.device("cpu")) > 0
