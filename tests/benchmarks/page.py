@@ -49,8 +49,9 @@ SECTIONS = {
         "Many questions about one image",
         "40 tokens of answer to each question: Hugging Face's `generate()` one by one, against `session.ask`. The ratio that the operation count "
         "allows is of multiplications in the decoder's blocks, unmasked pairs only; it may be exceeded, because many sequences at once use the processor "
-        "better than one token at a time does, and because the count leaves the vision tower out. One by one, 20 questions were timed at most (2 at "
-        "full size), and their mean stands for each of all. The answers of all three ways are equal (at full size all words are forced).",
+        "better than one token at a time does, and because the count leaves the vision tower out. One token at a time waits for memory, many wait "
+        "for arithmetic: the ratio is the machine's, too. One by one, 20 questions were timed at most (2 at full size), and their mean stands for each "
+        "of all. The answers of all three ways are equal (at full size all words are forced).",
     ),
     "image": (
         "A whole image",
