@@ -11,6 +11,7 @@ from PIL import Image
 import probe
 from probe.backbones.registry import BACKBONES, load_entry_points
 from probe.sessions.policies import offered_policies
+from probe.sessions.shared.passes import Pass
 from tests import processors, zoo
 from tests.families.daily import FEW, daily
 from tests.families.text_models import TEXT_MODELS
@@ -140,6 +141,8 @@ READ_ALONE = {
 """Families whose images share no pass: rows of a batch change each other, or the cache has layers of other kinds than keys and values."""
 ASKED_ALONE = (READ_ALONE - {"gemma3n"}) | {"llama4", "mllama"}
 """Families whose questions about several images share no pass, either: tokens after an image may need inputs of it."""
+KEEP_SIZES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "pixtral", "muse_spark")
+"""Some of the families whose prefixes have as many tokens as the image has cells."""
 
 
 def _opened(name: str) -> probe.Probe:
@@ -202,8 +205,15 @@ def assert_as_alone(
 
 @pytest.mark.parametrize("width", [80, 60], ids=["of equal size", "of another size"])  # fewer tokens, in families that keep the size
 def test_images_that_share_passes_are_as_alone(
-    model: probe.Probe, alone: list[tuple[probe.Answer, probe.Trace]], wide_image: Image.Image, width: int
+    model: probe.Probe,
+    alone: list[tuple[probe.Answer, probe.Trace]],
+    wide_image: Image.Image,
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    joined: list[int] = []
+    continuations = Pass.continuations
+    monkeypatch.setattr(Pass, "continuations", lambda self, steps=0: joined.append(len(self.prefixes)) or continuations(self, steps))
     turned = wide_image.transpose(Image.Transpose.ROTATE_180).crop((0, 0, width, 40))
     images = [model.prepare(image) for image in (turned, wide_image)]
     batch = probe.ImageBatch(images)
@@ -216,8 +226,12 @@ def test_images_that_share_passes_are_as_alone(
             warnings.simplefilter("always")
             answers = probe.ask_together(asked, max_new_tokens=12)
             traces = probe.trace_together([(one, answer) for (one, _), answer in zip(asked, answers, strict=True)], _reads(model))
+        shorter, longer = sorted(one._state.prefixes._length for one in (other, session))
     assert batch._begun == []
     assert any("run image by image" in str(one.message) for one in warned) == (model.family in ASKED_ALONE)
+    assert max(joined, default=1) == (2 if model.family not in ASKED_ALONE and 2 * shorter >= longer else 1)
+    if model.family in KEEP_SIZES:
+        assert (shorter < longer) == (width < wide_image.width)
     assert_as_alone(model, alone[:4], answers[1:-1], traces[1:-1])
     with model.open(images[0], policy="none") as session:
         answers_of_other = session.ask([QUESTIONS[2], QUESTIONS[0]], max_new_tokens=12)
