@@ -50,7 +50,7 @@ def _numbered(first: int, offset: int, positions: tuple[int, ...]) -> tuple[tupl
     return numbers, tuple(positions[number] + offset for number in numbers)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # likewise
 def _keys(slot: SequenceSlot, positions: tuple[int, ...]) -> tuple[int, ...]:
     shared, padding, own = slot.shared, slot.padding, slot.own_keys
     if own is None:

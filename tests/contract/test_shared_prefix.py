@@ -203,7 +203,9 @@ def assert_as_alone(
             assert float((ours.data - theirs.data).abs().max()) <= TOLERANCE * max(1.0, float(theirs.data.abs().max()))
 
 
-@pytest.mark.parametrize("width", [80, 60], ids=["of equal size", "of another size"])  # fewer tokens, in families that keep the size
+@pytest.mark.parametrize(
+    "width", [80, 60], ids=["of equal size", "of another size"]
+)  # another number of tokens, in families that keep the size
 def test_images_that_share_passes_are_as_alone(
     model: probe.Probe,
     alone: list[tuple[probe.Answer, probe.Trace]],

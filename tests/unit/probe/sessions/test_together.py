@@ -115,7 +115,7 @@ def test_prefixes_that_ran_together_are_taken_by_the_sessions_that_are_asked_tog
     assert ids(by_image(found, 3)) == ids(alone(model, images[:3]))
 
 
-@pytest.mark.parametrize("other", [None, "Look here: <image>\n{question} B:"], ids=["equal lengths", "padded"])
+@pytest.mark.parametrize("other", [None, "Look at this picture, please: <image>\n{question} B:"], ids=["equal lengths", "padded"])
 def test_images_leave_the_batch_as_their_answers_end(
     model: probe.Probe, images: list[probe.PreparedImages], rows: list[int], other: str | None
 ) -> None:
@@ -132,6 +132,7 @@ def test_images_leave_the_batch_as_their_answers_end(
     for (session, question), answer in zip(pairs, found, strict=True):
         assert session.ask([question], max_new_tokens=8)[0].tokens.ids == answer.tokens.ids
     assert len({len(answer.tokens) - answer.prompt_length for answer in found}) > 1
+    assert len({session._state.prefixes._length for session in sessions}) == (1 if other is None else 2)
 
 
 def test_drafts_are_verified_and_counted_as_in_each_session_alone(model: probe.Probe, images: list[probe.PreparedImages]) -> None:
